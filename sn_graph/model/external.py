@@ -1,0 +1,122 @@
+"""Tensors whose data stands in a file beside the model: reading their place safely, and laying out a new data file.
+
+https://onnx.ai/onnx/repo-docs/ExternalData.html
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx
+
+from sn_graph.errors import ModelError
+from sn_graph.model import wire
+from sn_graph.model.payload import Payload, Source
+
+ALIGNMENT = 64  # bytes; a cache line
+PAGE_ALIGNMENT = 4096  # for payloads that a runtime would rather map than read
+_PLACE = ("location", "offset", "length", "checksum", "basepath")
+
+
+def is_external(tensor: onnx.TensorProto) -> bool:
+    """Say whether the tensor's data stands in a file of its own."""
+    return tensor.data_location == onnx.TensorProto.EXTERNAL
+
+
+def external_location(tensor: onnx.TensorProto) -> str:
+    """Return the data file's path as the tensor gives it, relative to the model's folder."""
+    return next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
+
+
+def resolve_location(location: str, folder: Path, tensor: str) -> Path:
+    """Return the data file that `location` names.
+
+    Raises:
+        ModelError: It leaves the model's folder: an absolute path, `..`, or a link.
+    """
+    path = (folder / location).resolve()
+    root = folder.resolve()
+    escapes = not location or Path(location).is_absolute() or "\\" in location or not path.is_relative_to(root)
+    if escapes or path != root.joinpath(*Path(location).parts):
+        raise ModelError(
+            f"tensor '{tensor}' refers to data outside the model's folder or behind a link ({location!r}), "
+            "which is refused; put the data file beside the model"
+        )
+    return path
+
+
+def external_payload(tensor: onnx.TensorProto, model: Path | None, files: dict[Path, Source]) -> Payload:
+    """Return an external tensor's data, mapping its file once for all tensors in it.
+
+    Raises:
+        ModelError: The file leaves the folder, is missing, or is shorter than the tensor says.
+    """
+    if model is None:
+        raise ModelError(
+            f"tensor '{tensor.name}' has external data, and a model in memory has no folder; open the model by its path"
+        )
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    path = resolve_location(entries.get("location", ""), model.parent, tensor.name)
+    try:
+        source = files.get(path) or files.setdefault(path, Source.map(path))
+    except OSError as error:
+        raise ModelError(
+            f"the data file {path.name} of tensor '{tensor.name}' can't be read: {error.strerror}; "
+            "put it beside the model"
+        ) from None
+    try:
+        start = int(entries.get("offset") or 0)
+        size = int(entries["length"]) if entries.get("length") else len(source.buffer) - start
+    except ValueError:
+        raise ModelError(f"the file is corrupt: tensor '{tensor.name}' has no valid place in its data file") from None
+    if start < 0 or size < 0 or start + size > len(source.buffer):
+        raise ModelError(
+            f"the data file {path.name} is cut off: tensor '{tensor.name}' reaches to byte {start + size} "
+            f"of {len(source.buffer)}; copy it again"
+        )
+    return Payload(tensor.data_type, wire.RAW_DATA, source, start, size)
+
+
+def clear_data(tensor: onnx.TensorProto) -> None:
+    """Take the data out of an inline tensor."""
+    for name in ("float_data", "int32_data", "int64_data", "raw_data", "double_data", "uint64_data"):
+        tensor.ClearField(name)
+
+
+def set_location(tensor: onnx.TensorProto, location: str | None, offset: int = 0, length: int = 0) -> None:
+    """Point a tensor at its place in a data file, or with None make it an inline tensor without data."""
+    kept = [entry for entry in tensor.external_data if entry.key not in _PLACE]
+    del tensor.external_data[:]
+    if location is None:
+        tensor.ClearField("data_location")
+    else:
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        for key, value in (("location", location), ("offset", str(offset)), ("length", str(length))):
+            tensor.external_data.add(key=key, value=value)
+        clear_data(tensor)
+    tensor.external_data.extend(kept)
+
+
+class DataFile:
+    """The layout of a data file in the making: payloads end to end, aligned, equal ones stored once."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._places: dict[Payload, tuple[int, int]] = {}
+
+    def add(self, payload: Payload) -> tuple[int, int]:
+        """Give a payload its (offset, length)."""
+        if payload not in self._places:
+            length = payload.encoded_size(wire.RAW_DATA)
+            alignment = PAGE_ALIGNMENT if length >= 1 << 20 else ALIGNMENT
+            offset = -(-self.size // alignment) * alignment
+            self._places[payload] = (offset, length)
+            self.size = offset + length
+        return self._places[payload]
+
+    def chunks(self) -> Iterator[wire.Buffer]:
+        """Yield the file's bytes in order."""
+        position = 0
+        for payload, (offset, length) in self._places.items():
+            yield memoryview(bytes(offset - position))
+            yield from payload.blocks(wire.RAW_DATA)
+            position = offset + length

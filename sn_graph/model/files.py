@@ -1,0 +1,105 @@
+"""Putting a model's files in place atomically: a kill at any moment leaves the old model or the new one.
+
+Everything is written under temporary names in the target folder. The data file gets its final name first, a name
+that no file had; the model file, which refers to it, takes its place last, in one rename.
+"""
+
+import contextlib
+import os
+import secrets
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from sn_graph.errors import EnvironmentUnavailable
+
+_CHUNK = 1 << 23  # bytes written between two looks at the progress
+
+
+class StagedFiles:
+    """A model file, and its data file where it has one, written beside their final place.
+
+    Attributes:
+        target: Where the model will stand.
+        model: The temporary model file; it loads, with its data file, from where it is.
+        data_name: The name of the data file.
+    """
+
+    def __init__(self, target: Path, data_files: Callable[[Path], set[Path]]) -> None:
+        self.target = target
+        self._data_files = data_files
+        self.model = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+        free = target.with_name(f"{target.name}.data")
+        if os.path.lexists(free):
+            free = target.with_name(f"{target.name}.{secrets.token_hex(4)}.data")
+        self._data = free
+        self._created: list[Path] = []
+
+    @property
+    def data_name(self) -> str:
+        return self._data.name
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.discard()
+
+    def write_data(self, chunks: Iterable[memoryview], tick: Callable[[int], None]) -> None:
+        """Write the data file, complete, under its final name."""
+        part = self._data.with_name(f".{self._data.name}.{secrets.token_hex(4)}.tmp")
+        self._write(part, chunks, tick)
+        with _explained(self._data):
+            os.rename(part, self._data)
+        self._created = [self._data]
+
+    def write_model(self, chunks: Iterable[memoryview], tick: Callable[[int], None]) -> None:
+        """Write the model file under its temporary name, with the permissions of the file it will replace."""
+        self._write(self.model, chunks, tick)
+        with contextlib.suppress(OSError):
+            os.chmod(self.model, os.stat(self.target).st_mode & 0o777)
+
+    def _write(self, path: Path, chunks: Iterable[memoryview], tick: Callable[[int], None]) -> None:
+        with _explained(self.target):
+            # "x": never into a file that is already there, whatever the name.
+            with open(path, "xb", buffering=0) as file:
+                self._created.append(path)
+                for chunk in chunks:
+                    for start in range(0, len(chunk), _CHUNK):
+                        part = chunk[start : start + _CHUNK]
+                        while part:
+                            part = part[file.write(part) :]
+                        tick(min(_CHUNK, len(chunk) - start))
+
+    def commit(self) -> None:
+        """Put the model in place of what stood there, then remove the data files that nothing refers to any more."""
+        folder = self.target.parent.resolve()
+        replaced = {path for path in self._data_files(self.target) if path.is_relative_to(folder) and path.is_file()}
+        with _explained(self.target):
+            os.replace(self.model, self.target)
+        self._created.clear()
+        if replaced:
+            for other in folder.iterdir():
+                if other.is_file() and other not in replaced:
+                    replaced -= self._data_files(other)
+            for path in replaced:
+                with contextlib.suppress(OSError):
+                    path.unlink()
+
+    def discard(self) -> None:
+        """Remove what was written and not committed."""
+        for path in self._created:
+            with contextlib.suppress(OSError):
+                path.unlink()
+        self._created.clear()
+
+
+@contextlib.contextmanager
+def _explained(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise EnvironmentUnavailable(
+            f"{target} can't be written: {error.strerror}; choose another place with --output"
+        ) from None

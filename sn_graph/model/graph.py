@@ -1,0 +1,269 @@
+"""An index over a ModelProto: scopes, who makes a value, who reads it (captured values too), and free names.
+
+Passes edit the proto through it, with `set_input`, `add_initializer` and `insert_nodes`.
+A scope is the main graph, a subgraph of a node's attribute, or a local function.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import onnx
+
+ONNX_DOMAINS = frozenset({"", "ai.onnx"})
+
+
+@dataclass(eq=False)
+class Scope:
+    """A graph or function and what it defines.
+
+    Attributes:
+        id: "" for the main graph; `If_3/then_branch` for a subgraph; `domain::name` for a function.
+        proto: The GraphProto or FunctionProto.
+        parent: The scope whose values this one may capture; None for the main graph and functions.
+        owner: The node that holds a subgraph, in `parent`.
+    """
+
+    id: str
+    proto: onnx.GraphProto | onnx.FunctionProto
+    parent: "Scope | None" = None
+    owner: "Node | None" = None
+    nodes: "list[Node]" = field(default_factory=list)
+
+    @property
+    def is_function(self) -> bool:
+        return isinstance(self.proto, onnx.FunctionProto)
+
+    @cached_property
+    def inputs(self) -> tuple[str, ...]:
+        if isinstance(self.proto, onnx.FunctionProto):
+            return tuple(self.proto.input)
+        return tuple(value.name for value in self.proto.input)
+
+    @cached_property
+    def outputs(self) -> tuple[str, ...]:
+        if isinstance(self.proto, onnx.FunctionProto):
+            return tuple(self.proto.output)
+        return tuple(value.name for value in self.proto.output)
+
+    @cached_property
+    def initializers(self) -> dict[str, onnx.TensorProto]:
+        return {} if isinstance(self.proto, onnx.FunctionProto) else {t.name: t for t in self.proto.initializer}
+
+    @cached_property
+    def sparse_initializers(self) -> dict[str, onnx.SparseTensorProto]:
+        if isinstance(self.proto, onnx.FunctionProto):
+            return {}
+        return {sparse.values.name: sparse for sparse in self.proto.sparse_initializer}
+
+    @cached_property
+    def producers(self) -> "dict[str, Node]":
+        return {name: node for node in self.nodes for name in node.proto.output if name}
+
+    def defines(self, name: str) -> bool:
+        """Say whether a value is made in this scope: by a node, as an initializer or as an input."""
+        return (
+            name in self.producers
+            or name in self.initializers
+            or name in self.inputs
+            or name in self.sparse_initializers
+        )
+
+    def qualified(self, name: str) -> str:
+        """Return `name` as reports write it: as it is in the main graph, else behind the scope."""
+        return f"{self.id}::{name}" if self.id else name
+
+
+@dataclass(eq=False)
+class Node:
+    """A node in its scope; `position` counts the scope's nodes from 0, `order` all nodes, subgraphs where they stand."""
+
+    proto: onnx.NodeProto
+    scope: Scope
+    position: int
+    order: int
+    subgraphs: list[Scope] = field(default_factory=list)
+
+    @property
+    def label(self) -> str:
+        """The node's own name, or `OpType#position`."""
+        return self.proto.name or f"{self.proto.op_type}#{self.position}"
+
+    @property
+    def path(self) -> str:
+        """The label behind its scope's path."""
+        return f"{self.scope.id}/{self.label}" if self.scope.id else self.label
+
+    @property
+    def op_type(self) -> str:
+        return self.proto.op_type
+
+    @property
+    def domain(self) -> str:
+        return "" if self.proto.domain in ONNX_DOMAINS else self.proto.domain
+
+    @property
+    def is_standard(self) -> bool:
+        return self.domain == ""
+
+    def attribute(self, name: str, default: Any = None) -> Any:
+        """Return an attribute's value, or `default` where the node lacks it (or a function's caller gives it)."""
+        for attribute in self.proto.attribute:
+            if attribute.name == name and not attribute.ref_attr_name:
+                return onnx.helper.get_attribute_value(attribute)
+        return default
+
+
+@dataclass(frozen=True, eq=False)
+class Use:
+    """One reading of a value: input `index` of `node`, or with None an output of the scope itself."""
+
+    node: Node | None
+    index: int
+
+
+class Graph:
+    """The index of a model. It is built once; the editing methods keep it true as far as they say."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.model = model
+        self.main = Scope("", model.graph)
+        self.scopes: list[Scope] = []
+        self.functions: dict[tuple[str, str, str], Scope] = {}
+        self._uses: dict[tuple[int, str], list[Use]] = defaultdict(list)
+        self._names: set[str] | None = None
+        self._count = 0
+        for function in model.functions:
+            label = f"{function.domain}::{function.name}" + (f":{function.overload}" if function.overload else "")
+            key = (_domain(function.domain), function.name, function.overload)
+            self.functions[key] = Scope(label, function)
+        self._add(self.main)
+        for scope in self.functions.values():
+            self._add(scope)
+        for scope in (self.main, *self.functions.values()):
+            self._link(scope)
+
+    def _add(self, scope: Scope) -> None:
+        self.scopes.append(scope)
+        for position, proto in enumerate(scope.proto.node):
+            node = Node(proto, scope, position, self._count)
+            self._count += 1
+            scope.nodes.append(node)
+            for name, graph in _subgraphs(proto):
+                node.subgraphs.append(Scope(f"{node.path}/{name}", graph, scope, node))
+                self._add(node.subgraphs[-1])
+
+    def _link(self, scope: Scope) -> None:
+        for node in scope.nodes:
+            for index, name in enumerate(node.proto.input):
+                self._use(scope, name, Use(node, index))
+            for subgraph in node.subgraphs:
+                self._link(subgraph)
+        for index, name in enumerate(scope.outputs):
+            self._use(scope, name, Use(None, index))
+
+    def _use(self, scope: Scope, name: str, use: Use) -> None:
+        owner = self.owner(scope, name) if name else None
+        if owner is not None:
+            self._uses[id(owner), name].append(use)
+
+    # Looking
+
+    def owner(self, scope: Scope, name: str) -> Scope | None:
+        """Return the scope, this one or one around it, that defines the value `name` seen in `scope`."""
+        at: Scope | None = scope
+        while at is not None and not at.defines(name):
+            at = at.parent
+        return at
+
+    def uses(self, owner: Scope, name: str) -> list[Use]:
+        """Return who reads the value `name` that `owner` defines, in graph order, subgraphs included."""
+        return self._uses[id(owner), name]
+
+    def producer(self, scope: Scope, name: str) -> Node | None:
+        """Return the node that makes the value `name` seen in `scope`, or None for inputs and initializers."""
+        owner = self.owner(scope, name)
+        return owner.producers.get(name) if owner else None
+
+    def constant(self, scope: Scope, name: str) -> onnx.TensorProto | None:
+        """Return the tensor behind a value: an initializer, or the `value` of a Constant node; through Identity."""
+        owner = self.owner(scope, name)
+        while owner is not None:
+            if name in owner.initializers:
+                return owner.initializers[name]
+            node = owner.producers.get(name)
+            if node is None or not node.is_standard:
+                return None
+            if node.op_type == "Constant":
+                return constant_tensor(node)
+            if node.op_type != "Identity":
+                return None
+            name = node.proto.input[0]
+            owner = self.owner(owner, name)
+        return None
+
+    def function(self, node: Node) -> Scope | None:
+        """Return the local function that a node calls, or None."""
+        return self.functions.get((node.domain, node.op_type, node.proto.overload))
+
+    def opset(self, domain: str = "") -> int | None:
+        """Return the main graph's version of an operator set."""
+        return next((o.version for o in self.model.opset_import if _domain(o.domain) == domain), None)
+
+    # Editing
+
+    def fresh_name(self, wanted: str) -> str:
+        """Return `wanted`, or with `_1`, `_2` … where the model has a value or node of that name, and reserve it."""
+        if self._names is None:
+            self._names = set(self._all_names())
+        name, number = wanted, 0
+        while name in self._names:
+            number += 1
+            name = f"{wanted}_{number}"
+        self._names.add(name)
+        return name
+
+    def _all_names(self) -> Iterator[str]:
+        for scope in self.scopes:
+            yield from scope.inputs
+            yield from scope.outputs
+            yield from scope.initializers
+            yield from scope.sparse_initializers
+            for node in scope.nodes:
+                yield node.proto.name
+                yield from node.proto.input
+                yield from node.proto.output
+
+    def set_input(self, use: Use, name: str) -> None:
+        """Make a node read `name` instead. The index of uses keeps the old reading."""
+        assert use.node is not None
+        use.node.proto.input[use.index] = name
+
+    def insert_nodes(self, before: Node, nodes: list[onnx.NodeProto]) -> None:
+        """Put nodes in front of `before` in its scope. Positions and producers of the index stay as they were."""
+        protos = before.scope.proto.node
+        place = next(i for i, proto in enumerate(protos) if proto is before.proto)
+        for offset, node in enumerate(nodes):
+            protos.insert(place + offset, node)
+
+
+def constant_tensor(node: Node) -> onnx.TensorProto | None:
+    """Return the `value` attribute of a Constant node, in place, or None where it has another form."""
+    for attribute in node.proto.attribute:
+        if attribute.name == "value" and attribute.HasField("t") and not attribute.ref_attr_name:
+            return attribute.t
+    return None
+
+
+def _domain(domain: str) -> str:
+    return "" if domain in ONNX_DOMAINS else domain
+
+
+def _subgraphs(node: onnx.NodeProto) -> Iterator[tuple[str, onnx.GraphProto]]:
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.name, attribute.g
+        for index, graph in enumerate(attribute.graphs):
+            yield f"{attribute.name}#{index}", graph

@@ -1,0 +1,248 @@
+"""The data of one tensor: a range of bytes in some file or buffer, how it is encoded, and a pending factor.
+
+A payload is read when someone asks for its elements, and scaled when it is written, a block at a time.
+"""
+
+import mmap
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from sn_graph.errors import ModelError
+from sn_graph.model import wire
+
+BLOCK_BYTES = 1 << 19  # source and scaled block together stay in a core's second-level cache
+FLOAT_TYPES = frozenset(
+    {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE}
+)
+# Data types whose elements stand in the file as a plain little-endian array.
+_PLAIN_TYPES = FLOAT_TYPES | {
+    onnx.TensorProto.INT8,
+    onnx.TensorProto.INT16,
+    onnx.TensorProto.INT32,
+    onnx.TensorProto.INT64,
+    onnx.TensorProto.UINT8,
+    onnx.TensorProto.UINT16,
+    onnx.TensorProto.UINT32,
+    onnx.TensorProto.UINT64,
+    onnx.TensorProto.BOOL,
+}
+_VARINT_FIELDS = frozenset({wire.INT32_DATA, wire.INT64_DATA, wire.UINT64_DATA})
+
+
+class Source:
+    """Bytes that payloads refer to: a memory-mapped file, or a buffer."""
+
+    def __init__(self, buffer: wire.Buffer, path: Path | None = None, descriptor: int | None = None) -> None:
+        self.buffer = buffer
+        self.path = path
+        self.descriptor = descriptor
+
+    @classmethod
+    def map(cls, path: Path) -> "Source":
+        """Map a file for reading. Raises OSError where it can't be opened."""
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        try:
+            size = os.fstat(descriptor).st_size
+            content = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) if size else b""
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return cls(memoryview(content), path, descriptor)
+
+    def __del__(self) -> None:
+        if self.descriptor is not None:
+            os.close(self.descriptor)
+
+
+def element_type(data_type: int) -> np.dtype[np.generic]:
+    """Return the numpy dtype of an ONNX data type (ml_dtypes' for bfloat16 and the like)."""
+    return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(data_type))
+
+
+@dataclass(frozen=True)
+class Payload:
+    """A tensor's data.
+
+    Attributes:
+        data_type: The ONNX element type.
+        field: The TensorProto field whose encoding the bytes have.
+        source: Where the bytes are; `start` and `size` say which.
+        factor: What the elements are multiplied by when read or written; None leaves the bytes as they are.
+    """
+
+    data_type: int
+    field: int
+    source: Source
+    start: int
+    size: int
+    factor: float | None = None
+
+    @classmethod
+    def of_array(cls, array: NDArray[np.generic], data_type: int, field: int = wire.RAW_DATA) -> "Payload":
+        """Hold `array` in memory, encoded for `field`."""
+        flat = np.ascontiguousarray(array, dtype=element_type(data_type)).reshape(-1)
+        data = memoryview(_encode(flat, field)).cast("B")
+        return cls(data_type, field, Source(data), 0, len(data))
+
+    @property
+    def data(self) -> wire.Buffer:
+        """The encoded bytes, before the factor."""
+        return self.source.buffer[self.start : self.start + self.size]
+
+    def scaled(self, factor: float) -> "Payload":
+        """Return the payload with every element multiplied by `factor`, when it is read or written."""
+        return replace(self, factor=factor if self.factor is None else self.factor * factor)
+
+    def elements(self, dims: tuple[int, ...]) -> NDArray[np.generic]:
+        """Return the elements, of shape `dims`, read-only; a view of the file where the encoding allows.
+
+        Raises:
+            ModelError: There are more or fewer elements than `dims` says.
+        """
+        if self.data_type in _PLAIN_TYPES:
+            flat = _decode(self.data, self.data_type, self.field)
+            if flat.size != int(np.prod(dims, dtype=object)):
+                raise ModelError(f"the file is corrupt: a tensor of shape {list(dims)} holds {flat.size} elements")
+            if self.factor is not None:
+                flat = _scale(flat, self.factor)
+            array = flat.reshape(dims)
+        else:
+            head = wire.write_varint(self.field << 3 | wire.LENGTH) + wire.write_varint(self.size)
+            tensor = onnx.TensorProto.FromString(head + bytes(self.data))
+            tensor.dims.extend(dims)
+            tensor.data_type = self.data_type
+            try:
+                array = numpy_helper.to_array(tensor)
+            except (ValueError, TypeError) as error:
+                raise ModelError(f"the file is corrupt: a tensor of shape {list(dims)} can't be read: {error}") from None
+        array.flags.writeable = False
+        return array
+
+    def encoded_size(self, field: int) -> int:
+        """Return how many bytes `blocks(field)` gives."""
+        if self._same_encoding(field) and (self.factor is None or field not in _VARINT_FIELDS):
+            return self.size
+        return sum(len(block) for block in self.blocks(field))
+
+    def blocks(self, field: int) -> Iterator[wire.Buffer]:
+        """Yield the bytes, scaled and encoded for `field`, in blocks.
+
+        Raises:
+            ModelError: A scaled element is too large for its type.
+        """
+        if not self._same_encoding(field):
+            yield memoryview(self._recode(field)).cast("B")
+        elif self.factor is None:
+            yield self.data
+        elif field in _VARINT_FIELDS:
+            yield memoryview(self._recode(field)).cast("B")
+        else:
+            yield from self._scaled_blocks(self.factor)
+
+    def _same_encoding(self, field: int) -> bool:
+        """Say whether the bytes, scaling aside, may stand in `field` as they are."""
+        return field == self.field or not _VARINT_FIELDS & {field, self.field}
+
+    def _scaled_blocks(self, factor: float) -> Iterator[wire.Buffer]:
+        """Yield scaled blocks; a block is scaled on another thread while its predecessor is being written."""
+        dtype = element_type(self.data_type)
+        work = _work_type(dtype, factor)
+        rooms = np.empty((2, BLOCK_BYTES // work.itemsize), work)
+        step = rooms.shape[1] * dtype.itemsize
+        data = self.data
+
+        def block(start: int, room: NDArray[np.floating]) -> wire.Buffer:
+            flat = np.frombuffer(data[start : start + step], dtype)
+            return memoryview(_scale(flat, factor, room[: flat.size]).view(np.uint8))
+
+        with ThreadPoolExecutor(1) as pool:
+            ahead = pool.submit(block, 0, rooms[0])
+            for number, start in enumerate(range(step, self.size + step, step), 1):
+                ready = ahead.result()
+                if start < self.size:
+                    ahead = pool.submit(block, start, rooms[number % 2])
+                yield ready
+
+    def _recode(self, field: int) -> bytes:
+        if self.data_type in _PLAIN_TYPES:
+            flat = _decode(self.data, self.data_type, self.field)
+            return _encode(flat if self.factor is None else _scale(flat, self.factor), field)
+        if field == wire.RAW_DATA and self.field == wire.INT32_DATA:
+            return _decode_varints(self.data).astype(np.uint8).tobytes()  # float8 and packed 4-bit types: a byte each
+        raise ModelError("a tensor of this element type can't be stored in the way asked for; keep the model's storage")
+
+
+def _work_type(dtype: np.dtype[np.generic], factor: float) -> np.dtype[np.floating]:
+    """Return the type to multiply in: float32, or float64 where that could round or overflow."""
+    moderate = 2.0**-100 < abs(factor) < 2.0**100
+    return np.dtype(np.float32 if moderate and dtype != np.float64 else np.float64)
+
+
+def _scale(
+    flat: NDArray[np.generic], factor: float, out: NDArray[np.floating] | None = None
+) -> NDArray[np.generic]:
+    """Return `flat * factor` in the type of `flat`; `out` is room for the product in the type it is computed in."""
+    work = _work_type(flat.dtype, factor)
+    try:
+        with np.errstate(over="raise", under="ignore"):
+            product = np.multiply(flat, work.type(factor), out=out, dtype=work)
+        with np.errstate(over="ignore", under="ignore"):
+            scaled = product.astype(flat.dtype, copy=False)
+        fits = work == flat.dtype or bool(np.isfinite(scaled).all())
+    except FloatingPointError:
+        fits = False
+    if not fits:
+        raise ModelError(f"a scaled weight does not fit into {flat.dtype.name}; choose a smaller --bound")
+    return scaled
+
+
+def _decode(data: wire.Buffer, data_type: int, field: int) -> NDArray[np.generic]:
+    """Return the elements of a plain type as a flat array, a view where possible."""
+    dtype = element_type(data_type)
+    if field in _VARINT_FIELDS:
+        values = _decode_varints(data)
+        if data_type in FLOAT_TYPES:
+            return values.astype(np.uint16).view(dtype)  # 16-bit floats: their bits
+        return values.view(np.int64).astype(dtype)
+    if len(data) % dtype.itemsize:
+        raise ModelError("the file is corrupt: a tensor ends inside an element")
+    return np.frombuffer(data, dtype.newbyteorder("<") if dtype.kind in "iuf" else dtype)
+
+
+def _encode(flat: NDArray[np.generic], field: int) -> bytes:
+    if field not in _VARINT_FIELDS:
+        return flat.tobytes()
+    if flat.dtype.itemsize == 2 and flat.dtype.kind not in "iu":
+        flat = flat.view(np.uint16)
+    return _encode_varints(flat.astype(np.int64).view(np.uint64))
+
+
+def _decode_varints(data: wire.Buffer) -> NDArray[np.uint64]:
+    octets = np.frombuffer(data, np.uint8)
+    ends = np.flatnonzero(octets < 0x80)
+    if octets.size and (not ends.size or ends[-1] != octets.size - 1):
+        raise ModelError("the file is corrupt: a number in a tensor is cut off")
+    starts = np.concatenate(([0], ends[:-1] + 1)) if ends.size else ends
+    lengths = ends - starts + 1
+    values = np.zeros(ends.size, np.uint64)
+    for position in range(int(lengths.max(initial=0))):
+        present = lengths > position
+        septet = (octets[starts[present] + position] & 0x7F).astype(np.uint64)
+        values[present] |= septet << np.uint64(7 * position) if position < 10 else np.uint64(0)
+    return values
+
+
+def _encode_varints(values: NDArray[np.uint64]) -> bytes:
+    septets = np.stack([(values >> np.uint64(7 * i)).astype(np.uint8) & 0x7F for i in range(10)], axis=1)
+    lengths = 1 + sum((values >> np.uint64(7 * i) != 0).astype(np.int64) for i in range(1, 10))
+    position = np.arange(10)
+    septets[position < lengths[:, None] - 1] |= 0x80
+    return septets[position < lengths[:, None]].tobytes()

@@ -1,0 +1,91 @@
+"""A weight stored as integers or float8 behind DequantizeLinear: W = (stored - zero_point) * scale.
+
+https://onnx.ai/onnx/operators/onnx__DequantizeLinear.html. Dividing the scale divides W, exactly.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from sn_graph.model import Model
+from sn_graph.model.graph import Graph, Node, Scope
+
+
+@dataclass(frozen=True, eq=False)
+class Quantization:
+    """How DequantizeLinear reads a weight.
+
+    Attributes:
+        node: The DequantizeLinear.
+        scale: The scale's TensorProto, which `scale_owner` holds under the name `scale_name`.
+        zero_point: Its TensorProto, or None for 0.
+        axis: The weight's axis that a scale of rank 1, or a block, runs along.
+        block_size: How many elements along `axis` share a scale; 0 where there are no blocks.
+    """
+
+    node: Node
+    scale: onnx.TensorProto
+    scale_owner: Scope
+    scale_name: str
+    zero_point: onnx.TensorProto | None
+    axis: int
+    block_size: int
+
+    @property
+    def per_tensor(self) -> bool:
+        """Whether one scale serves the whole weight."""
+        return all(size == 1 for size in self.scale.dims)
+
+    def dequantize(self, model: Model, stored: NDArray[np.generic]) -> NDArray[np.floating]:
+        """Return the weight, of the shape of `stored`, in float32 (float64 for a float64 scale)."""
+        scale = model.array(self.scale)
+        work = np.float64 if scale.dtype == np.float64 else np.float32
+        zero_point = np.zeros((), work) if self.zero_point is None else model.array(self.zero_point).astype(work)
+        shape = stored.shape
+        factor = self._spread(scale.astype(work), shape)
+        shifted: NDArray[np.floating] = (stored.astype(work) - self._spread(zero_point, shape)) * factor
+        return shifted
+
+    def same_reading(self, model: Model, other: "Quantization") -> bool:
+        """Say whether another DequantizeLinear gives the same weight."""
+        tensors = ((self.scale, other.scale), (self.zero_point, other.zero_point))
+        return (self.axis, self.block_size) == (other.axis, other.block_size) and all(
+            a is b or (a is not None and b is not None and np.array_equal(model.array(a), model.array(b)))
+            for a, b in tensors
+        )
+
+    def _spread(self, values: NDArray[np.floating], shape: tuple[int, ...]) -> NDArray[np.floating]:
+        if values.size == 1:
+            return values.reshape(())
+        if values.ndim == 1:
+            return values.reshape([-1 if axis == self.axis else 1 for axis in range(len(shape))])
+        return np.repeat(values, self.block_size, self.axis).take(range(shape[self.axis]), self.axis)
+
+
+def read_quantization(graph: Graph, node: Node, shape: tuple[int, ...]) -> Quantization | str:
+    """Return how a DequantizeLinear reads a weight of this shape, or why that can't be told."""
+    names = list(node.proto.input)
+    owner = graph.owner(node.scope, names[1])
+    scale = graph.constant(node.scope, names[1])
+    if scale is None or owner is None:
+        return "the scale of its DequantizeLinear is not a constant"
+    zero_point = None
+    if len(names) > 2 and names[2]:
+        zero_point = graph.constant(node.scope, names[2])
+        if zero_point is None:
+            return "the zero point of its DequantizeLinear is not a constant"
+    axis = int(node.attribute("axis", 1)) % len(shape)
+    block_size = int(node.attribute("block_size", 0))
+    fits = (
+        all(size == 1 for size in scale.dims)
+        or list(scale.dims) == [shape[axis]]
+        or (
+            block_size > 0
+            and list(scale.dims) == [-(-s // block_size) if i == axis else s for i, s in enumerate(shape)]
+        )
+    )
+    if not fits:
+        return f"the scale of its DequantizeLinear has shape {list(scale.dims)}, which does not fit the weight"
+    return Quantization(node, scale, owner, names[1], zero_point, axis, block_size)

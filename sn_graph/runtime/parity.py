@@ -1,0 +1,238 @@
+"""Do two models, or one model run in two ways, give the same outputs on the same inputs?
+
+A Side is one of the two: a model and the way it is run. `compare_sides` is the comparison; `compare` and `verify`
+choose the sides. Only one side's session is in memory at a time; the outputs of the left one are kept.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import onnx
+from numpy.typing import NDArray
+
+from sn_graph.errors import ModelError, UsageError, VerificationFailed
+from sn_graph.model import Model
+from sn_graph.runtime.difference import difference, tolerances
+from sn_graph.runtime.inputs import load_inputs, make_inputs
+from sn_graph.runtime.providers import require_provider
+from sn_graph.runtime.side import Side, subgraphs
+from sn_graph.runtime.signature import first_difference, signature
+
+Source = str | os.PathLike[str] | onnx.ModelProto | Model
+Inputs = str | os.PathLike[str] | Mapping[str, NDArray[Any]]
+
+_TF32_OFF = "TF32 is off on CUDA: products are taken in full float32, where onnxruntime's default rounds to 10 bits"
+_RANDOM_OPS = {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One output of one step, left against right; the fields are those of `verify --json`.
+
+    `max_rel_norm` is max|a-b| / max|b|; both figures are NaN where no number can tell (other shapes, a NaN on one
+    side only, text).
+    """
+
+    left: str
+    right: str
+    provider: str
+    step: int
+    output: str
+    max_abs: float
+    max_rel_norm: float
+    rtol: float
+    atol: float
+    ok: bool
+
+
+@dataclass(frozen=True)
+class ParityResult:
+    """Every output compared, and what a reader must know to judge it."""
+
+    comparisons: tuple[Comparison, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether every output agrees."""
+        return all(comparison.ok for comparison in self.comparisons)
+
+    def raise_if_different(self) -> None:
+        """Raise VerificationFailed, naming the output furthest apart, unless every output agrees."""
+        failed = [comparison for comparison in self.comparisons if not comparison.ok]
+        if not failed:
+            return
+        worst = max(failed, key=lambda one: math.inf if math.isnan(one.max_abs) else one.max_abs)
+        where = f"{worst.provider}, step {worst.step}"
+        raise VerificationFailed(
+            f"{len(failed)} of {len(self.comparisons)} outputs differ between {worst.left} and {worst.right}: "
+            f"{worst.output!r} ({where}) by {worst.max_abs:.3g}, {worst.max_rel_norm:.3g} of its largest value, where "
+            f"{worst.atol:g} + {worst.rtol:g} of it are allowed; see all with --json, or give --rtol and --atol"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that `verify --json` prints; NaN and infinity as None."""
+        rows = [
+            {
+                key: None if isinstance(value, float) and not math.isfinite(value) else value
+                for key, value in row.items()
+            }
+            for row in map(asdict, self.comparisons)
+        ]
+        return {"ok": self.ok, "comparisons": rows, "notes": list(self.notes)}
+
+
+def compare(
+    left: Source,
+    right: Source,
+    *,
+    provider: str = "cpu",
+    inputs: Inputs | None = None,
+    seed: int = 0,
+    dims: Mapping[str, int] | None = None,
+    rtol: float | None = None,
+    atol: float | None = None,
+    steps: int = 1,
+) -> ParityResult:
+    """Compare the outputs of two models of the same signature on the same inputs.
+
+    Args:
+        left, right: a path, a ModelProto or a Model.
+        provider: "cpu" or "cuda"; TF32 is off.
+        inputs: arrays by name or an .npz file of them, used at every step; by default each step draws its own.
+        seed, dims: of the inputs drawn, see `make_inputs`.
+        rtol, atol: for floats of any type; by default they follow from the type (difference.py).
+        steps: how many runs to compare, counted from 0.
+
+    Raises:
+        ModelError: a model or the inputs can't be used, or the signatures differ.
+        EnvironmentUnavailable: onnxruntime or the provider is missing.
+        UsageError: an unknown provider or dimension, `steps` below 1.
+    """
+    return verify(
+        left, right, providers=(provider,), inputs=inputs, seed=seed, dims=dims, rtol=rtol, atol=atol, steps=steps
+    )
+
+
+def verify(
+    a: Source,
+    b: Source | None = None,
+    *,
+    providers: Sequence[str] = ("cpu",),
+    inputs: Inputs | None = None,
+    seed: int = 0,
+    dims: Mapping[str, int] | None = None,
+    rtol: float | None = None,
+    atol: float | None = None,
+    steps: int = 1,
+) -> ParityResult:
+    """Compare two models on every provider; or one model with itself.
+
+    One model alone is compared across the providers, the first of them being the left side of each comparison; on
+    one provider, with onnxruntime's graph optimizations off (left) and on (right). Arguments and errors are those
+    of `compare`.
+    """
+    if steps < 1:
+        raise UsageError(f"{steps} steps compare nothing; give 1 or more")
+    if not providers:
+        raise UsageError("no execution provider is named; give at least one, such as cpu")
+    for provider in providers:
+        require_provider(provider)
+    model = Model.open(a)
+    feeds = make_feeds(model, inputs=inputs, seed=seed, dims=dims, steps=steps)
+    results = [
+        compare_sides(left, right, feeds, rtol=rtol, atol=atol)
+        for left, right in _choose_sides(model, None if b is None else Model.open(b), providers)
+    ]
+    notes = dict.fromkeys(note for result in results for note in result.notes)
+    return ParityResult(tuple(one for result in results for one in result.comparisons), tuple(notes))
+
+
+def compare_sides(
+    left: Side,
+    right: Side,
+    feeds: Sequence[Mapping[str, NDArray[Any]]],
+    *,
+    rtol: float | None = None,
+    atol: float | None = None,
+) -> ParityResult:
+    """Compare what two sides give for the same feeds, one feed a step; arguments and errors as in `compare`."""
+    if reason := first_difference(signature(left.model), signature(right.model)):
+        raise ModelError(f"{left.label} and {right.label} can't be compared: {reason}; give models of one signature")
+    notes = dict.fromkeys(_TF32_OFF for side in (left, right) if side.provider == "cuda" and not side.tf32)
+    if drawn := _random_ops(left.model.proto.graph):
+        notes[f"{left.label} draws random numbers ({', '.join(drawn)}): its outputs may differ for that alone"] = None
+    kept = list(left.run(feeds))
+    rows: list[Comparison] = []
+    for step, (ours, theirs) in enumerate(zip(kept, right.run(feeds), strict=True)):
+        for name in dict.fromkeys([*ours, *theirs]):
+            if name not in ours or name not in theirs:
+                notes[f"{name!r} came from {left.label if name in ours else right.label} only"] = None
+            elif ours[name].shape != theirs[name].shape:
+                shapes = f"{list(ours[name].shape)} on the left, {list(theirs[name].shape)} on the right"
+                notes[f"{name!r} has shape {shapes}"] = None
+            rows.append(_compare_output(left, right, step, name, ours.get(name), theirs.get(name), rtol, atol))
+    return ParityResult(tuple(rows), tuple(notes))
+
+
+def make_feeds(
+    model: Model,
+    *,
+    inputs: Inputs | None = None,
+    seed: int = 0,
+    dims: Mapping[str, int] | None = None,
+    steps: int = 1,
+) -> list[dict[str, NDArray[Any]]]:
+    """The feeds of `steps` runs: drawn for each step, or the inputs given at every one. Arguments as in `compare`."""
+    if inputs is None:
+        return [make_inputs(model, seed=seed, step=step, dims=dims) for step in range(steps)]
+    arrays = dict(inputs) if isinstance(inputs, Mapping) else load_inputs(inputs, model)
+    return [arrays] * steps
+
+
+def _choose_sides(model: Model, other: Model | None, providers: Sequence[str]) -> Iterator[tuple[Side, Side]]:
+    name = _label(model, "the first model")
+    if other is not None:
+        for provider in providers:
+            yield Side(model, name, provider), Side(other, _label(other, "the second model"), provider)
+    elif len(providers) == 1:
+        (provider,) = providers
+        yield (
+            Side(model, f"{name} (optimizations off)", provider, optimize=False),
+            Side(model, f"{name} (optimizations on)", provider),
+        )
+    else:
+        first, *rest = providers
+        for provider in rest:
+            yield Side(model, f"{name} ({first})", first), Side(model, f"{name} ({provider})", provider)
+
+
+def _compare_output(
+    left: Side,
+    right: Side,
+    step: int,
+    output: str,
+    ours: NDArray[Any] | None,
+    theirs: NDArray[Any] | None,
+    rtol: float | None,
+    atol: float | None,
+) -> Comparison:
+    max_abs, max_rel_norm, ok, used = math.nan, math.nan, False, (0.0, 0.0)
+    if ours is not None and theirs is not None:
+        used = tolerances(theirs.dtype, rtol, atol)
+        max_abs, max_rel_norm, ok = difference(ours, theirs, *used)
+    return Comparison(left.label, right.label, right.provider, step, output, max_abs, max_rel_norm, *used, ok)
+
+
+def _label(model: Model, unnamed: str) -> str:
+    return str(model.path) if model.path is not None else unnamed
+
+
+def _random_ops(graph: onnx.GraphProto) -> list[str]:
+    found = {node.op_type for node in graph.node} & _RANDOM_OPS
+    return sorted(found.union(*(_random_ops(body) for body in subgraphs(graph))))

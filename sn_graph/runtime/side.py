@@ -1,0 +1,79 @@
+"""A side of a comparison: a model, and the way it is run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import onnx
+from numpy.typing import NDArray
+
+from sn_graph.model import Model
+from sn_graph.runtime.providers import open_session
+from sn_graph.runtime.running import run_named
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+Outputs = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Side:
+    """A model and the way it is run. `overrides` replace initializers by name, and turn optimizations off."""
+
+    model: Model
+    label: str
+    provider: str = "cpu"
+    optimize: bool = True
+    tf32: bool = False
+    overrides: Mapping[str, NDArray[Any]] | None = None
+
+    def open(self, profile_prefix: Path | None = None) -> InferenceSession:
+        """The onnxruntime session of this side: from the model's file, unless it was modified.
+
+        Raises:
+            ModelError: onnxruntime can't load the model.
+            UsageError: the model was modified and exceeds 2 GiB; only a file can hold it.
+            EnvironmentUnavailable: the provider can't be used.
+            ValueError: an override names no initializer; onnxruntime would ignore it.
+        """
+        if unknown := set(self.overrides or {}) - _initializer_names(self.model.proto.graph):
+            raise ValueError(f"overrides that name no initializer: {sorted(unknown)}")
+        path = self.model.path
+        return open_session(
+            path if path is not None and not self.model.modified else _serialize(self.model),
+            self.provider,
+            optimize=self.optimize,
+            tf32=self.tf32,
+            overrides=self.overrides,
+            profile_prefix=profile_prefix,
+            label=self.label,
+        )
+
+    def run(self, feeds: Sequence[Mapping[str, NDArray[Any]]]) -> Iterator[Outputs]:
+        """The outputs of each step, in one session."""
+        session = self.open()
+        for feed in feeds:
+            yield run_named(session, feed, label=self.label)
+
+
+def subgraphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """The graphs that the attributes of a graph's own nodes hold."""
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield attribute.g
+            yield from attribute.graphs
+
+
+def _serialize(model: Model) -> bytes:
+    data: bytes = model.to_proto().SerializeToString()
+    return data
+
+
+def _initializer_names(graph: onnx.GraphProto) -> set[str]:
+    names = {tensor.name for tensor in graph.initializer}
+    return names.union(*(_initializer_names(body) for body in subgraphs(graph)))

@@ -1,0 +1,88 @@
+"""The tool's logic with the CPU on both sides, and its way out where there is no CUDA."""
+
+import importlib.util
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from sn_graph.model import Model
+
+ROOT = Path(__file__).parents[2]
+spec = importlib.util.spec_from_file_location("cuda_parity", ROOT / "tools" / "cuda_parity.py")
+cuda_parity = importlib.util.module_from_spec(spec)
+sys.modules["cuda_parity"] = cuda_parity  # dataclasses look their module up
+spec.loader.exec_module(cuda_parity)
+
+
+def case(**changes):
+    model = Model.open(cuda_parity.op_model("MatMul", [2, 4], np.ones((4, 3), np.float32)))
+    return cuda_parity.Case(**{"name": "m", "model": model, "op": "MatMul", **changes})
+
+
+def test_cpu_against_cpu_writes_the_record(tmp_path, capsys):
+    models = tmp_path / "models"
+    models.mkdir()
+    onnx.save(cuda_parity.op_model("Gather", [5], np.ones((9, 3), np.float32), left=True), models / "table.onnx")
+    record = tmp_path / "docs" / "parity.md"
+    options = ["--left", "cpu", "--right", "cpu", "--models", str(models), "--output", str(record)]
+    assert cuda_parity.main(options) == 0
+    text = record.read_text(encoding="utf-8")
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    assert rows[1][:3] == ["| models/table.onnx", "1", "yes"]
+    assert len(rows) == 2 + len(list(cuda_parity.op_cases()))
+    assert all(row[2] == "yes" and row[-1] == "– |" for row in rows[1:])
+    for kind in ("Conv 3-D", "ConvTranspose 1-D", "Gemm, transA=1, transB=1", "Gather, float16", "If, captured weight"):
+        assert kind in text
+    assert "onnxruntime" in text
+    assert "python -m tools.cuda_parity --left cpu" in text
+    assert "agree; wrote" in capsys.readouterr().out
+
+
+@pytest.mark.skipif("CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="a GPU build")
+def test_without_cuda_it_ends_with_4_in_one_line(tmp_path):
+    command = [sys.executable, "-m", "tools.cuda_parity", "--output", str(tmp_path / "parity.md")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (4, "")
+    assert done.stderr.startswith("cuda_parity: execution provider 'cuda' can't be used")
+    assert done.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_op_case_holds_the_op_it_vouches_for():
+    for one in cuda_parity.op_cases():
+        nodes = list(one.model.proto.graph.node)
+        bodies = [attribute.g for node in nodes for attribute in node.attribute if attribute.HasField("g")]
+        assert one.op in {node.op_type for node in [*nodes, *(node for body in bodies for node in body.node)]}
+
+
+def test_placement_counts_nodes_once_however_often_they_ran():
+    node = {"cat": "Node", "name": "a_kernel_time", "args": {"provider": "CUDAExecutionProvider", "op_name": "Conv"}}
+    other = {"cat": "Node", "name": "b_kernel_time", "args": {"provider": "CPUExecutionProvider", "op_name": "Shape"}}
+    noise = [{"cat": "Session", "name": "run"}, {"cat": "Node", "name": "a_fence_before", "args": {}}]
+    assert cuda_parity.count_nodes([node, other, node, *noise]) == {("cuda", "Conv"): 1, ("cpu", "Shape"): 1}
+
+
+def test_steps_and_misplaced_ops():
+    row = cuda_parity.measure_one(case(steps=3), "cpu", "cpu", 0)
+    assert row.ok
+    assert row.placement == Counter({("cpu", "MatMul"): 1})
+    assert [one.step for one in row.off.comparisons] == [0, 1, 2]
+    elsewhere = cuda_parity.measure_one(case(op="Conv"), "cpu", "cpu", 0)
+    assert not elsewhere.ok
+    assert "no: Conv ran elsewhere" in cuda_parity.render_row(elsewhere, "cpu")
+
+
+def test_a_model_that_does_not_run_fails_the_record(tmp_path, monkeypatch):
+    broken = cuda_parity.Case("broken", Model.open(cuda_parity.op_model("NoSuchOp", [2], np.ones((2, 2), np.float32))))
+    monkeypatch.setattr(cuda_parity, "op_cases", lambda: iter([case(), broken]))
+    record = tmp_path / "r.md"
+    assert cuda_parity.main(["--right", "cpu", "--models", str(tmp_path), "--output", str(record)]) == 1
+    text = record.read_text(encoding="utf-8")
+    assert "- 1 of 2 models agree" in text
+    assert "- broken: onnxruntime can't load broken (cpu)" in text
