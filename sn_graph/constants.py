@@ -4,8 +4,12 @@ import onnx
 
 from sn_graph.model.graph import Graph, Node, Scope, constant_tensor
 
-_RANDOM = frozenset({"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"})
-_LAYOUT_OPS = frozenset({"Identity", "Cast", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Slice", "Concat", "Expand"})
+_RANDOM = frozenset(
+    {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
+)
+_LAYOUT_OPS = frozenset(
+    {"Identity", "Cast", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Slice", "Concat", "Expand"}
+)
 _NORM_OPS = frozenset({"MatMul", "Gemm", "Einsum", "ReduceL2", "ReduceSumSquare", "ReduceSum", "LpNormalization"})
 
 

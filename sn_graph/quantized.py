@@ -42,11 +42,10 @@ class Quantization:
         """Return the weight, of the shape of `stored`, in float32 (float64 for a float64 scale)."""
         scale = model.array(self.scale)
         work = np.float64 if scale.dtype == np.float64 else np.float32
-        zero_point = np.zeros((), work) if self.zero_point is None else model.array(self.zero_point).astype(work)
+        zero_point: NDArray[np.floating] = np.zeros((), work) if self.zero_point is None else model.array(self.zero_point).astype(work)
         shape = stored.shape
-        factor = self._spread(scale.astype(work), shape)
-        shifted: NDArray[np.floating] = (stored.astype(work) - self._spread(zero_point, shape)) * factor
-        return shifted
+        shifted: NDArray[np.floating] = stored.astype(work) - self._spread(zero_point, shape)
+        return shifted * self._spread(scale.astype(work), shape)
 
     def same_reading(self, model: Model, other: "Quantization") -> bool:
         """Say whether another DequantizeLinear gives the same weight."""

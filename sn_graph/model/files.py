@@ -43,7 +43,9 @@ class StagedFiles:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.discard()
 
     def write_data(self, chunks: Iterable[memoryview], tick: Callable[[int], None]) -> None:
@@ -61,16 +63,15 @@ class StagedFiles:
             os.chmod(self.model, os.stat(self.target).st_mode & 0o777)
 
     def _write(self, path: Path, chunks: Iterable[memoryview], tick: Callable[[int], None]) -> None:
-        with _explained(self.target):
-            # "x": never into a file that is already there, whatever the name.
-            with open(path, "xb", buffering=0) as file:
-                self._created.append(path)
-                for chunk in chunks:
-                    for start in range(0, len(chunk), _CHUNK):
-                        part = chunk[start : start + _CHUNK]
-                        while part:
-                            part = part[file.write(part) :]
-                        tick(min(_CHUNK, len(chunk) - start))
+        # "x": never into a file that is already there, whatever the name.
+        with _explained(self.target), open(path, "xb", buffering=0) as file:
+            self._created.append(path)
+            for chunk in chunks:
+                for start in range(0, len(chunk), _CHUNK):
+                    part = chunk[start : start + _CHUNK]
+                    tick(len(part))
+                    while part:
+                        part = part[file.write(part) :]
 
     def commit(self) -> None:
         """Put the model in place of what stood there, then remove the data files that nothing refers to any more."""
@@ -93,6 +94,13 @@ class StagedFiles:
             with contextlib.suppress(OSError):
                 path.unlink()
         self._created.clear()
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a small file atomically. Raises EnvironmentUnavailable where the folder can't be written."""
+    with StagedFiles(path, lambda _: set()) as staged:
+        staged.write_model([memoryview(content)], lambda _: None)
+        staged.commit()
 
 
 @contextlib.contextmanager

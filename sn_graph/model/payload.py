@@ -122,7 +122,9 @@ class Payload:
             try:
                 array = numpy_helper.to_array(tensor)
             except (ValueError, TypeError) as error:
-                raise ModelError(f"the file is corrupt: a tensor of shape {list(dims)} can't be read: {error}") from None
+                raise ModelError(
+                    f"the file is corrupt: a tensor of shape {list(dims)} can't be read: {error}"
+                ) from None
         array.flags.writeable = False
         return array
 
@@ -186,9 +188,7 @@ def _work_type(dtype: np.dtype[np.generic], factor: float) -> np.dtype[np.floati
     return np.dtype(np.float32 if moderate and dtype != np.float64 else np.float64)
 
 
-def _scale(
-    flat: NDArray[np.generic], factor: float, out: NDArray[np.floating] | None = None
-) -> NDArray[np.generic]:
+def _scale(flat: NDArray[np.generic], factor: float, out: NDArray[np.floating] | None = None) -> NDArray[np.generic]:
     """Return `flat * factor` in the type of `flat`; `out` is room for the product in the type it is computed in."""
     work = _work_type(flat.dtype, factor)
     try:

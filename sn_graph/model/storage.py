@@ -193,9 +193,7 @@ class Model:
 
     # Writing
 
-    def save(
-        self, path: str | os.PathLike[str], storage: Storage = Storage.KEEP, progress: Progress = silent
-    ) -> None:
+    def save(self, path: str | os.PathLike[str], storage: Storage = Storage.KEEP, progress: Progress = silent) -> None:
         """Write the model to `path`, atomically; see `stage`."""
         with self.stage(path, storage, progress) as staged:
             staged.commit()

@@ -38,14 +38,14 @@ MAX_DEPTH = 100  # protobuf's own limit on nested messages
 
 Buffer = memoryview
 Piece = Sized
-"""A part of a message: bytes, a slice of a buffer, or something else that knows its length and is written by its maker."""
+"""A part of a message: bytes, a slice of a buffer, or something of a known length that its maker can write."""
 
 TensorPath = tuple[tuple[int, int], ...]
 """Where a tensor stands: (field number, how many fields of that number came before) from the model down."""
 
 
 class Field(NamedTuple):
-    """One field of a message: `start` is at its tag, `value` at its content (after a length prefix), `end` behind it."""
+    """One field of a message: `start` is at its tag, `value` at its content (behind a length prefix), `end` behind it."""
 
     number: int
     wire_type: int

@@ -18,9 +18,9 @@ from numpy.typing import DTypeLike, NDArray
 # 2x, since the allocator maps and unmaps it at each call.
 BLOCK_BYTES = 1 << 21
 
-# Columns summed in the working precision before a Gram matrix is added up in float64: 1,024 keep its float32 error below
-# 8e-7 of its norm on the worst of random, orthogonal, sign and constant matrices (1.6e-6 when summed at once), while
-# the additions cost a tenth of the products.
+# Columns summed in the working precision before a Gram matrix is added up in float64: 1,024 keep its float32 error
+# below 8e-7 of its norm on the worst of random, orthogonal, sign and constant matrices (1.6e-6 when summed at once),
+# while the additions cost a tenth of the products.
 GRAM_DEPTH = 1024
 
 # The bits that are all set in an infinity or NaN, for the 16-bit types: their own isfinite is 8x slower than this test.

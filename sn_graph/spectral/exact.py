@@ -12,7 +12,6 @@ digits. A spectrum that Lanczos can't settle in good time goes to LAPACK as well
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,11 +26,14 @@ from sn_graph.spectral.lanczos import largest_eigenpair
 TOLERANCE = 5e-7
 # Up to here LAPACK on the Gram matrix is as fast as Lanczos, and needs no stopping rule.
 DENSE_SIDE = 256
+# Up to here a square is nothing, whatever the longer side.
+SMALL_SIDE = 512
 # Up to here, and twice as long as wide, a matrix costs less to multiply with itself once than to read 80 times.
 GRAM_SIDE = 2048
 # Up to here LAPACK can step in (1 GB of float64, minutes); above, Lanczos goes on until its rule is met.
 FALLBACK_SIDE = 8192
 FALLBACK_STEPS = 400
+UNBOUNDED_STEPS = 20_000
 # Up to here a 16-bit matrix is converted once, not at every step.
 WIDEN_SIZE = 1 << 24
 # λ in these bounds has lost nothing to overflow or underflow on the way.
@@ -105,11 +107,10 @@ def leading_singular_triplet(matrix: NDArray[Any], start: NDArray[Any] | None = 
 
 
 def _attempt(operand: BlockedMatrix, guess: NDArray[np.float64] | None) -> SingularTriplet | None:
-    """Float32 where it is enough, then float64; None where the scale, NaN, infinity or zero leaves no answer."""
-    half = operand.storage.dtype.itemsize < 4
+    """The triplet of the storage, in float32 where that is enough; None where scale, NaN, infinity or 0 forbid it."""
     if operand.exponent == 0 and operand.storage.dtype != np.float64 and min(operand.shape) > DENSE_SIDE:
         storage = operand.storage
-        if half and storage.size <= WIDEN_SIZE:
+        if storage.dtype.itemsize < 4 and storage.size <= WIDEN_SIZE:
             storage = storage.astype(np.float32)
         found = _triplet(replace(operand, storage=storage, dtype=np.dtype(np.float32)), guess)
         if found is not None:
@@ -118,15 +119,46 @@ def _attempt(operand: BlockedMatrix, guess: NDArray[np.float64] | None) -> Singu
 
 
 def _triplet(operand: BlockedMatrix, guess: NDArray[np.float64] | None) -> SingularTriplet | None:
-    """u and v of the storage; `operand.transposed` is the caller's."""
     rows, columns = operand.shape
     short, long = min(rows, columns), max(rows, columns)
-    low, high = SAFE_RANGE[operand.dtype]
+    precise = replace(operand, dtype=np.dtype(np.float64))
+    on_rows = rows < columns and _squares(short, long)
     if short <= DENSE_SIDE:
-        value, vector = _dense(operand.gram())
-    elif short <= GRAM_SIDE and long >= 2 * short:
-        gram = operand.gram()
-        value, vector = _lanczos(gram.__matmul__, operand, short, None)
+        value, vector = _dense(operand)
     else:
-        ...
-    return None
+        if guess is not None and operand.transposed != on_rows:
+            guess = precise.multiply(guess) if on_rows else precise.multiply_transposed(guess)
+        if _squares(short, long):
+            gram = operand.gram()
+            pair = largest_eigenpair(gram.__matmul__, short, TOLERANCE, FALLBACK_STEPS, guess)
+        else:
+            limit = FALLBACK_STEPS if short <= FALLBACK_SIDE else UNBOUNDED_STEPS
+            pair = largest_eigenpair(lambda x: operand.multiply_both(x)[1], columns, TOLERANCE, limit, guess)
+        value, vector = pair.value, pair.vector
+        if not pair.certain and math.isfinite(value):
+            on_rows = rows < columns
+            value, vector = _dense(precise)
+    low, high = SAFE_RANGE[operand.dtype]
+    if not low <= value <= high:
+        return None
+    other = precise.multiply_transposed(vector) if on_rows else precise.multiply(vector)
+    sigma = math.sqrt(float(other @ other))
+    if sigma < math.sqrt(value) * (1.0 - TOLERANCE):
+        # The float32 products were worse than any that was measured: don't trust them.
+        return None
+    other /= sigma
+    return SingularTriplet(sigma, vector, other) if on_rows else SingularTriplet(sigma, other, vector)
+
+
+def _squares(short: int, long: int) -> bool:
+    """Whether the Gram matrix is worth its products."""
+    return short <= SMALL_SIDE or (short <= GRAM_SIDE and long >= 2 * short)
+
+
+def _dense(operand: BlockedMatrix) -> tuple[float, NDArray[np.float64]]:
+    gram = operand.gram()
+    if not np.isfinite(gram).all():
+        return math.nan, np.zeros(len(gram))
+    last = len(gram) - 1
+    values, vectors = eigh(gram, subset_by_index=[last, last], overwrite_a=True, check_finite=False)
+    return float(values[0]), vectors[:, 0]

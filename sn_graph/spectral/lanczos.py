@@ -39,11 +39,13 @@ class Eigenpair:
         value: θ, a Rayleigh quotient, so never above λ₁ but for rounding.
         vector: [n], of length 1.
         steps: how often the operator was applied.
+        certain: whether the rule was met; if not, the step limit came first.
     """
 
     value: float
     vector: NDArray[np.float64]
     steps: int
+    certain: bool
 
 
 def largest_eigenpair(
@@ -52,7 +54,7 @@ def largest_eigenpair(
     tolerance: float,
     limit: int,
     guess: NDArray[np.float64] | None = None,
-) -> Eigenpair | None:
+) -> Eigenpair:
     """Find the largest eigenvalue of a positive semi-definite operator.
 
     Args:
@@ -63,7 +65,7 @@ def largest_eigenpair(
         guess: [n], a vector near the leading one, if known.
 
     Returns:
-        The pair, or None where `limit` steps were not enough to be sure of it or the operator gives NaN or infinity.
+        The pair; its value is NaN where the operator gives NaN or infinity.
     """
     start, demand = _start(length, guess)
     basis = np.empty((min(limit, 64) + 1, length))
@@ -71,29 +73,36 @@ def largest_eigenpair(
     diagonal: list[float] = []
     offdiagonal: list[float] = []
     schedule = _Schedule(demand)
-    for step in range(1, min(limit, length) + 1):
+    for step in range(1, limit + 1):
         if step == len(basis):
             basis = np.concatenate([basis, np.empty_like(basis)])
-        vector = apply(basis[step - 1])
+        newest = basis[step - 1]
+        vector = apply(newest)
+        alpha = float(newest @ vector)
+        vector = vector - alpha * newest
+        if step > 1:
+            vector -= offdiagonal[-1] * basis[step - 2]
+        # The recurrence first: to project on the whole basis at once is Gram-Schmidt in its unstable form, which blew
+        # up after 40 steps.
         done = basis[:step]
-        weights = done @ vector
-        vector = vector - weights @ done
+        vector -= (done @ vector) @ done
         beta = math.sqrt(float(vector @ vector))
-        if beta < 0.1 * abs(weights[-1]):
-            # One pass leaves a part eps·|weights|/beta along the basis: make it small again.
+        if beta < 0.01 * alpha:
             vector -= (done @ vector) @ done
             beta = math.sqrt(float(vector @ vector))
-        diagonal.append(float(weights[-1]))
+        diagonal.append(alpha)
         offdiagonal.append(beta)
         if not math.isfinite(beta):
-            return None
+            return Eigenpair(math.nan, start, step, certain=False)
         exhausted = step == length or beta <= 1e-15 * max(diagonal)
-        if exhausted or step == schedule.next_check:
+        if exhausted or step == limit or step == schedule.next_check:
             theta = _ritz_value(diagonal, offdiagonal)
-            if exhausted or schedule.satisfied(step, log_growth(diagonal, offdiagonal, theta * (1.0 + 2.0 * tolerance))):
-                return Eigenpair(theta, _ritz_vector(diagonal, offdiagonal, done), step)
+            tau = theta * (1.0 + 2.0 * tolerance)
+            certain = exhausted or schedule.satisfied(step, log_growth(diagonal, offdiagonal, tau))
+            if certain or step == limit:
+                return Eigenpair(theta, _ritz_vector(diagonal, offdiagonal, done), step, certain)
         basis[step] = vector / beta
-    return None
+    raise AssertionError("the loop ends by the limit or by exhausting the space")
 
 
 def log_growth(diagonal: list[float], offdiagonal: list[float], tau: float) -> float:
@@ -153,12 +162,11 @@ def _ritz_value(diagonal: list[float], offdiagonal: list[float]) -> float:
     return float(values[0])
 
 
-def _ritz_vector(
-    diagonal: list[float], offdiagonal: list[float], basis: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def _ritz_vector(diagonal: list[float], offdiagonal: list[float], basis: NDArray[np.float64]) -> NDArray[np.float64]:
     last = len(diagonal) - 1
     if last == 0:
         return basis[0].copy()
     _, weights = eigh_tridiagonal(diagonal, offdiagonal[:-1], select="i", select_range=(last, last))
     vector: NDArray[np.float64] = weights[:, 0] @ basis
-    return vector / math.sqrt(float(vector @ vector))
+    vector /= math.sqrt(float(vector @ vector))
+    return vector

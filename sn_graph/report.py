@@ -1,0 +1,118 @@
+"""What a run found and did, one record a weight, as data; rendered to JSON here and to a terminal by `table`."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from sn_graph.plan import Plan, PlannedSite
+
+Status = Literal["eligible", "skipped", "folded", "inserted", "lifted", "unchanged"]
+Verified = Literal["run", "structure", "no"]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A weight under one convention: its matrix and, where it was computed, the exact σ."""
+
+    convention: str
+    matrix: tuple[int, int]
+    sigma: float | None
+
+
+@dataclass(frozen=True)
+class SiteRecord:
+    """What is known of one weight, and what was done to it.
+
+    Attributes:
+        id, weight, scope, op_types, consumers, dtype, shape, groups, via: As in `Site`.
+        matrix: (rows, cols) of M; None where the graph computes the weight.
+        status: What happened; `reason` says why where nothing did.
+        sigma: The exact spectral norm of M as it was, where it was computed.
+        sigma_upper: A proven upper bound of it, where it was asked for.
+        sigma_operator: The norm of what the node does, where it was asked for.
+        sigma_used: What fold divided by, before bound and clip.
+        notes: What a reader should know.
+        readings: Every convention's matrix, where they don't have the same singular values.
+    """
+
+    id: str
+    weight: str
+    scope: str
+    op_types: tuple[str, ...]
+    consumers: tuple[str, ...]
+    dtype: str | None
+    shape: tuple[int, ...] | None
+    matrix: tuple[int, int] | None
+    groups: int
+    via: tuple[str, ...]
+    status: Status
+    reason: str | None
+    sigma: float | None = None
+    sigma_upper: float | None = None
+    sigma_operator: float | None = None
+    sigma_used: float | None = None
+    notes: tuple[str, ...] = ()
+    readings: tuple[Reading, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record with design's JSON words; `readings` only where there are any."""
+        record = asdict(self)
+        if not self.readings:
+            del record["readings"]
+        return plain(record)  # type: ignore[no-any-return]
+
+
+def record_of(planned: PlannedSite, status: Status | None = None, **known: Any) -> SiteRecord:
+    """Return the record of a planned site, with its own status or another, and what else is known."""
+    site, view = planned.site, planned.view
+    known.setdefault("reason", planned.reason)
+    known["notes"] = (*site.notes, *known.get("notes", ()))
+    return SiteRecord(
+        id=site.id,
+        weight=site.weight,
+        scope=site.scope.id,
+        op_types=site.op_types,
+        consumers=site.consumers,
+        dtype=site.dtype,
+        shape=site.shape,
+        matrix=(view.rows, view.cols) if view else None,
+        groups=site.groups,
+        via=site.via,
+        status=status or planned.status,
+        **known,
+    )
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `inspect`, `fold`, `insert` and `lift` say: one object."""
+
+    model: str
+    output: str | None
+    opset: dict[str, int]
+    convention: str
+    convention_reason: str
+    verified: Verified | None
+    sites: tuple[SiteRecord, ...]
+
+    @classmethod
+    def of(cls, model: str, opset: dict[str, int], plan: Plan, sites: Iterable[SiteRecord]) -> "Report":
+        """Return the report on a model to which nothing was written."""
+        return cls(model, None, opset, str(plan.convention), plan.convention_reason, None, tuple(sites))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the object that `--json` prints."""
+        head = plain({name: getattr(self, name) for name in self.__dataclass_fields__ if name != "sites"})
+        return {**head, "sites": [site.to_json() for site in self.sites]}
+
+
+def plain(value: Any) -> Any:
+    """Return JSON-ready data: tuples as lists, NaN and infinities as None."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value

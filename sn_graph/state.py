@@ -1,0 +1,96 @@
+"""State files: the vectors u, and with them σ, of a model's sites, as safetensors.
+
+`<id>.u` holds n elements, `<id>.sigma` one. The header's metadata name the model by the hash of its skeleton, so that
+a state of another model is refused; a file without the header is checked by names and lengths alone.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from sn_graph.errors import ModelError
+from sn_graph.model import Model
+from sn_graph.model.external import clear_data
+from sn_graph.model.tensors import walk_tensors
+
+VERSION = "1"
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """What a state file holds for the sites asked for.
+
+    Attributes:
+        u: For each site's id, the vector u, float32 or float64 [n].
+        sigma: For each site's id that has one, σ of the last run.
+    """
+
+    u: Mapping[str, NDArray[np.floating]]
+    sigma: Mapping[str, float]
+
+
+def skeleton_hash(model: Model) -> str:
+    """Return the sha256 of a model without its tensors' data, wherever and however that is stored."""
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.proto)
+    for _, tensor in walk_tensors(proto):
+        clear_data(tensor)
+        tensor.ClearField("external_data")
+        tensor.ClearField("data_location")
+    return hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest()
+
+
+def load_state(path: Path, model: Model, lengths: Mapping[str, int]) -> State:
+    """Read the u of each site in `lengths` (id to number of elements) from a state file.
+
+    Raises:
+        ModelError: The file can't be read, is of another model, lacks a site, or a vector has another length or a
+            value that is not finite.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            header = file.metadata() or {}
+            names = set(file.keys())
+            if header.get("sn_graph", VERSION) != VERSION:
+                raise ModelError(f"state {path} has version {header['sn_graph']!r}, which this sn-graph does not read")
+            if header.get("model", skeleton_hash(model)) != skeleton_hash(model):
+                raise ModelError(f"state {path} belongs to another model; use the state saved with {model.name}")
+            u = {}
+            for site, length in lengths.items():
+                if f"{site}.u" not in names:
+                    raise ModelError(f"state {path} holds no '{site}.u'; leave that weight out, or save its state")
+                u[site] = _vector(path, site, file.get_tensor(f"{site}.u"), length)
+            sigma = {
+                site: _scalar(path, site, file.get_tensor(f"{site}.sigma"))
+                for site in lengths
+                if f"{site}.sigma" in names
+            }
+    except OSError as error:
+        raise ModelError(f"state {path} can't be read: {error.strerror or error}") from None
+    except SafetensorError as error:
+        raise ModelError(f"state {path} is no safetensors file: {error}") from None
+    return State(u, sigma)
+
+
+def _vector(path: Path, site: str, stored: NDArray[np.floating], length: int) -> NDArray[np.floating]:
+    if stored.size != length or stored.ndim > 2 or (stored.ndim == 2 and 1 not in stored.shape):
+        raise ModelError(f"state {path}: '{site}.u' has shape {list(stored.shape)}, where [{length}] is needed")
+    flat = stored.reshape(-1)
+    if flat.dtype not in (np.float32, np.float64):
+        flat = flat.astype(np.float32)
+    if not np.isfinite(flat).all() or not flat.any():
+        raise ModelError(f"state {path}: '{site}.u' is zero or not finite; no iteration can start from it")
+    return flat
+
+
+def _scalar(path: Path, site: str, stored: NDArray[np.floating]) -> float:
+    if stored.size != 1:
+        raise ModelError(f"state {path}: '{site}.sigma' has shape {list(stored.shape)}, where one number is needed")
+    return float(stored.reshape(()))
