@@ -1,3 +1,66 @@
-"""sn-graph: a compiler for spectral normalization on ONNX graphs."""
+"""sn-graph: a compiler for spectral normalization on ONNX graphs.
+
+>>> import sn_graph as sn
+>>> result = sn.fold("models/keras_dcgan_discriminator.onnx")
+>>> [site.status for site in result.sites]
+['folded', 'folded', 'folded', 'folded']
+"""
+
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from sn_graph.api import fold, inspect
+    from sn_graph.errors import EnvironmentUnavailable, ModelError, SnGraphError, UsageError, VerificationFailed
+    from sn_graph.model import Model
+    from sn_graph.plan import Plan, load_plan, make_plan, save_plan
+    from sn_graph.runtime import compare, verify
+
+# Imported when first used, so that `import sn_graph` and `sn-graph --version` cost next to nothing.
+_HOMES = {
+    "EnvironmentUnavailable": "sn_graph.errors",
+    "Model": "sn_graph.model",
+    "ModelError": "sn_graph.errors",
+    "Plan": "sn_graph.plan",
+    "SnGraphError": "sn_graph.errors",
+    "UsageError": "sn_graph.errors",
+    "VerificationFailed": "sn_graph.errors",
+    "compare": "sn_graph.runtime",
+    "fold": "sn_graph.api",
+    "inspect": "sn_graph.api",
+    "load_plan": "sn_graph.plan",
+    "make_plan": "sn_graph.plan",
+    "save_plan": "sn_graph.plan",
+    "verify": "sn_graph.runtime",
+}
+
+__all__ = [
+    "EnvironmentUnavailable",
+    "Model",
+    "ModelError",
+    "Plan",
+    "SnGraphError",
+    "UsageError",
+    "VerificationFailed",
+    "__version__",
+    "compare",
+    "fold",
+    "inspect",
+    "load_plan",
+    "make_plan",
+    "save_plan",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'sn_graph' has no attribute '{name}'")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

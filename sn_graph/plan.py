@@ -129,20 +129,27 @@ def make_plan(
         UsageError: An expression, convention or op type is not valid.
     """
     sites = find_sites(model)
-    if convention == "auto":
-        chosen, reason = choose_convention(model, sites)
-    else:
-        try:
-            chosen, reason = Convention(convention), "asked for"
-        except ValueError:
-            known = ", ".join(["auto", *Convention])
-            raise UsageError(f"no convention '{convention}'; choose one of {known}") from None
-    for op_type in op_types:
-        if op_type not in WEIGHT_OP_TYPES:
-            raise UsageError(f"no weights are known at op type '{op_type}'; choose from {', '.join(WEIGHT_OP_TYPES)}")
+    chosen, reason = _convention(convention, model, sites)
+    _check_op_types(op_types)
     planned = (_decide(site, chosen, op_types) for site in sites)
     narrowed = tuple(_filter(site, _patterns(include), _patterns(exclude)) for site in planned)
     return Plan(model.path.name if model.path else "", chosen, reason, narrowed)
+
+
+def _convention(name: str, model: Model, sites: Iterable[Site]) -> tuple[Convention, str]:
+    if name == "auto":
+        return choose_convention(model, sites)
+    try:
+        return Convention(name), "asked for"
+    except ValueError:
+        known = ", ".join(["auto", *Convention])
+        raise UsageError(f"no convention '{name}'; choose one of {known}") from None
+
+
+def _check_op_types(op_types: Sequence[str]) -> None:
+    for op_type in op_types:
+        if op_type not in WEIGHT_OP_TYPES:
+            raise UsageError(f"no weights are known at op type '{op_type}'; choose from {', '.join(WEIGHT_OP_TYPES)}")
 
 
 def choose_convention(model: Model, sites: Iterable[Site]) -> tuple[Convention, str]:
@@ -163,6 +170,7 @@ def narrow_plan(
     plan: Plan, *, include: Sequence[str] = (), exclude: Sequence[str] = (), op_types: Sequence[str] = ()
 ) -> Plan:
     """Return a plan with fewer sites eligible: what the filters do to a plan that came from a file."""
+    _check_op_types(op_types)
     sites = tuple(_filter(site, _patterns(include), _patterns(exclude)) for site in plan.sites)
     if op_types:
         sites = tuple(_only(site, op_types) for site in sites)
@@ -258,10 +266,11 @@ def save_plan(plan: Plan, path: str | os.PathLike[str]) -> None:
     write_file(Path(path), (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
 
 
-def load_plan(path: str | os.PathLike[str], model: Model) -> Plan:
+def load_plan(path: str | os.PathLike[str], model: Model, *, convention: str | None = None) -> Plan:
     """Read a plan file for a model.
 
-    Sites that it leaves out are skipped. Its matrices and decisions replace the ones that `make_plan` would take.
+    Sites that it leaves out are skipped. Its matrices and decisions replace the ones that `make_plan` would take; with
+    another `convention` than its own only the decisions do.
 
     Raises:
         ModelError: The file can't be read, is no plan, or names weights or matrices that the model does not have.
@@ -273,16 +282,20 @@ def load_plan(path: str | os.PathLike[str], model: Model) -> Plan:
     except ValueError as error:
         raise ModelError(f"plan {path} is no JSON: {error}; write one with inspect --plan") from None
     try:
-        return _plan_from_json(content, Path(path), model)
+        return _plan_from_json(content, Path(path), model, convention)
     except (KeyError, TypeError, ValueError) as error:
         what = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise ModelError(f"plan {path} is not valid: {what}; write a fresh one with inspect --plan") from None
 
 
-def _plan_from_json(content: Any, path: Path, model: Model) -> Plan:
+def _plan_from_json(content: Any, path: Path, model: Model, other: str | None) -> Plan:
     _expect(isinstance(content, dict), "it is not an object")
     _expect(content["version"] == VERSION, f"version {content['version']!r} is not {VERSION}")
-    convention = Convention(content["convention"])
+    found = find_sites(model)
+    convention, reason = Convention(content["convention"]), "the plan says so"
+    own_views = other is None or other == convention
+    if not own_views:
+        convention, reason = _convention(other or "auto", model, found)
     norm = content.get("norm", "matrix")
     _expect(norm == "matrix", f"norm {norm!r} is not 'matrix'")
     clip = content.get("clip", False)
@@ -294,14 +307,14 @@ def _plan_from_json(content: Any, path: Path, model: Model) -> Plan:
         _expect(isinstance(entry, dict) and isinstance(entry["id"], str), "a site is not an object with an id")
         _expect(entry["id"] not in entries, f"site '{entry['id']}' is there twice")
         entries[entry["id"]] = entry
-    sites = [_decide(site, convention, ()) for site in find_sites(model)]
+    sites = [_decide(site, convention, ()) for site in found]
     unknown = sorted(set(entries) - {planned.id for planned in sites})
     _expect(not unknown, f"the model has no weight '{unknown[0] if unknown else ''}'")
     return Plan(
         model=model.path.name if model.path else "",
         convention=convention,
-        convention_reason="the plan says so",
-        sites=tuple(_apply_entry(planned, entries.get(planned.id)) for planned in sites),
+        convention_reason=reason,
+        sites=tuple(_apply_entry(planned, entries.get(planned.id), own_views) for planned in sites),
         power_iterations=_whole(content.get("power_iterations", 1)),
         eps=_positive(content.get("eps", 1e-12), "eps"),
         bound=_positive(content.get("bound", 1.0), "bound"),
@@ -311,7 +324,7 @@ def _plan_from_json(content: Any, path: Path, model: Model) -> Plan:
     )
 
 
-def _apply_entry(planned: PlannedSite, entry: Mapping[str, Any] | None) -> PlannedSite:
+def _apply_entry(planned: PlannedSite, entry: Mapping[str, Any] | None, own_view: bool) -> PlannedSite:
     if entry is None:
         return replace(planned, status="skipped", reason=planned.reason or "the plan leaves it out")
     name = f"site '{planned.id}'"
@@ -334,7 +347,7 @@ def _apply_entry(planned: PlannedSite, entry: Mapping[str, Any] | None) -> Plann
     _expect(isinstance(per_use, bool), f"per_use of {name} is not true or false")
     return replace(
         planned,
-        view=view,
+        view=view if own_view else planned.view,
         status="eligible",
         reason=None,
         power_iterations=None if iterations is None else _whole(iterations),

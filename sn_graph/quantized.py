@@ -42,7 +42,9 @@ class Quantization:
         """Return the weight, of the shape of `stored`, in float32 (float64 for a float64 scale)."""
         scale = model.array(self.scale)
         work = np.float64 if scale.dtype == np.float64 else np.float32
-        zero_point: NDArray[np.floating] = np.zeros((), work) if self.zero_point is None else model.array(self.zero_point).astype(work)
+        zero_point: NDArray[np.floating] = (
+            np.zeros((), work) if self.zero_point is None else model.array(self.zero_point).astype(work)
+        )
         shape = stored.shape
         shifted: NDArray[np.floating] = stored.astype(work) - self._spread(zero_point, shape)
         return shifted * self._spread(scale.astype(work), shape)

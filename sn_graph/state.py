@@ -10,13 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from sn_graph.errors import ModelError
 from sn_graph.model import Model
-from sn_graph.model.external import clear_data
-from sn_graph.model.tensors import walk_tensors
+from sn_graph.model.tensors import without_data
 
 VERSION = "1"
 
@@ -36,13 +34,7 @@ class State:
 
 def skeleton_hash(model: Model) -> str:
     """Return the sha256 of a model without its tensors' data, wherever and however that is stored."""
-    proto = onnx.ModelProto()
-    proto.CopyFrom(model.proto)
-    for _, tensor in walk_tensors(proto):
-        clear_data(tensor)
-        tensor.ClearField("external_data")
-        tensor.ClearField("data_location")
-    return hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest()
+    return hashlib.sha256(without_data(model.proto).SerializeToString(deterministic=True)).hexdigest()
 
 
 def load_state(path: Path, model: Model, lengths: Mapping[str, int]) -> State:

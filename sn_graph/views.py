@@ -9,7 +9,7 @@ https://arxiv.org/abs/1802.05957.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Literal, NamedTuple
@@ -65,21 +65,23 @@ class MatrixView:
 
 
 class Atom(NamedTuple):
-    """A run of a stored axis that reshapes have not cut yet. Atoms sort in stored order."""
+    """A run of the stored tensor's elements that an axis walks: `size` of them, `stride` apart in stored order."""
 
-    place: tuple[int, ...]
+    stride: int
     size: int
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A tensor as an arrangement of the stored tensor's axes, cut into atoms: what a chain of ops has made of it."""
+    """What a chain of ops has made of a stored tensor: for each axis the atoms that it walks, none of size 1."""
 
     dims: tuple[tuple[Atom, ...], ...]
 
     @classmethod
     def stored(cls, shape: Sequence[int]) -> "Layout":
-        return cls(tuple((Atom((axis,), size),) for axis, size in enumerate(shape)))
+        """Return the layout of a tensor as it is stored."""
+        atoms = [Atom(math.prod(shape[axis + 1 :]), size) for axis, size in enumerate(shape)]
+        return cls(tuple((atom,) if atom.size != 1 else () for atom in atoms))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -89,47 +91,58 @@ class Layout:
         return Layout(tuple(self.dims[axis] for axis in perm))
 
     def reshape(self, shape: Sequence[int]) -> "Layout | None":
-        """Return the layout of this shape, or None where the new axes cut across the old ones' order."""
-        waiting = [atom for dim in reversed(self.dims) for atom in reversed(dim)]
+        """Return the layout of this shape, of as many elements.
+
+        None where an axis would walk the stored elements in no regular way, as when a transposed matrix is cut across.
+        """
+        if 0 in shape:
+            return Layout.stored(shape)
+        waiting = _merged(atom for dim in self.dims for atom in dim)[::-1]
         dims = []
         for size in shape:
             dim: list[Atom] = []
-            missing = size
-            while missing > 1 or (waiting and waiting[-1].size == 1 and not dim):
-                if not waiting:
-                    return None
+            while size > 1:
                 atom = waiting.pop()
-                if missing % atom.size:
-                    if atom.size % missing:
-                        return None
-                    waiting.append(Atom((*atom.place, 1), atom.size // missing))
-                    atom = Atom((*atom.place, 0), missing)
-                missing //= atom.size
+                if atom.size > size and atom.size % size == 0:
+                    waiting.append(Atom(atom.stride, atom.size // size))
+                    atom = Atom(atom.stride * (atom.size // size), size)
+                if size % atom.size:
+                    return None
+                size //= atom.size
                 dim.append(atom)
-            dims.append(dim)
-        if any(atom.size != 1 for atom in waiting) or (waiting and not dims):
-            return None
-        if waiting:
-            dims[-1] += reversed(waiting)
-        return Layout(tuple(map(tuple, dims)))
+            dims.append(tuple(dim))
+        return Layout(tuple(dims))
 
     def matrix(self, row_axes: int, side: Side, shape: Sequence[int]) -> "SlotMatrix":
         """Return the matrix whose rows are the first `row_axes` axes; `shape` is the stored tensor's."""
-        rows = [atom for dim in self.dims[:row_axes] for atom in dim]
-        cols = [atom for dim in self.dims[row_axes:] for atom in dim]
+        rows, cols = ([atom for dim in dims for atom in dim] for dims in (self.dims[:row_axes], self.dims[row_axes:]))
         order = [*rows, *cols]
-        stored = sorted(order)
-        if tuple(atom.size for atom in stored) != tuple(shape):
-            order = [atom for atom in order if atom.size > 1]
-            stored = sorted(order)
-        perm: tuple[int, ...] | None = tuple(map(stored.index, order))
-        split: tuple[int, ...] | None = tuple(atom.size for atom in stored)
-        if order == stored:
-            split = perm = None
-        elif split == tuple(shape):
-            split = None
-        size_rows, size_cols = (math.prod(atom.size for atom in group) for group in (rows, cols))
-        return SlotMatrix(MatrixView(split, perm, size_rows, size_cols, side), _partition(rows, cols))
+        stored = sorted(order, reverse=True)
+        split: tuple[int, ...] | None = None
+        perm: tuple[int, ...] | None = None
+        if order != stored:
+            perm = tuple(map(stored.index, order))
+            split = tuple(atom.size for atom in stored)
+            axes = [axis for axis, size in enumerate(shape) if size != 1]
+            if split == tuple(shape[axis] for axis in axes):  # the stored axes do; those of length 1 go to the end
+                split, perm = (
+                    None,
+                    (*(axes[axis] for axis in perm), *(axis for axis in range(len(shape)) if axis not in axes)),
+                )
+        sizes = [math.prod(atom.size for atom in group) for group in (rows, cols)]
+        runs = [(atom, True) for atom in rows] + [(atom, False) for atom in cols]
+        return SlotMatrix(MatrixView(split, perm, *sizes, side), _partition(runs))
+
+
+def _merged(atoms: Iterable[Atom]) -> list[Atom]:
+    """Join atoms that follow each other in stored order."""
+    merged: list[Atom] = []
+    for atom in atoms:
+        if merged and merged[-1].stride == atom.stride * atom.size:
+            merged[-1] = Atom(atom.stride, merged[-1].size * atom.size)
+        else:
+            merged.append(atom)
+    return merged
 
 
 @dataclass(frozen=True)
@@ -145,16 +158,15 @@ class SlotMatrix:
         return self.partition in (other.partition, swapped)
 
 
-def _partition(rows: list[Atom], cols: list[Atom]) -> tuple[tuple[bool, int], ...]:
-    runs: list[tuple[bool, int]] = []
-    for atom, is_row in sorted([(atom, True) for atom in rows] + [(atom, False) for atom in cols]):
-        if atom.size == 1:
-            continue
-        if runs and runs[-1][0] == is_row:
-            runs[-1] = (is_row, runs[-1][1] * atom.size)
+def _partition(runs: Iterable[tuple[Atom, bool]]) -> tuple[tuple[bool, int], ...]:
+    """Return (whether it is of the rows, its size) for each longest run, in stored order."""
+    joined: list[tuple[bool, int]] = []
+    for atom, is_row in sorted(runs, reverse=True):
+        if joined and joined[-1][0] == is_row:
+            joined[-1] = (is_row, joined[-1][1] * atom.size)
         else:
-            runs.append((is_row, atom.size))
-    return tuple(runs)
+            joined.append((is_row, atom.size))
+    return tuple(joined)
 
 
 @dataclass(frozen=True)
@@ -190,12 +202,8 @@ def slot_matrix(slot: Slot, layout: Layout, stored_shape: Sequence[int], convent
     shape = layout.shape
     rank = len(shape)
     if slot.kind == "conv":
-        if keras and is_depthwise(slot, shape):
-            multiplier = shape[0] // slot.group
-            split = layout.reshape((slot.group, multiplier, *shape[2:]))
-            assert split is not None
-            return split.transpose((1, 0, *range(2, rank))).matrix(1, "rows", stored_shape)
-        return layout.matrix(1, "rows", stored_shape)
+        split = _depthwise(slot, layout) if keras and is_depthwise(slot, shape) else None
+        return (split or layout).matrix(1, "rows", stored_shape)
     if slot.kind == "conv_transpose":
         moved = layout if keras else layout.transpose((1, 0, *range(2, rank)))
         return moved.matrix(1, "rows", stored_shape)
@@ -207,7 +215,7 @@ def slot_matrix(slot: Slot, layout: Layout, stored_shape: Sequence[int], convent
     output_axis = rank - 1 if rank > 2 or slot.kind == "matmul_right" else rank - 2
     if slot.perm is not None:
         output_axis = slot.perm[output_axis]
-    if output_axis == 0:
+    if output_axis == 0 and rank == 2:
         return layout.matrix(1, "rows", stored_shape)
     others = [axis for axis in range(rank) if axis != output_axis]
     return layout.transpose((*others, output_axis)).matrix(rank - 1, "cols", stored_shape)
@@ -216,3 +224,10 @@ def slot_matrix(slot: Slot, layout: Layout, stored_shape: Sequence[int], convent
 def is_depthwise(slot: Slot, shape: Sequence[int]) -> bool:
     """Say whether a Conv may be Keras's DepthwiseConv: one input channel a group, and a group for each channel."""
     return slot.kind == "conv" and slot.group > 1 and shape[1] == 1 and shape[0] % slot.group == 0
+
+
+def _depthwise(slot: Slot, layout: Layout) -> Layout | None:
+    """Return (C·m, 1, k…) as (m, C, k…); None where the chain mixed C and m, and only the grouped reading is left."""
+    shape = layout.shape
+    split = layout.reshape((slot.group, shape[0] // slot.group, *shape[2:]))
+    return split.transpose((1, 0, *range(2, len(shape)))) if split else None

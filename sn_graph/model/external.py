@@ -24,7 +24,8 @@ def is_external(tensor: onnx.TensorProto) -> bool:
 
 def external_location(tensor: onnx.TensorProto) -> str:
     """Return the data file's path as the tensor gives it, relative to the model's folder."""
-    return next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
+    # protobuf gives bytes for what is no UTF-8
+    return next((str(entry.value) for entry in reversed(tensor.external_data) if entry.key == "location"), "")
 
 
 def resolve_location(location: str, folder: Path, tensor: str) -> Path:
@@ -33,10 +34,12 @@ def resolve_location(location: str, folder: Path, tensor: str) -> Path:
     Raises:
         ModelError: It leaves the model's folder: an absolute path, `..`, or a link.
     """
-    path = (folder / location).resolve()
     root = folder.resolve()
-    escapes = not location or Path(location).is_absolute() or "\\" in location or not path.is_relative_to(root)
-    if escapes or path != root.joinpath(*Path(location).parts):
+    try:
+        path = (root / location).resolve()
+    except (OSError, RuntimeError, ValueError):  # a loop of links, a name that no file can have
+        path = root
+    if path == root or "\\" in location or path != root.joinpath(*Path(location).parts):
         raise ModelError(
             f"tensor '{tensor}' refers to data outside the model's folder or behind a link ({location!r}), "
             "which is refused; put the data file beside the model"
@@ -55,7 +58,7 @@ def external_payload(tensor: onnx.TensorProto, model: Path | None, files: dict[P
             f"tensor '{tensor.name}' has external data, and a model in memory has no folder; open the model by its path"
         )
     entries = {entry.key: entry.value for entry in tensor.external_data}
-    path = resolve_location(entries.get("location", ""), model.parent, tensor.name)
+    path = resolve_location(external_location(tensor), model.parent, tensor.name)
     try:
         source = files.get(path) or files.setdefault(path, Source.map(path))
     except OSError as error:
@@ -102,6 +105,11 @@ class DataFile:
     def __init__(self) -> None:
         self.size = 0
         self._places: dict[Payload, tuple[int, int]] = {}
+
+    @property
+    def used(self) -> bool:
+        """Whether any tensor refers to the file; it may still be empty."""
+        return bool(self._places)
 
     def add(self, payload: Payload) -> tuple[int, int]:
         """Give a payload its (offset, length)."""

@@ -5,6 +5,7 @@ that no file had; the model file, which refers to it, takes its place last, in o
 """
 
 import contextlib
+import errno
 import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator
@@ -27,6 +28,8 @@ class StagedFiles:
     """
 
     def __init__(self, target: Path, data_files: Callable[[Path], set[Path]]) -> None:
+        if target.is_dir():
+            raise EnvironmentUnavailable(f"{target} can't be written: it is a folder; give --output a file's name")
         self.target = target
         self._data_files = data_files
         self.model = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
@@ -52,20 +55,20 @@ class StagedFiles:
         """Write the data file, complete, under its final name."""
         part = self._data.with_name(f".{self._data.name}.{secrets.token_hex(4)}.tmp")
         self._write(part, chunks, tick)
+        self._created.append(self._data)
         with _explained(self._data):
             os.rename(part, self._data)
-        self._created = [self._data]
 
     def write_model(self, chunks: Iterable[memoryview], tick: Callable[[int], None]) -> None:
-        """Write the model file under its temporary name, with the permissions of the file it will replace."""
+        """Write the model file under its temporary name."""
         self._write(self.model, chunks, tick)
-        with contextlib.suppress(OSError):
-            os.chmod(self.model, os.stat(self.target).st_mode & 0o777)
 
     def _write(self, path: Path, chunks: Iterable[memoryview], tick: Callable[[int], None]) -> None:
+        self._created.append(path)
         # "x": never into a file that is already there, whatever the name.
         with _explained(self.target), open(path, "xb", buffering=0) as file:
-            self._created.append(path)
+            with contextlib.suppress(OSError):
+                os.chmod(path, self.target.stat().st_mode & 0o777)  # as private as the model that it will replace
             for chunk in chunks:
                 for start in range(0, len(chunk), _CHUNK):
                     part = chunk[start : start + _CHUNK]
@@ -90,9 +93,14 @@ class StagedFiles:
 
     def discard(self) -> None:
         """Remove what was written and not committed."""
-        for path in self._created:
-            with contextlib.suppress(OSError):
+        for path in reversed(self._created):
+            try:
                 path.unlink()
+            except FileNotFoundError:
+                if path == self.model:
+                    break  # interrupted right behind the last rename: the model stands, and its data with it
+            except OSError:
+                pass
         self._created.clear()
 
 
@@ -101,6 +109,16 @@ def write_file(path: Path, content: bytes) -> None:
     with StagedFiles(path, lambda _: set()) as staged:
         staged.write_model([memoryview(content)], lambda _: None)
         staged.commit()
+
+
+def require_writable(target: Path) -> None:
+    """Raise EnvironmentUnavailable where a file can't be put at `target`: before work is done that would be lost."""
+    with _explained(target):
+        if target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        probe = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+        os.close(os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        probe.unlink()
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
 """An index over a ModelProto: scopes, who makes a value, who reads it (captured values too), and free names.
 
-Passes edit the proto through it, with `set_input`, `add_initializer` and `insert_nodes`.
+Passes edit the proto through it; it is an index of the model as it was when it was made.
 A scope is the main graph, a subgraph of a node's attribute, or a local function.
 """
 
@@ -78,7 +78,12 @@ class Scope:
 
 @dataclass(eq=False)
 class Node:
-    """A node in its scope; `position` counts the scope's nodes from 0, `order` all nodes, subgraphs where they stand."""
+    """A node in its scope.
+
+    Attributes:
+        position: Its place among the scope's nodes, from 0.
+        order: Its place among all nodes of the model, subgraphs where they stand.
+    """
 
     proto: onnx.NodeProto
     scope: Scope
@@ -125,7 +130,7 @@ class Use:
 
 
 class Graph:
-    """The index of a model. It is built once; the editing methods keep it true as far as they say."""
+    """The index of a model as it is now."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.model = model
@@ -189,15 +194,23 @@ class Graph:
 
     def constant(self, scope: Scope, name: str) -> onnx.TensorProto | None:
         """Return the tensor behind a value: an initializer, or the `value` of a Constant node; through Identity."""
+        holder = self.holder(scope, name)
+        if holder is None:
+            return None
+        owner, name = holder
+        return owner.initializers.get(name) or constant_tensor(owner.producers[name])
+
+    def holder(self, scope: Scope, name: str) -> tuple[Scope, str] | None:
+        """Return where the constant behind a value is held, and under what name; None for what is no constant."""
         owner = self.owner(scope, name)
         while owner is not None:
-            if name in owner.initializers:
-                return owner.initializers[name]
             node = owner.producers.get(name)
+            if name in owner.initializers:
+                return owner, name
             if node is None or not node.is_standard:
                 return None
             if node.op_type == "Constant":
-                return constant_tensor(node)
+                return (owner, name) if constant_tensor(node) is not None else None
             if node.op_type != "Identity":
                 return None
             name = node.proto.input[0]
@@ -236,17 +249,12 @@ class Graph:
                 yield from node.proto.input
                 yield from node.proto.output
 
-    def set_input(self, use: Use, name: str) -> None:
-        """Make a node read `name` instead. The index of uses keeps the old reading."""
-        assert use.node is not None
-        use.node.proto.input[use.index] = name
-
-    def insert_nodes(self, before: Node, nodes: list[onnx.NodeProto]) -> None:
-        """Put nodes in front of `before` in its scope. Positions and producers of the index stay as they were."""
-        protos = before.scope.proto.node
-        place = next(i for i, proto in enumerate(protos) if proto is before.proto)
-        for offset, node in enumerate(nodes):
-            protos.insert(place + offset, node)
+    def insert_after(self, node: Node, proto: onnx.NodeProto) -> onnx.NodeProto:
+        """Put a copy of `proto` behind `node` in its scope and return it. The index does not know of it."""
+        nodes = node.scope.proto.node
+        place = 1 + next(i for i, other in enumerate(nodes) if other is node.proto)
+        nodes.insert(place, proto)
+        return nodes[place]
 
 
 def constant_tensor(node: Node) -> onnx.TensorProto | None:

@@ -3,8 +3,10 @@
 A payload is read when someone asks for its elements, and scaled when it is written, a block at a time.
 """
 
+import math
 import mmap
 import os
+import stat
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -12,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
@@ -35,36 +38,45 @@ _PLAIN_TYPES = FLOAT_TYPES | {
     onnx.TensorProto.BOOL,
 }
 _VARINT_FIELDS = frozenset({wire.INT32_DATA, wire.INT64_DATA, wire.UINT64_DATA})
+_FIELDS = {
+    "float_data": wire.FLOAT_DATA,
+    "int32_data": wire.INT32_DATA,
+    "int64_data": wire.INT64_DATA,
+    "double_data": wire.DOUBLE_DATA,
+    "uint64_data": wire.UINT64_DATA,
+}
+_MAX_VARINT = 10  # bytes
 
 
 class Source:
     """Bytes that payloads refer to: a memory-mapped file, or a buffer."""
 
-    def __init__(self, buffer: wire.Buffer, path: Path | None = None, descriptor: int | None = None) -> None:
+    def __init__(self, buffer: wire.Buffer, path: Path | None = None) -> None:
         self.buffer = buffer
         self.path = path
-        self.descriptor = descriptor
 
     @classmethod
     def map(cls, path: Path) -> "Source":
-        """Map a file for reading. Raises OSError where it can't be opened."""
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-        try:
-            size = os.fstat(descriptor).st_size
-            content = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) if size else b""
-        except BaseException:
-            os.close(descriptor)
-            raise
-        return cls(memoryview(content), path, descriptor)
-
-    def __del__(self) -> None:
-        if self.descriptor is not None:
-            os.close(self.descriptor)
+        """Map a file for reading. Raises OSError where it can't be opened, or is no ordinary file."""
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):
+            raise OSError(0, "it is a folder" if stat.S_ISDIR(mode) else "it is no ordinary file")
+        with open(path, "rb", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
+        return cls(memoryview(content), path)
 
 
 def element_type(data_type: int) -> np.dtype[np.generic]:
-    """Return the numpy dtype of an ONNX data type (ml_dtypes' for bfloat16 and the like)."""
-    return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(data_type))
+    """Return the numpy dtype of an ONNX data type (ml_dtypes' for bfloat16 and the like).
+
+    Raises:
+        ModelError: onnx knows no such type.
+    """
+    try:
+        return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(data_type))
+    except KeyError:
+        raise ModelError(f"a tensor has the element type {data_type}, which this version of onnx lacks") from None
 
 
 @dataclass(frozen=True)
@@ -92,14 +104,26 @@ class Payload:
         data = memoryview(_encode(flat, field)).cast("B")
         return cls(data_type, field, Source(data), 0, len(data))
 
+    @classmethod
+    def empty(cls, data_type: int) -> "Payload":
+        """Hold no elements."""
+        return cls(data_type, wire.RAW_DATA, Source(memoryview(b"")), 0, 0)
+
     @property
     def data(self) -> wire.Buffer:
         """The encoded bytes, before the factor."""
         return self.source.buffer[self.start : self.start + self.size]
 
     def scaled(self, factor: float) -> "Payload":
-        """Return the payload with every element multiplied by `factor`, when it is read or written."""
-        return replace(self, factor=factor if self.factor is None else self.factor * factor)
+        """Return the payload with every element multiplied by `factor`, when it is read or written.
+
+        Raises:
+            ModelError: The factor is not finite.
+        """
+        product = factor if self.factor is None else self.factor * factor
+        if not math.isfinite(product):
+            raise ModelError(f"a weight can't be multiplied by {product}; leave it out with --exclude")
+        return replace(self, factor=product)
 
     def elements(self, dims: tuple[int, ...]) -> NDArray[np.generic]:
         """Return the elements, of shape `dims`, read-only; a view of the file where the encoding allows.
@@ -107,26 +131,28 @@ class Payload:
         Raises:
             ModelError: There are more or fewer elements than `dims` says.
         """
-        if self.data_type in _PLAIN_TYPES:
-            flat = _decode(self.data, self.data_type, self.field)
-            if flat.size != int(np.prod(dims, dtype=object)):
-                raise ModelError(f"the file is corrupt: a tensor of shape {list(dims)} holds {flat.size} elements")
-            if self.factor is not None:
-                flat = _scale(flat, self.factor)
-            array = flat.reshape(dims)
-        else:
-            head = wire.write_varint(self.field << 3 | wire.LENGTH) + wire.write_varint(self.size)
-            tensor = onnx.TensorProto.FromString(head + bytes(self.data))
-            tensor.dims.extend(dims)
-            tensor.data_type = self.data_type
-            try:
-                array = numpy_helper.to_array(tensor)
-            except (ValueError, TypeError) as error:
-                raise ModelError(
-                    f"the file is corrupt: a tensor of shape {list(dims)} can't be read: {error}"
-                ) from None
+        element_type(self.data_type)
+        if self.field not in (wire.RAW_DATA, _FIELDS.get(onnx.helper.tensor_dtype_to_field(self.data_type))):
+            raise ModelError("the file is corrupt: a tensor holds its elements in the field of another type")
+        try:
+            array = self._plain(dims) if self.data_type in _PLAIN_TYPES else self._exotic(dims)
+        except (ValueError, TypeError, DecodeError) as error:
+            raise ModelError(f"the file is corrupt: a tensor of shape {list(dims)} can't be read: {error}") from None
         array.flags.writeable = False
         return array
+
+    def _plain(self, dims: tuple[int, ...]) -> NDArray[np.generic]:
+        flat = _decode(self.data, self.data_type, self.field)
+        if flat.size != math.prod(dims):
+            raise ValueError(f"it holds {flat.size} elements")
+        return (flat if self.factor is None else _scale(flat, self.factor)).reshape(dims)
+
+    def _exotic(self, dims: tuple[int, ...]) -> NDArray[np.generic]:
+        head = wire.write_varint(self.field << 3 | wire.LENGTH) + wire.write_varint(self.size)
+        tensor = onnx.TensorProto.FromString(head + bytes(self.data))
+        tensor.dims.extend(dims)
+        tensor.data_type = self.data_type
+        return numpy_helper.to_array(tensor)
 
     def encoded_size(self, field: int) -> int:
         """Return how many bytes `blocks(field)` gives."""
@@ -156,6 +182,8 @@ class Payload:
     def _scaled_blocks(self, factor: float) -> Iterator[wire.Buffer]:
         """Yield scaled blocks; a block is scaled on another thread while its predecessor is being written."""
         dtype = element_type(self.data_type)
+        if self.size % dtype.itemsize:
+            raise ModelError("the file is corrupt: a tensor ends inside an element")
         work = _work_type(dtype, factor)
         rooms = np.empty((2, BLOCK_BYTES // work.itemsize), work)
         step = rooms.shape[1] * dtype.itemsize
@@ -195,7 +223,7 @@ def _scale(flat: NDArray[np.generic], factor: float, out: NDArray[np.floating] |
         with np.errstate(over="raise", under="ignore"):
             product = np.multiply(flat, work.type(factor), out=out, dtype=work)
         with np.errstate(over="ignore", under="ignore"):
-            scaled = product.astype(flat.dtype, copy=False)
+            scaled: NDArray[np.generic] = product.astype(flat.dtype, copy=False)
         fits = work == flat.dtype or bool(np.isfinite(scaled).all())
     except FloatingPointError:
         fits = False
@@ -232,17 +260,20 @@ def _decode_varints(data: wire.Buffer) -> NDArray[np.uint64]:
         raise ModelError("the file is corrupt: a number in a tensor is cut off")
     starts = np.concatenate(([0], ends[:-1] + 1)) if ends.size else ends
     lengths = ends - starts + 1
+    longest = int(lengths.max(initial=0))
+    if longest > _MAX_VARINT:
+        raise ModelError("the file is corrupt: a number in a tensor is too long")
     values = np.zeros(ends.size, np.uint64)
-    for position in range(int(lengths.max(initial=0))):
+    for position in range(longest):
         present = lengths > position
         septet = (octets[starts[present] + position] & 0x7F).astype(np.uint64)
-        values[present] |= septet << np.uint64(7 * position) if position < 10 else np.uint64(0)
+        values[present] |= septet << np.uint64(7 * position)
     return values
 
 
 def _encode_varints(values: NDArray[np.uint64]) -> bytes:
-    septets = np.stack([(values >> np.uint64(7 * i)).astype(np.uint8) & 0x7F for i in range(10)], axis=1)
-    lengths = 1 + sum((values >> np.uint64(7 * i) != 0).astype(np.int64) for i in range(1, 10))
-    position = np.arange(10)
+    septets = np.stack([(values >> np.uint64(7 * i)).astype(np.uint8) & 0x7F for i in range(_MAX_VARINT)], axis=1)
+    lengths = 1 + sum((values >> np.uint64(7 * i) != 0).astype(np.int64) for i in range(1, _MAX_VARINT))
+    position = np.arange(_MAX_VARINT)
     septets[position < lengths[:, None] - 1] |= 0x80
-    return septets[position < lengths[:, None]].tobytes()
+    return bytes(septets[position < lengths[:, None]])

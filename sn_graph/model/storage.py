@@ -4,30 +4,26 @@ Opening reads the skeleton only. Saving streams: untouched payloads go from file
 a block at a time. Where no more than payloads changed, the output is the source with those bytes exchanged.
 """
 
+import contextlib
 import os
-import secrets
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from enum import StrEnum
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, EncodeError
 from numpy.typing import NDArray
 
 from sn_graph.errors import ModelError, UsageError
 from sn_graph.model import wire
 from sn_graph.model.external import DataFile, clear_data, external_location, external_payload, is_external, set_location
 from sn_graph.model.files import StagedFiles
-from sn_graph.model.payload import Payload, Source, element_type
+from sn_graph.model.payload import Payload, Source
+from sn_graph.model.skeleton import LARGE, Encoded, Markers, chunks
 from sn_graph.model.tensors import walk_tensors
 from sn_graph.progress import Progress, silent
 
-LARGE = 1024  # bytes from which a payload leaves the skeleton; also onnx's threshold for external data
 PROTOBUF_LIMIT = 2**31 - 1
-_INITIALIZER = 5  # GraphProto.initializer
 
 
 class Storage(StrEnum):
@@ -46,23 +42,21 @@ class Model:
             Tensors moved or copied within it keep their data.
         path: The file it was opened from, or None.
 
-    >>> import onnx, onnx.parser
-    >>> proto = onnx.parser.parse_model('<ir_version: 8, opset_import: ["": 17]> g (float[1] x) => (float[1] y) {y = Abs(x)}')
-    >>> Model.open(proto).proto.graph.node[0].op_type
+    >>> from onnx.parser import parse_model
+    >>> text = '<ir_version: 8, opset_import: ["": 17]> g (float[1] x) => (float[1] y) {y = Abs(x)}'
+    >>> Model.open(parse_model(text)).proto.graph.node[0].op_type
     'Abs'
     """
 
     def __init__(self, source: Source, path: Path | None) -> None:
         self.path = path
         self._source = source
-        # The entry that marks a tensor whose data is in _payloads; random, so that no file can hold it.
-        self._marker = f"sn_graph.payload.{secrets.token_hex(8)}"
-        self._payloads: dict[int, Payload] = {}
+        self._markers = Markers()
         self._replaced: dict[int, onnx.TensorProto] = {}  # the tensor as the skeleton held it when it was opened
         self._files: dict[Path, Source] = {}
         self.proto = onnx.ModelProto()
         try:
-            self.proto.ParseFromString(b"".join(self._elide()))
+            self.proto.ParseFromString(self._markers.elide(source))
         except DecodeError:
             raise ModelError("the file is corrupt or no ONNX model; export or download it again") from None
         if not self.proto.HasField("graph"):
@@ -79,7 +73,10 @@ class Model:
         if isinstance(source, Model):
             return source
         if isinstance(source, onnx.ModelProto):
-            return cls(Source(memoryview(source.SerializeToString(deterministic=True))), None)
+            try:
+                return cls(Source(memoryview(source.SerializeToString(deterministic=True))), None)
+            except (EncodeError, ValueError):
+                raise ModelError("the model passes 2 GiB; save it with external data and open it by its path") from None
         path = Path(source)
         try:
             mapped = Source.map(path)
@@ -93,6 +90,14 @@ class Model:
         except ModelError as error:
             raise ModelError(f"{path}: {error}") from None
         return model
+
+    def copy(self) -> "Model":
+        """Return a model that can be changed without changing this one. Payloads are shared, not copied."""
+        twin = object.__new__(Model)
+        twin.__dict__.update(self.__dict__, _replaced=dict(self._replaced))
+        twin.proto = onnx.ModelProto()
+        twin.proto.CopyFrom(self.proto)
+        return twin
 
     @property
     def name(self) -> str:
@@ -108,9 +113,9 @@ class Model:
 
     def payload(self, tensor: onnx.TensorProto) -> Payload | None:
         """Return where a tensor of the skeleton has its data, or None where it has none (or strings)."""
-        marked = self._marked(tensor)
+        marked = self._markers.payload(tensor)
         if marked is not None:
-            return self._payloads[marked]
+            return marked
         if is_external(tensor):
             return external_payload(tensor, self.path, self._files)
         serialized = memoryview(tensor.SerializeToString(deterministic=True))
@@ -129,7 +134,7 @@ class Model:
         payload = self.payload(tensor)
         if payload is None:
             if 0 in tensor.dims:
-                return np.zeros(tuple(tensor.dims), element_type(tensor.data_type))
+                return Payload.empty(tensor.data_type).elements(tuple(tensor.dims))
             raise ModelError(f"tensor '{tensor.name}' holds no data; export the model with its weights")
         return payload.elements(tuple(tensor.dims))
 
@@ -150,46 +155,8 @@ class Model:
 
     def _exchange(self, tensor: onnx.TensorProto, payload: Payload) -> None:
         opened = onnx.TensorProto()
-        opened.CopyFrom(self._replaced.get(self._marked(tensor) or 0, tensor))
-        clear_data(tensor)
-        self._mark(tensor, payload)
-        self._replaced[len(self._payloads)] = opened
-
-    def _mark(self, tensor: onnx.TensorProto, payload: Payload) -> None:
-        key = len(self._payloads) + 1
-        self._payloads[key] = payload
-        self._unmark(tensor)
-        tensor.external_data.add(key=self._marker, value=str(key))
-
-    def _unmark(self, tensor: onnx.TensorProto) -> None:
-        kept = [entry for entry in tensor.external_data if entry.key != self._marker]
-        if len(kept) != len(tensor.external_data):
-            del tensor.external_data[:]
-            tensor.external_data.extend(kept)
-
-    def _marked(self, tensor: onnx.TensorProto) -> int | None:
-        # Only the last entry can be the marker.
-        if tensor.external_data and tensor.external_data[-1].key == self._marker:
-            return int(tensor.external_data[-1].value)
-        return None
-
-    # Reading
-
-    def _elide(self) -> list[wire.Buffer]:
-        """Return the skeleton's bytes, each large payload exchanged for a marker."""
-        buffer = self._source.buffer
-
-        def cut(_: wire.TensorPath, start: int, end: int) -> list[wire.Piece] | None:
-            field = wire.find_payload(buffer, start, end)
-            if field is None or field.end - field.value < LARGE:
-                return None
-            head = onnx.TensorProto.FromString(b"".join((buffer[start : field.start], buffer[field.end : end])))
-            size = field.end - field.value
-            marked = onnx.TensorProto()
-            self._mark(marked, Payload(head.data_type, field.number, self._source, field.value, size))
-            return [buffer[start : field.start], buffer[field.end : end], marked.SerializeToString()]
-
-        return wire.rewrite(buffer, cut, LARGE)  # type: ignore[return-value]
+        opened.CopyFrom(self._replaced.get(self._markers.key(tensor) or 0, tensor))
+        self._replaced[self._markers.mark(tensor, payload)] = opened
 
     # Writing
 
@@ -223,9 +190,9 @@ class Model:
             progress("writing", written, total)
 
         try:
-            if data.size:
+            if data.used:
                 staged.write_data(data.chunks(), tick)
-            staged.write_model(_chunks(pieces), tick)
+            staged.write_model(chunks(pieces), tick)
         except BaseException:
             staged.discard()
             raise
@@ -234,18 +201,18 @@ class Model:
     def to_proto(self) -> onnx.ModelProto:
         """Return the complete ModelProto, all data inline. Raises UsageError past protobuf's 2 GiB."""
         pieces, _ = self._compose(Storage.INLINE, "")
-        return onnx.ModelProto.FromString(b"".join(_chunks(pieces)))
+        return onnx.ModelProto.FromString(b"".join(chunks(pieces)))
 
     def _compose(self, storage: Storage, data_name: str) -> tuple[list[wire.Piece], DataFile]:
         """Return the model file in pieces, and what goes to the data file."""
         data = DataFile()
         if storage is not Storage.EXTERNAL and not any(is_external(tensor) for _, tensor in walk_tensors(self.proto)):
-            pieces = self._patched_source() or self._assembled(self.proto)
+            pieces = self._patched_source() or self._markers.assemble(self.proto)
             if sum(map(len, pieces)) <= PROTOBUF_LIMIT:
                 return pieces, data
             if storage is Storage.KEEP:
                 storage = Storage.EXTERNAL
-        pieces = self._assembled(self._placed(storage, data, data_name))
+        pieces = self._markers.assemble(self._placed(storage, data, data_name))
         if sum(map(len, pieces)) > PROTOBUF_LIMIT:
             raise UsageError("the model passes 2 GiB, which protobuf can't hold inline; save it with external data")
         return pieces, data
@@ -258,17 +225,15 @@ class Model:
             payload = self.payload(tensor)
             if payload is None:
                 continue
-            external = is_external(tensor)
-            self._unmark(tensor)
-            if storage is Storage.EXTERNAL and path[-1][0] == _INITIALIZER and payload.size >= LARGE:
-                external = True  # runtimes read external data of initializers; of Constant nodes not all do
-            if external and storage is not Storage.INLINE:
+            # Runtimes read external data of initializers; of Constant nodes not all do.
+            movable = storage is Storage.EXTERNAL and wire.owner(path) == "GraphProto" and payload.size >= LARGE
+            if storage is not Storage.INLINE and (is_external(tensor) or movable):
+                self._markers.unmark(tensor)
                 set_location(tensor, data_name, *data.add(payload))
-            else:
-                if is_external(tensor):
-                    set_location(tensor, None)
-                clear_data(tensor)
-                self._mark(tensor, payload)
+            elif is_external(tensor):
+                self._markers.unmark(tensor)
+                set_location(tensor, None)
+                self._markers.mark(tensor, payload)
         return proto
 
     def _patched_source(self) -> list[wire.Piece] | None:
@@ -277,10 +242,12 @@ class Model:
         before.CopyFrom(self.proto)
         edits = {}
         for path, tensor in walk_tensors(before):
-            marked = self._marked(tensor)
-            if marked in self._replaced:
-                edits[path] = self._payloads[marked]
-                tensor.CopyFrom(self._replaced[marked])
+            opened = self._replaced.get(self._markers.key(tensor) or 0)
+            if opened is not None:
+                if self._without_data(tensor) != self._without_data(opened):
+                    return None
+                edits[path] = self._markers.payload(tensor)
+                tensor.CopyFrom(opened)
         if before.SerializeToString(deterministic=True) != self._opened:
             return None
         if not edits:
@@ -298,23 +265,12 @@ class Model:
         pieces = wire.rewrite(buffer, exchange)
         return pieces if len(done) == len(edits) else None
 
-    def _assembled(self, proto: onnx.ModelProto) -> list[wire.Piece]:
-        """Return a skeleton's bytes with each marked tensor's payload back in it."""
-        edits = {path: self._payloads[key] for path, tensor in walk_tensors(proto) if (key := self._marked(tensor))}
-        buffer = memoryview(proto.SerializeToString(deterministic=True))
-
-        def is_marker(field: wire.Field) -> bool:
-            if field.number != wire.EXTERNAL_DATA:
-                return False
-            return onnx.StringStringEntryProto.FromString(buffer[field.value : field.end]).key == self._marker
-
-        def restore(path: wire.TensorPath, start: int, end: int) -> list[wire.Piece] | None:
-            payload = edits.get(path)
-            if payload is None:
-                return None
-            return wire.replace_payload(buffer, start, end, payload.field, Encoded(payload), is_marker)
-
-        return wire.rewrite(buffer, restore)
+    def _without_data(self, tensor: onnx.TensorProto) -> onnx.TensorProto:
+        bare = onnx.TensorProto()
+        bare.CopyFrom(tensor)
+        clear_data(bare)
+        self._markers.unmark(bare)
+        return bare
 
 
 def data_files(path: Path) -> set[Path]:
@@ -323,27 +279,9 @@ def data_files(path: Path) -> set[Path]:
         model = Model(Source.map(path), path)
     except (OSError, ModelError):
         return set()
-    tensors = (tensor for _, tensor in walk_tensors(model.proto) if is_external(tensor))
-    return {(path.parent / external_location(tensor)).resolve() for tensor in tensors}
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """A payload as it stands in the file: a piece that is produced when it is written."""
-
-    payload: Payload
-
-    @cached_property
-    def _size(self) -> int:
-        return self.payload.encoded_size(self.payload.field)
-
-    def __len__(self) -> int:
-        return self._size
-
-
-def _chunks(pieces: Iterable[wire.Piece]) -> Iterator[wire.Buffer]:
-    for piece in pieces:
-        if isinstance(piece, Encoded):
-            yield from piece.payload.blocks(piece.payload.field)
-        elif isinstance(piece, (bytes, memoryview)):
-            yield memoryview(piece)
+    found = set()
+    for _, tensor in walk_tensors(model.proto):
+        if is_external(tensor):
+            with contextlib.suppress(OSError, RuntimeError, ValueError):  # names that no file can have, loops of links
+                found.add((path.parent / external_location(tensor)).resolve())
+    return found

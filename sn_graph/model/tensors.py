@@ -60,3 +60,25 @@ def _attributes(attributes: Iterable[onnx.AttributeProto], path: TensorPath, num
             yield from _sparse(attribute.sparse_tensor, (*here, (22, 0)))
         for i, sparse in enumerate(attribute.sparse_tensors):
             yield from _sparse(sparse, (*here, (23, i)))
+
+
+_DATA = (
+    "float_data",
+    "int32_data",
+    "int64_data",
+    "raw_data",
+    "double_data",
+    "uint64_data",
+    "external_data",
+    "data_location",
+)
+
+
+def without_data(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy of a model whose tensors have names, types and shapes, but no data and no place for it."""
+    bare = onnx.ModelProto()
+    bare.CopyFrom(model)
+    for _, tensor in walk_tensors(bare):
+        for name in _DATA:
+            tensor.ClearField(name)
+    return bare

@@ -32,6 +32,13 @@ CHILDREN: dict[str, dict[int, str]] = {
     },
     "SparseTensorProto": {1: TENSOR, 2: TENSOR},
 }
+# Those that a message holds once; protobuf would merge a second one into the first, which no path can express.
+SINGULAR: dict[str, frozenset[int]] = {
+    "ModelProto": frozenset({7}),
+    "TrainingInfoProto": frozenset({1, 2}),
+    "AttributeProto": frozenset({5, 6, 22}),
+    "SparseTensorProto": frozenset({1, 2}),
+}
 FLOAT_DATA, INT32_DATA, INT64_DATA, RAW_DATA, DOUBLE_DATA, UINT64_DATA, EXTERNAL_DATA = 4, 5, 7, 9, 10, 11, 13
 PAYLOAD_FIELDS = frozenset({FLOAT_DATA, INT32_DATA, INT64_DATA, RAW_DATA, DOUBLE_DATA, UINT64_DATA})
 MAX_DEPTH = 100  # protobuf's own limit on nested messages
@@ -45,7 +52,7 @@ TensorPath = tuple[tuple[int, int], ...]
 
 
 class Field(NamedTuple):
-    """One field of a message: `start` is at its tag, `value` at its content (behind a length prefix), `end` behind it."""
+    """One field of a message: `start` at its tag, `value` at its content (behind a length prefix), `end` behind it."""
 
     number: int
     wire_type: int
@@ -142,7 +149,7 @@ def _rewrite(
     """Return the message's pieces, or None where nothing in it changes."""
     if len(path) > MAX_DEPTH:
         raise ModelError("the file is corrupt or hostile: its messages are nested more than 100 deep")
-    children = CHILDREN[kind]
+    children, singular = CHILDREN[kind], SINGULAR.get(kind, frozenset())
     seen = dict.fromkeys(children, -1)
     pieces: list[Piece] = []
     written = start
@@ -151,6 +158,8 @@ def _rewrite(
         if child is None or field.wire_type != LENGTH:
             continue
         seen[field.number] += 1
+        if seen[field.number] and field.number in singular:
+            raise ModelError(f"the file is unusual or corrupt: a {child} in it comes in two parts; export it again")
         if field.end - field.value < smallest:
             continue
         here = (*path, (field.number, seen[field.number]))
@@ -168,6 +177,14 @@ def _rewrite(
     if end > written:
         pieces.append(buffer[written:end])
     return pieces
+
+
+def owner(path: TensorPath) -> str:
+    """Return the kind of message that holds the tensor at `path`."""
+    kind = "ModelProto"
+    for number, _ in path[:-1]:
+        kind = CHILDREN[kind][number]
+    return kind
 
 
 def find_payload(buffer: Buffer, start: int, end: int) -> Field | None:

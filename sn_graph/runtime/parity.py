@@ -165,7 +165,7 @@ def compare_sides(
     if reason := first_difference(signature(left.model), signature(right.model)):
         raise ModelError(f"{left.label} and {right.label} can't be compared: {reason}; give models of one signature")
     notes = dict.fromkeys(_TF32_OFF for side in (left, right) if side.provider == "cuda" and not side.tf32)
-    if drawn := _random_ops(left.model.proto.graph):
+    if drawn := random_ops(left.model.proto.graph):
         notes[f"{left.label} draws random numbers ({', '.join(drawn)}): its outputs may differ for that alone"] = None
     kept = list(left.run(feeds))
     rows: list[Comparison] = []
@@ -233,6 +233,6 @@ def _label(model: Model, unnamed: str) -> str:
     return str(model.path) if model.path is not None else unnamed
 
 
-def _random_ops(graph: onnx.GraphProto) -> list[str]:
+def random_ops(graph: onnx.GraphProto) -> list[str]:
     found = {node.op_type for node in graph.node} & _RANDOM_OPS
-    return sorted(found.union(*(_random_ops(body) for body in subgraphs(graph))))
+    return sorted(found.union(*(random_ops(body) for body in subgraphs(graph))))

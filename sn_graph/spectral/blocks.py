@@ -13,10 +13,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
+from scipy.linalg import get_blas_funcs
 
-# Smaller blocks lose more to BLAS thread starts than the cache wins (1.7x at 512 kB); a conversion buffer of 4 MB costs
-# 2x, since the allocator maps and unmaps it at each call.
-BLOCK_BYTES = 1 << 21
+# Smaller blocks lose more to BLAS thread starts than the cache wins (1.7x at 512 kB). A conversion buffer of 4 MB costs
+# 2x, since the allocator maps and unmaps it at each call; without one, 4 MB are as good as 2.
+BLOCK_BYTES = 1 << 22
+BUFFER_BYTES = 1 << 21
 
 # Columns summed in the working precision before a Gram matrix is added up in float64: 1,024 keep its float32 error
 # below 8e-7 of its norm on the worst of random, orthogonal, sign and constant matrices (1.6e-6 when summed at once),
@@ -56,10 +58,11 @@ class BlockedMatrix:
         rows, columns = self.storage.shape
         return rows, columns
 
-    def blocks(self) -> Iterator[tuple[slice, NDArray[Any]]]:
-        """Yield consecutive rows, each block [b, columns] valid until the next is asked for."""
+    def blocks(self, depth: int = 1) -> Iterator[tuple[slice, NDArray[Any]]]:
+        """Yield consecutive rows, `depth` or more at a time, as blocks [b, columns]; one is valid till the next."""
         rows, columns = self.shape
-        step = max(1, min(rows, BLOCK_BYTES // max(1, columns * self.dtype.itemsize)))
+        size = BUFFER_BYTES if self._converts else BLOCK_BYTES
+        step = min(rows, max(depth, size // max(1, columns * self.dtype.itemsize)))
         buffer = np.empty((step, columns), self.dtype) if self._converts else None
         for start in range(0, rows, step):
             block = self.storage[start : start + step]
@@ -72,48 +75,66 @@ class BlockedMatrix:
         # A tensor inside a model file may start at any byte; BLAS needs it aligned.
         return self.storage.dtype != self.dtype or self.exponent != 0 or not self.storage.flags.aligned
 
+    def _blas(self, name: str) -> Any:
+        # Always scipy's BLAS, here and in what calls this: numpy brings its own, and the two pools of threads wait for
+        # work by spinning, each on the cores of the other (2x slower when they alternate).
+        return get_blas_funcs(name, dtype=self.dtype)
+
     def multiply(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
         """S x: [columns] to [rows]."""
+        product = self._blas("gemv")
         result = np.empty(self.shape[0])
         cast = x.astype(self.dtype, copy=False)
         for rows, block in self.blocks():
-            result[rows] = block @ cast
+            result[rows] = product(1.0, block.T, cast, trans=1)
         return result
 
     def multiply_transposed(self, y: NDArray[np.float64]) -> NDArray[np.float64]:
         """Sᵀ y: [rows] to [columns]."""
+        product = self._blas("gemv")
         result = np.zeros(self.shape[1])
         cast = y.astype(self.dtype, copy=False)
         for rows, block in self.blocks():
-            result += cast[rows] @ block
+            result += product(1.0, block.T, cast[rows])
         return result
 
     def multiply_both(self, x: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """S x and Sᵀ(S x), [rows] and [columns], in one pass over S."""
-        forward = np.empty(self.shape[0], self.dtype)
+        product = self._blas("gemv")
+        forward = np.empty(self.shape[0])
         back = np.zeros(self.shape[1])
         cast = x.astype(self.dtype, copy=False)
         for rows, block in self.blocks():
-            np.matmul(block, cast, out=forward[rows])
-            back += forward[rows] @ block
-        return forward.astype(np.float64, copy=False), back
+            part = product(1.0, block.T, cast, trans=1)
+            back += product(1.0, block.T, part)
+            forward[rows] = part
+        return forward, back
 
     def gram(self) -> NDArray[np.float64]:
-        """S Sᵀ or SᵀS, whichever is smaller: [n, n] with n = min(rows, columns)."""
+        """S Sᵀ or SᵀS, whichever is smaller: [n, n] with n = min(rows, columns), Fortran order, upper triangle only."""
+        # numpy's own product of a matrix with its transpose mirrors each strip's triangle, which doubles the time; so
+        # do results in fresh memory, whose pages have to be mapped.
+        square = self._blas("syrk")
+        size = min(self.shape)
+        total = np.zeros((size, size), order="F")
+        work = total if self.dtype == np.float64 else np.empty((size, size), self.dtype, order="F")
+        for strip in self._strips():
+            square(1.0, strip.T, trans=int(len(strip) == size), beta=float(work is total), c=work, overwrite_c=1)
+            if work is not total:
+                total += work
+        return total
+
+    def _strips(self) -> Iterator[NDArray[Any]]:
+        """Yield rows [s, columns] of a tall S or columns [rows, s] of a wide one, contiguous, s ≥ GRAM_DEPTH if it can."""
         rows, columns = self.shape
         if columns <= rows:
-            total = np.zeros((columns, columns))
-            for _, block in self.blocks():
-                total += block.T @ block
-            return total
-        total = np.zeros((rows, rows))
-        step = max(GRAM_DEPTH, BLOCK_BYTES // (rows * self.dtype.itemsize))
+            yield from (block for _, block in self.blocks(GRAM_DEPTH))
+            return
+        step = min(columns, max(GRAM_DEPTH, BUFFER_BYTES // (rows * self.dtype.itemsize)))
+        buffer = np.empty(rows * step, self.dtype)
         for start in range(0, columns, step):
             strip = self.storage[:, start : start + step]
-            if self._converts:
-                strip = _convert(strip, np.empty(strip.shape, self.dtype), self.exponent)
-            total += strip @ strip.T
-        return total
+            yield _convert(strip, buffer[: strip.size].reshape(strip.shape), self.exponent)
 
     def largest(self) -> float:
         """max|S|, before the exponent is taken out; 0 for an empty matrix, not finite if an entry is not."""
@@ -130,7 +151,7 @@ def count_nonfinite(array: NDArray[Any]) -> tuple[int, int]:
     """Count the NaN and the infinite values of an array of any shape and float type, without copying dense memory."""
     nans = infinities = 0
     flat = array.ravel(order="K")
-    step = BLOCK_BYTES // array.dtype.itemsize
+    step = BUFFER_BYTES // array.dtype.itemsize
     for start in range(0, flat.size, step):
         chunk = flat[start : start + step]
         if not _all_finite(chunk):

@@ -13,11 +13,13 @@ digits. A spectrum that Lanczos can't settle in good time goes to LAPACK as well
 
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import eigh
+from scipy.linalg.blas import dsymv
 
 from sn_graph.spectral.blocks import BlockedMatrix
 from sn_graph.spectral.lanczos import largest_eigenpair
@@ -129,8 +131,8 @@ def _triplet(operand: BlockedMatrix, guess: NDArray[np.float64] | None) -> Singu
         if guess is not None and operand.transposed != on_rows:
             guess = precise.multiply(guess) if on_rows else precise.multiply_transposed(guess)
         if _squares(short, long):
-            gram = operand.gram()
-            pair = largest_eigenpair(gram.__matmul__, short, TOLERANCE, FALLBACK_STEPS, guess)
+            product = partial(dsymv, 1.0, operand.gram())
+            pair = largest_eigenpair(product, short, TOLERANCE, FALLBACK_STEPS, guess)
         else:
             limit = FALLBACK_STEPS if short <= FALLBACK_SIDE else UNBOUNDED_STEPS
             pair = largest_eigenpair(lambda x: operand.multiply_both(x)[1], columns, TOLERANCE, limit, guess)
@@ -160,5 +162,5 @@ def _dense(operand: BlockedMatrix) -> tuple[float, NDArray[np.float64]]:
     if not np.isfinite(gram).all():
         return math.nan, np.zeros(len(gram))
     last = len(gram) - 1
-    values, vectors = eigh(gram, subset_by_index=[last, last], overwrite_a=True, check_finite=False)
+    values, vectors = eigh(gram, lower=False, subset_by_index=[last, last], overwrite_a=True, check_finite=False)
     return float(values[0]), vectors[:, 0]

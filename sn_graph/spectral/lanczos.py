@@ -23,6 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import eigh_tridiagonal
+from scipy.linalg.blas import dgemv
 
 # δ: the greatest probability that the rule lets a value through which is too low; and the steps it adds.
 FAILURE = 1e-3
@@ -85,10 +86,10 @@ def largest_eigenpair(
         # The recurrence first: to project on the whole basis at once is Gram-Schmidt in its unstable form, which blew
         # up after 40 steps.
         done = basis[:step]
-        vector -= (done @ vector) @ done
+        vector = _orthogonalized(vector, done)
         beta = math.sqrt(float(vector @ vector))
         if beta < 0.01 * alpha:
-            vector -= (done @ vector) @ done
+            vector = _orthogonalized(vector, done)
             beta = math.sqrt(float(vector @ vector))
         diagonal.append(alpha)
         offdiagonal.append(beta)
@@ -154,6 +155,13 @@ def _start(length: int, guess: NDArray[np.float64] | None) -> tuple[NDArray[np.f
     return mixed / norm, demand + math.log(norm / RANDOM_PART)
 
 
+def _orthogonalized(vector: NDArray[np.float64], basis: NDArray[np.float64]) -> NDArray[np.float64]:
+    # scipy's BLAS, as in blocks.py.
+    weights = dgemv(1.0, basis.T, vector, trans=1)
+    result: NDArray[np.float64] = dgemv(-1.0, basis.T, weights, beta=1.0, y=vector, overwrite_y=1)
+    return result
+
+
 def _ritz_value(diagonal: list[float], offdiagonal: list[float]) -> float:
     last = len(diagonal) - 1
     if last == 0:
@@ -167,6 +175,6 @@ def _ritz_vector(diagonal: list[float], offdiagonal: list[float], basis: NDArray
     if last == 0:
         return basis[0].copy()
     _, weights = eigh_tridiagonal(diagonal, offdiagonal[:-1], select="i", select_range=(last, last))
-    vector: NDArray[np.float64] = weights[:, 0] @ basis
-    vector /= math.sqrt(float(vector @ vector))
-    return vector
+    vector = dgemv(1.0, basis.T, weights[:, 0])
+    unit: NDArray[np.float64] = vector / math.sqrt(float(vector @ vector))
+    return unit

@@ -1,0 +1,105 @@
+"""The command line as a whole: its commands, what every command does with errors, and the exit codes.
+
+0 done; 1 a verification failed; 2 usage; 3 the model can't be used; 4 the environment can't; 130 interrupted.
+"""
+
+import functools
+import importlib
+import inspect
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from sn_graph import __version__
+from sn_graph.cli.console import Settings, say_error
+from sn_graph.errors import SnGraphError, UsageError
+
+_COMMANDS = ("inspect", "fold", "verify", "doctor")
+_INTERNAL = 70  # EX_SOFTWARE of sysexits.h: a fault of sn-graph itself
+_INTERRUPTED = 130
+
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stderr.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing on stderr but errors.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback where something fails.")]
+
+app = typer.Typer(
+    name="sn-graph",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback(
+    epilog="Exit codes: 0 done, 1 a verification failed, 2 usage, 3 the model can't be used, 4 the environment can't."
+)
+def root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and end.", is_eager=True)] = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Apply, measure and verify spectral normalization on ONNX models."""
+    context.obj = Settings(verbose, quiet, debug)
+
+
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """Register a command: give it its Settings, and turn the errors of `sn_graph.errors` into exit codes."""
+
+    @functools.wraps(function)
+    def run(context: typer.Context, verbose: bool, quiet: bool, debug: bool, **arguments: Any) -> None:
+        settings = context.obj.merged(verbose, quiet, debug)
+        try:
+            function(context=context, settings=settings, **arguments)
+        except UsageError as error:
+            if settings.debug:
+                raise
+            raise typer.BadParameter(str(error), ctx=context) from None
+        except SnGraphError as error:
+            if settings.debug:
+                raise
+            say_error(" ".join(str(error).split()))
+            raise typer.Exit(error.exit_code) from None
+        except (typer.Exit, KeyboardInterrupt, BrokenPipeError):
+            raise
+        except Exception as error:
+            if settings.debug:
+                raise
+            what = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            say_error(f"internal error: {what}; run again with --debug and report it")
+            raise typer.Exit(_INTERNAL) from None
+
+    signature = inspect.signature(function)
+    visible = [parameter for name, parameter in signature.parameters.items() if name != "settings"]
+    run.__signature__ = signature.replace(parameters=visible)  # type: ignore[attr-defined]
+    return run
+
+
+def main() -> NoReturn:
+    """Run the command line of this process."""
+    signal.signal(signal.SIGTERM, _terminate)
+    if "--version" in sys.argv[1:2]:  # before anything is imported
+        print(f"sn-graph {__version__}")
+        sys.exit(0)
+    for name in _COMMANDS:
+        importlib.import_module(f"sn_graph.cli.{name}")
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(_INTERRUPTED)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(0)
+    sys.exit(0)
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    # As an exception it unwinds the writers, which remove their temporary files.
+    sys.exit(128 + number)

@@ -1,0 +1,91 @@
+"""`sn-graph doctor`: what is installed, what runs, and what collides."""
+
+import platform
+from importlib import metadata
+from typing import Any
+
+import typer
+
+from sn_graph import __version__
+from sn_graph.cli import options as o
+from sn_graph.cli.app import Debug, Quiet, Verbose, app, command
+from sn_graph.cli.console import Settings, new_table, print_json, stdout
+from sn_graph.errors import EnvironmentUnavailable
+
+_PACKAGES = (
+    "onnx",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "numpy",
+    "scipy",
+    "ml_dtypes",
+    "protobuf",
+    "safetensors",
+    "typer",
+    "rich",
+    "onnx-graphsurgeon",
+    "tf2onnx",
+    "tensorflow",
+    "tensorflow-cpu",
+    "keras",
+    "tf-keras",
+    "torch",
+)
+_REQUIRED = ("onnx", "numpy", "scipy", "ml_dtypes", "protobuf", "safetensors", "typer", "rich")
+# Wheels that install the same module: whichever came last wins, in part.
+_COLLIDING = (("onnxruntime", "onnxruntime-gpu"), ("tensorflow", "tensorflow-cpu"))
+
+
+@app.command()
+@command
+def doctor(
+    context: typer.Context,
+    json: o.Json = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+    *,
+    settings: Settings,
+) -> None:
+    """Show the versions of what sn-graph works with, the execution providers that run, and conflicts."""
+    report = examine()
+    if json:
+        print_json(report)
+    else:
+        table = new_table("what", "version")
+        for name, version in {**report["versions"], **report["packages"]}.items():
+            table.add_row(name, version or "not installed")
+        table.add_row("providers", ", ".join(report["providers"]) or "none")
+        stdout().print(table)
+        for conflict in report["conflicts"]:
+            settings.say(f"conflict: {conflict}")
+    if report["conflicts"]:
+        raise EnvironmentUnavailable("; ".join(report["conflicts"]))
+
+
+def examine() -> dict[str, Any]:
+    """Return versions, packages, usable execution providers and conflicts."""
+    from sn_graph.runtime import available_providers
+
+    packages = {name: _version(name) for name in _PACKAGES}
+    conflicts = [
+        f"{first} and {second} are both installed and overwrite each other's files; pip uninstall both, then install one"
+        for first, second in _COLLIDING
+        if packages[first] and packages[second]
+    ]
+    conflicts += [f"{name} is missing; pip install sn-graph again" for name in _REQUIRED if not packages[name]]
+    try:
+        providers = list(available_providers())
+    except EnvironmentUnavailable as error:
+        providers = []
+        if packages["onnxruntime"] or packages["onnxruntime-gpu"]:
+            conflicts.append(str(error))
+    versions = {"sn-graph": __version__, "python": platform.python_version(), "platform": platform.platform()}
+    return {"versions": versions, "packages": packages, "providers": providers, "conflicts": conflicts}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

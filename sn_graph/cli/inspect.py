@@ -1,0 +1,60 @@
+"""`sn-graph inspect`: the weights of a model and their spectral norms."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sn_graph import measure
+from sn_graph.api import build_plan
+from sn_graph.cli import options as o
+from sn_graph.cli.app import Debug, Quiet, Verbose, app, command
+from sn_graph.cli.console import Settings, print_json
+from sn_graph.cli.render import print_report, write_html
+from sn_graph.model import Model
+from sn_graph.plan import save_plan
+
+
+@app.command()
+@command
+def inspect(
+    context: typer.Context,
+    model: o.ModelArgument,
+    json: o.Json = False,
+    plan: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a plan that fold and insert obey, to edit.", show_default=False),
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the table as a web page.", show_default=False)
+    ] = None,
+    convention: o.Convention = None,
+    include: o.Include = None,
+    exclude: o.Exclude = None,
+    op_type: o.OpType = None,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+    *,
+    settings: Settings,
+) -> None:
+    """Show each weight of MODEL with its exact spectral norm σ.
+
+    A weight that can't be normalized is listed with the reason.
+    """
+    opened = Model.open(model)
+    made = build_plan(
+        opened, convention=convention, include=include or (), exclude=exclude or (), op_types=op_type or ()
+    )
+    with settings.progress() as progress:
+        report = measure.inspect(opened, made, progress)
+    if plan is not None:
+        save_plan(made, plan)
+    if html is not None:
+        write_html(report, html)
+    if json:
+        print_json(report.to_json())
+        return
+    print_report(report)
+    settings.say(f"{len(made.eligible())} of {len(made.sites)} weights can be normalized")
+    settings.say(f"convention {report.convention}: {report.convention_reason}")

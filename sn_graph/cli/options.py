@@ -1,0 +1,88 @@
+"""The options that several commands share."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sn_graph.model import Storage
+
+
+class ConventionChoice(StrEnum):
+    """The values of --convention."""
+
+    AUTO = "auto"
+    KERAS = "keras"
+    TORCH = "torch"
+    TORCH_PARAMETRIZATION = "torch-parametrization"
+
+
+ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX model file.", show_default=False)]
+Output = Annotated[
+    Path,
+    typer.Option("--output", "-o", metavar="OUT", help="The file to write; may be MODEL itself.", show_default=False),
+]
+Convention = Annotated[
+    ConventionChoice | None,
+    typer.Option(
+        help="Whose matrix of a weight, and whose side of u. [default: auto, by the model's origin]", show_default=False
+    ),
+]
+Include = Annotated[
+    list[str] | None,
+    typer.Option(metavar="REGEX", help="Only weights whose name this finds; repeatable.", show_default=False),
+]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option(metavar="REGEX", help="No weights whose name this finds; repeatable.", show_default=False),
+]
+OpType = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="T", help="Only weights of these operators (Conv, Gemm, LSTM …); repeatable.", show_default=False
+    ),
+]
+PlanFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--plan", metavar="FILE", help="Do what this plan says (inspect --plan writes one).", show_default=False
+    ),
+]
+PowerIterations = Annotated[
+    int | None, typer.Option(metavar="K", min=1, help="Power iterations. [default: 1]", show_default=False)
+]
+StateFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--state",
+        metavar="FILE",
+        help="A safetensors file with the u of each weight to start from.",
+        show_default=False,
+    ),
+]
+Seed = Annotated[int, typer.Option(metavar="S", min=0, help="Of the random u.")]
+Bound = Annotated[
+    float | None,
+    typer.Option(metavar="C", help="The norm that a normalized weight gets. [default: 1.0]", show_default=False),
+]
+Clip = Annotated[
+    bool | None, typer.Option("--clip", help="Leave weights alone whose norm is at most the bound.", show_default=False)
+]
+SaveExternal = Annotated[
+    bool | None,
+    typer.Option(
+        "--save-as-external-data/--save-inline",
+        help="Put tensors into OUT.data, or into OUT itself. [default: as in MODEL]",
+        show_default=False,
+    ),
+]
+NoVerify = Annotated[bool, typer.Option("--no-verify", help="Do not verify what was written.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
+
+
+def storage_of(external: bool | None) -> Storage:
+    """Return what the storage flags ask for."""
+    if external is None:
+        return Storage.KEEP
+    return Storage.EXTERNAL if external else Storage.INLINE

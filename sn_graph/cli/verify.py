@@ -1,0 +1,86 @@
+"""`sn-graph verify`: two models, or one model run in two ways, give the same outputs."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sn_graph.cli import options as o
+from sn_graph.cli.app import Debug, Quiet, Verbose, app, command
+from sn_graph.cli.console import Settings, new_table, number, print_json, stdout
+from sn_graph.errors import UsageError
+
+
+@app.command()
+@command
+def verify(
+    context: typer.Context,
+    a: Annotated[Path, typer.Argument(metavar="A", help="An ONNX model file.", show_default=False)],
+    b: Annotated[
+        Path | None, typer.Argument(metavar="[B]", help="The model to compare it with.", show_default=False)
+    ] = None,
+    providers: Annotated[str, typer.Option(metavar="P,P", help="Execution providers: cpu, cuda.")] = "cpu",
+    steps: Annotated[int, typer.Option(metavar="N", min=1, help="How many runs to compare.")] = 1,
+    inputs: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Inputs by name, as .npz. [default: random]", show_default=False)
+    ] = None,
+    dim: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=N", help="The size of a dynamic dimension (2 unless given); repeatable.", show_default=False
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="S", min=0, help="Of the random inputs.")] = 0,
+    rtol: Annotated[
+        float | None, typer.Option(min=0, help="Relative tolerance. [default: by element type]", show_default=False)
+    ] = None,
+    atol: Annotated[
+        float | None, typer.Option(min=0, help="Absolute tolerance. [default: by element type]", show_default=False)
+    ] = None,
+    json: o.Json = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+    *,
+    settings: Settings,
+) -> None:
+    """Compare the outputs of A and B on every provider.
+
+    A alone is compared across the providers; on one provider, with onnxruntime's optimizations off against on.
+    An output agrees where max|a-b| <= atol + rtol * max|b|. TF32 is off on CUDA.
+    """
+    from sn_graph import runtime
+
+    result = runtime.verify(
+        a,
+        b,
+        providers=runtime.parse_providers(providers),
+        inputs=inputs,
+        seed=seed,
+        dims=dict(_dimension(text) for text in dim or ()),
+        rtol=rtol,
+        atol=atol,
+        steps=steps,
+    )
+    if json:
+        print_json(result.to_json())
+    else:
+        from rich.text import Text
+
+        table = new_table("left", "right", "provider", "step", "output", "max |a-b|", "relative", "allowed", "ok")
+        for row in result.comparisons:
+            allowed = f"{row.atol:g} + {row.rtol:g}·max|b|"
+            numbers = (number(row.max_abs), number(row.max_rel_norm), allowed)
+            cells = (row.left, row.right, row.provider, str(row.step), row.output, *numbers, "yes" if row.ok else "NO")
+            table.add_row(*map(Text, cells))
+        stdout().print(table)
+    for note in result.notes:
+        settings.say(note)
+    result.raise_if_different()
+
+
+def _dimension(text: str) -> tuple[str, int]:
+    name, _, size = text.rpartition("=")
+    if not name or not size.isdecimal() or int(size) < 1:
+        raise UsageError(f"--dim {text} is not NAME=N with N at least 1")
+    return name, int(size)

@@ -1,0 +1,99 @@
+"""The spectral norms of a model's weights: what `inspect` reports and `fold` divides by."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sn_graph.errors import ModelError
+from sn_graph.model import Model
+from sn_graph.plan import Plan, PlannedSite
+from sn_graph.progress import Progress, silent
+from sn_graph.report import Reading, Report, SiteRecord, record_of
+from sn_graph.spectral.blocks import count_nonfinite
+from sn_graph.views import Convention
+
+KERAS_FLOOR = 1e-6  # of tf.keras 2.x; Keras 3 has 1e-7
+
+
+def inspect(model: Model, plan: Plan, progress: Progress = silent) -> Report:
+    """Measure the exact σ of every eligible weight of a model.
+
+    Raises:
+        ModelError: A weight holds NaN or infinite values.
+    """
+    records = [
+        _inspected(model, planned) if planned.status == "eligible" else record_of(planned)
+        for planned in with_progress(model, plan, progress)
+    ]
+    opset = {entry.domain: entry.version for entry in model.proto.opset_import}
+    return Report.of(model.name, opset, plan, records)
+
+
+def _inspected(model: Model, planned: PlannedSite) -> SiteRecord:
+    sigma = exact_sigma(planned, planned.matrix(model))
+    return record_of(planned, sigma=sigma, notes=notes(planned, sigma), readings=readings(model, planned, sigma))
+
+
+def with_progress(model: Model, plan: Plan, progress: Progress) -> Iterator[PlannedSite]:
+    """Yield the plan's sites, telling after each how many elements have been measured."""
+    sizes = [int(np.prod(site.site.shape or (0,))) if site.status == "eligible" else 0 for site in plan.sites]
+    done = 0
+    for planned, size in zip(plan.sites, sizes, strict=True):
+        yield planned
+        done += size
+        progress("measuring", done, sum(sizes))
+
+
+def exact_sigma(planned: PlannedSite, matrix: NDArray[Any]) -> float:
+    """Return the spectral norm of a site's matrix. Raises ModelError where a value is not finite."""
+    from sn_graph.spectral.exact import spectral_norm
+
+    require_finite(planned, matrix)
+    return spectral_norm(matrix)
+
+
+def require_finite(planned: PlannedSite, matrix: NDArray[Any]) -> None:
+    """Raise ModelError where a matrix holds NaN or infinite values, saying how many and what to do."""
+    nan, infinite = count_nonfinite(matrix)
+    if nan or infinite:
+        counts = [f"{count} {what}" for count, what in ((nan, "NaN"), (infinite, "infinite")) if count]
+        raise ModelError(
+            f"weight '{planned.id}' holds {' and '.join(counts)} value{'s' if nan + infinite > 1 else ''}, so it has "
+            f"no spectral norm; repair the model or leave it out with --exclude '^{_escaped(planned.site.weight)}$'"
+        )
+
+
+def _escaped(name: str) -> str:
+    return "".join("\\" + character if character in r"\.^$*+?{}[]|()" else character for character in name)
+
+
+def readings(model: Model, planned: PlannedSite, sigma: float | None) -> tuple[Reading, ...]:
+    """Return every convention's matrix where they disagree; with σ where the plan's own is known exactly."""
+    site = planned.site
+    if site.shape is None or not all(use.slot for use in planned.uses):
+        return ()
+    first = planned.uses[0]
+    matrices = {convention: first.matrix(site.shape, convention) for convention in Convention}
+    if matrices[Convention.KERAS].same_singular_values(matrices[Convention.TORCH]):
+        return ()
+    found = []
+    for convention, matrix in matrices.items():
+        view = matrix.view
+        own = sigma
+        if sigma is not None and view != planned.view:
+            twin = next((r for r in found if r.sigma is not None and r.matrix == (view.rows, view.cols)), None)
+            own = twin.sigma if twin else exact_sigma(planned, view.matrix(site.array(model)))
+        found.append(Reading(str(convention), (view.rows, view.cols), own))
+    return tuple(found)
+
+
+def notes(planned: PlannedSite, sigma: float) -> tuple[str, ...]:
+    """Return what a reader should know about a weight of this norm."""
+    if 0.0 < sigma < KERAS_FLOOR:
+        return (
+            f"its norm {sigma:.3g} is so small that Keras's own epsilon would act "
+            "(a floor of 1e-6 in 2.x, 1e-7 in 3) and divide by something else",
+        )
+    return ()

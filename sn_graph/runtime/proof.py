@@ -1,0 +1,173 @@
+"""Proving a folded model before it takes its place.
+
+Two proofs, neither through the code that wrote the file. Structure: read with onnx's own reader, every tensor is the
+original's, or the original's times its factor, and the nodes are the original's. Run: onnxruntime gives the same
+outputs for the folded file and for the original with its initializers overridden in memory.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from sn_graph.errors import ModelError, VerificationFailed
+from sn_graph.model import Model, Storage
+from sn_graph.model.graph import Graph, constant_tensor
+from sn_graph.model.tensors import without_data
+from sn_graph.passes.base import PassResult, Rescaled
+from sn_graph.progress import Progress, silent
+from sn_graph.report import Verified
+from sn_graph.runtime.parity import compare_sides, make_feeds, random_ops
+from sn_graph.runtime.side import Side
+
+Key = tuple[str, str]  # a scope's path and a tensor's name in it
+
+
+@dataclass(frozen=True)
+class Proof:
+    """How a written model was verified: "run", "structure" or "no"; and why no more than that."""
+
+    verified: Verified
+    note: str | None = None
+
+
+def save_verified(
+    source: Model,
+    result: PassResult,
+    path: str | os.PathLike[str],
+    storage: Storage = Storage.KEEP,
+    *,
+    verify: bool = True,
+    force: bool = False,
+    progress: Progress = silent,
+) -> Proof:
+    """Write a folded model beside `path`, prove it against the model it came from, and put it in place.
+
+    Args:
+        source: The model before the pass.
+        result: What the pass made of it.
+        path, storage: As for `Model.save`.
+        verify: Whether to prove it at all.
+        force: Put it in place even where the proof fails.
+        progress: Told the bytes written.
+
+    Raises:
+        VerificationFailed: The written file differs from what it should be; nothing is put in place.
+        EnvironmentUnavailable: The folder can't be written, or onnxruntime is missing.
+    """
+    with result.model.stage(path, storage, progress) as staged:
+        proof = Proof("no")
+        if verify:
+            try:
+                proof = prove(source, result.rescaled, staged.model)
+            except VerificationFailed as error:
+                if not force:
+                    raise
+                proof = Proof("no", str(error))
+        staged.commit()
+    return proof
+
+
+def prove(source: Model, rescaled: tuple[Rescaled, ...], written: Path) -> Proof:
+    """Prove that the file `written` is `source` with its tensors rescaled. Raises VerificationFailed where it is not."""
+    original = _load(source)
+    folded = onnx.load(written)
+    expected = _expected(original, rescaled)
+    _check_structure(original, folded, expected)
+    drawn = random_ops(source.proto.graph)
+    if drawn:
+        return Proof("structure", f"it draws random numbers ({', '.join(drawn)}), so no two runs agree")
+    names = {entry.name for entry in rescaled}
+    in_place = all(entry.scope == "" and entry.name == entry.original for entry in rescaled)
+    if in_place and names <= {tensor.name for tensor in original.graph.initializer}:
+        overrides = {name: array for (_, name), array in expected.items()}
+        reference = Side(source, "the original with its weights replaced", optimize=False, overrides=overrides)
+    else:
+        # No override reaches Constant nodes, functions and split weights: the folded structure, the original's data.
+        _fill(folded, original, expected)
+        reference = Side(Model.open(folded), "the original with its weights replaced", optimize=False)
+    try:
+        feeds = make_feeds(source)
+        list(Side(source, "the original", optimize=False).run(feeds))
+    except ModelError as error:
+        return Proof("structure", f"onnxruntime can't run it to begin with: {error}")
+    try:
+        # Without optimizations both sides run the same kernels, so that only the weights can make a difference.
+        parity = compare_sides(reference, Side(Model.open(written), "the folded model", optimize=False), feeds)
+    except ModelError as error:
+        raise VerificationFailed(f"the folded model does not run: {error}") from None
+    parity.raise_if_different()
+    return Proof("run")
+
+
+def _load(source: Model) -> onnx.ModelProto:
+    return onnx.load(source.path) if source.path is not None else source.to_proto()
+
+
+def _constants(model: onnx.ModelProto) -> dict[Key, onnx.TensorProto]:
+    found: dict[Key, onnx.TensorProto] = {}
+    for scope in Graph(model).scopes:
+        found |= {(scope.id, name): tensor for name, tensor in scope.initializers.items()}
+        for node in scope.nodes:
+            tensor = constant_tensor(node) if node.op_type == "Constant" and node.is_standard else None
+            if tensor is not None:
+                found[scope.id, node.proto.output[0]] = tensor
+    return found
+
+
+def _expected(original: onnx.ModelProto, rescaled: tuple[Rescaled, ...]) -> dict[Key, NDArray[Any]]:
+    constants = _constants(original)
+    expected = {}
+    for entry in rescaled:
+        array = numpy_helper.to_array(constants[entry.scope, entry.original])
+        expected[entry.scope, entry.name] = (array.astype(np.float64) * entry.factor).astype(array.dtype)
+    return expected
+
+
+def _check_structure(original: onnx.ModelProto, folded: onnx.ModelProto, expected: Mapping[Key, NDArray[Any]]) -> None:
+    before, after = _constants(original), _constants(folded)
+    for key, tensor in after.items():
+        if key in expected:
+            _check_scaled(key, numpy_helper.to_array(tensor), expected[key])
+        elif key not in before or not _same_data(before[key], tensor):
+            raise VerificationFailed(f"tensor '{key[1]}' is not the original's, though nothing was to change in it")
+    missing = [name for scope, name in before if (scope, name) not in after]
+    if missing:
+        raise VerificationFailed(f"tensor '{missing[0]}' got lost")
+    if expected.keys() <= before.keys() and without_data(original) != without_data(folded):
+        raise VerificationFailed("the graph is not the original's, though only weights were to change")
+
+
+def _check_scaled(key: Key, stored: NDArray[Any], expected: NDArray[Any]) -> None:
+    # Twice the rounding of the type, for factor and product are both rounded.
+    limits = ml_dtypes.finfo(expected.dtype)
+    wanted = expected.astype(np.float64)
+    allowed = 2 * (float(limits.eps) * np.abs(wanted) + float(limits.smallest_subnormal))
+    if not (np.abs(stored.astype(np.float64) - wanted) <= allowed).all():
+        raise VerificationFailed(f"tensor '{key[1]}' is not the original's divided by its norm")
+
+
+def _same_data(left: onnx.TensorProto, right: onnx.TensorProto) -> bool:
+    if left.data_type == onnx.TensorProto.STRING or not left.ByteSize():
+        return left == right
+    fields = ("raw_data", "float_data", "double_data", "int32_data", "int64_data", "uint64_data")
+    if all(getattr(left, field) == getattr(right, field) for field in fields):
+        return True
+    return numpy_helper.to_array(left).tobytes() == numpy_helper.to_array(right).tobytes()
+
+
+def _fill(folded: onnx.ModelProto, original: onnx.ModelProto, expected: Mapping[Key, NDArray[Any]]) -> None:
+    before = _constants(original)
+    for key, tensor in _constants(folded).items():
+        name = tensor.name
+        if key in expected:
+            tensor.CopyFrom(numpy_helper.from_array(expected[key], name))
+        else:
+            tensor.CopyFrom(before[key])
