@@ -1,5 +1,7 @@
 """Which values of a graph are constants, or computed from nothing else."""
 
+from collections.abc import Iterator
+
 import onnx
 
 from sn_graph.model.graph import Graph, Node, Scope, constant_tensor
@@ -10,7 +12,7 @@ _RANDOM = frozenset(
 _LAYOUT_OPS = frozenset(
     {"Identity", "Cast", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Slice", "Concat", "Expand"}
 )
-_NORM_OPS = frozenset({"MatMul", "Gemm", "Einsum", "ReduceL2", "ReduceSumSquare", "ReduceSum", "LpNormalization"})
+_PRODUCTS = frozenset({"MatMul", "Gemm", "Einsum"})
 
 
 class ConstantValues:
@@ -44,36 +46,64 @@ class ConstantValues:
         return all(self.holds(node.scope, name) for name in node.proto.input if name)
 
     def looks_like_spectral_norm(self, scope: Scope, name: str) -> bool:
-        """Say whether a computed value ends in a division or product by something that took a norm."""
-        node = self._graph.producer(scope, name)
-        while node is not None and node.op_type in _LAYOUT_OPS:
-            node = self._graph.producer(node.scope, node.proto.input[0])
-        if node is None or node.op_type not in ("Div", "Mul"):
-            return False
-        return any(self._has_norm(node.scope, name) for name in node.proto.input)
+        """Say whether a computed value is a stored tensor divided or multiplied by what comes of a matrix product.
 
-    def _has_norm(self, scope: Scope, name: str) -> bool:
+        Weight norm and equalised learning rates, for comparison, take no product; low-rank updates add theirs.
+        """
+        node = self._behind_layout(scope, name)
+        if node is None or node.op_type not in ("Div", "Mul") or len(node.proto.input) != 2:
+            return False
+        first, second = node.proto.input
+        pairs = [(first, second)] if node.op_type == "Div" else [(first, second), (second, first)]
+        return any(
+            self._is_stored(node.scope, weight) and self._has_product(node.scope, sigma) for weight, sigma in pairs
+        )
+
+    def _behind_layout(self, scope: Scope, name: str) -> Node | None:
+        """Return the first node, from a value backwards, that does more than rearrange; None at a stored tensor."""
+        node, seen = self._graph.producer(scope, name), set[int]()
+        while node is not None and node.op_type in _LAYOUT_OPS and id(node) not in seen:
+            seen.add(id(node))
+            node = self._graph.producer(node.scope, node.proto.input[0])
+        return node
+
+    def _is_stored(self, scope: Scope, name: str) -> bool:
+        node = self._behind_layout(scope, name)
+        return node is None or node.op_type == "Constant"
+
+    def _has_product(self, scope: Scope, name: str) -> bool:
         waiting, seen = [(scope, name)], set()
         while waiting:
             scope, name = waiting.pop()
             node = self._graph.producer(scope, name)
             if node is None or id(node) in seen:
                 continue
-            if node.op_type in _NORM_OPS:
+            if node.op_type in _PRODUCTS:
                 return True
             seen.add(id(node))
             waiting += [(node.scope, name) for name in node.proto.input if name]
         return False
 
 
-def constants(graph: Graph) -> "list[tuple[Scope, str, onnx.TensorProto, bool]]":
-    """Return (scope, value name, tensor, whether a Constant node holds it) of every dense constant, in graph order."""
-    found = []
+def constants(graph: Graph) -> Iterator[tuple[Scope, str, onnx.TensorProto, bool]]:
+    """Yield (scope, value name, tensor, whether a Constant node holds it) of every dense constant, scope by scope."""
     for scope in graph.scopes:
-        found += [(scope, name, tensor, False) for name, tensor in scope.initializers.items()]
+        for name, tensor in scope.initializers.items():
+            yield scope, name, tensor, False
         for node in scope.nodes:
             if node.is_standard and node.op_type == "Constant":
-                tensor = constant_tensor(node)
-                if tensor is not None:
-                    found.append((scope, node.proto.output[0], tensor, True))
-    return found
+                held = constant_tensor(node)
+                if held is not None:
+                    yield scope, node.proto.output[0], held, True
+
+
+def sparse_constants(graph: Graph) -> Iterator[tuple[Scope, str, onnx.SparseTensorProto]]:
+    """Yield (scope, value name, tensor) of every sparse initializer and Constant node, scope by scope."""
+    for scope in graph.scopes:
+        for name, sparse in scope.sparse_initializers.items():
+            yield scope, name, sparse
+        for node in scope.nodes:
+            if node.is_standard and node.op_type == "Constant":
+                held = node.attribute("sparse_value")
+                if held is not None:
+                    yield scope, node.proto.output[0], held

@@ -42,12 +42,11 @@ class Quantization:
         """Return the weight, of the shape of `stored`, in float32 (float64 for a float64 scale)."""
         scale = model.array(self.scale)
         work = np.float64 if scale.dtype == np.float64 else np.float32
-        zero_point: NDArray[np.floating] = (
-            np.zeros((), work) if self.zero_point is None else model.array(self.zero_point).astype(work)
-        )
-        shape = stored.shape
-        shifted: NDArray[np.floating] = stored.astype(work) - self._spread(zero_point, shape)
-        return shifted * self._spread(scale.astype(work), shape)
+        weight: NDArray[np.floating] = stored.astype(work)
+        if self.zero_point is not None:
+            weight -= self._spread(model.array(self.zero_point).astype(work), stored.shape)
+        weight *= self._spread(scale.astype(work), stored.shape)
+        return weight
 
     def same_reading(self, model: Model, other: "Quantization") -> bool:
         """Say whether another DequantizeLinear gives the same weight."""
@@ -68,9 +67,9 @@ class Quantization:
 def read_quantization(graph: Graph, node: Node, shape: tuple[int, ...]) -> Quantization | str:
     """Return how a DequantizeLinear reads a weight of this shape, or why that can't be told."""
     names = list(node.proto.input)
-    owner = graph.owner(node.scope, names[1])
-    scale = graph.constant(node.scope, names[1])
-    if scale is None or owner is None:
+    holder = graph.holder(node.scope, names[1]) if len(names) > 1 else None
+    scale = graph.constant(node.scope, names[1]) if holder is not None else None
+    if scale is None or holder is None:
         return "the scale of its DequantizeLinear is not a constant"
     zero_point = None
     if len(names) > 2 and names[2]:
@@ -89,4 +88,4 @@ def read_quantization(graph: Graph, node: Node, shape: tuple[int, ...]) -> Quant
     )
     if not fits:
         return f"the scale of its DequantizeLinear has shape {list(scale.dims)}, which does not fit the weight"
-    return Quantization(node, scale, owner, names[1], zero_point, axis, block_size)
+    return Quantization(node, scale, *holder, zero_point, axis, block_size)

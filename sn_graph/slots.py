@@ -1,11 +1,12 @@
 """Which inputs of which operators hold weights, and which operators a weight may pass on its way there."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
-import onnx
-
+from sn_graph.model import Model
 from sn_graph.model.graph import Graph, Node
+from sn_graph.model.payload import FLOAT_TYPES
 from sn_graph.views import Layout, Slot
 
 MICROSOFT = "com.microsoft"
@@ -54,12 +55,16 @@ def quantized_inputs(node: Node) -> tuple[int, ...]:
     return _QUANTIZED_SLOTS.get((node.domain, node.op_type), ())
 
 
-def weight_slot(node: Node, index: int, shape: tuple[int, ...]) -> Slot | None:
-    """Return what a node does with a weight of this shape at input `index`, or None where that is no weight."""
+def weight_slot(node: Node, index: int, shape: tuple[int, ...] | None) -> Slot | None:
+    """Return what a node does with a weight of this shape at input `index`, or None where that is no weight.
+
+    Where the shape is not known (None), it is taken to have the least rank that such a weight can have.
+    """
     if index not in weight_inputs(node):
         return None
     make, least, most = _READERS[node.op_type]
-    return make(node, index, len(shape)) if least <= len(shape) <= most else None
+    rank = least if shape is None else len(shape)
+    return make(node, index, rank) if least <= rank <= most else None
 
 
 def _conv(node: Node, index: int, rank: int) -> Slot:
@@ -122,19 +127,35 @@ class Step(NamedTuple):
     layout: Layout
 
 
-def chain_step(graph: Graph, node: Node, index: int, layout: Layout) -> Layout | None:
-    """Return the layout behind a chain operator that a weight enters at input `index`, or None for other operators."""
+_FLOATS = frozenset({*FLOAT_TYPES, b"FLOAT", b"FLOAT16", b"DOUBLE", b"BFLOAT16"})  # as words below opset 6
+
+
+def chain_step(model: Model, graph: Graph, node: Node, index: int, layout: Layout) -> Layout | str | None:
+    """Return what a chain operator makes of a weight that enters it at input `index`.
+
+    Returns:
+        The layout behind it; why that can't be told; or None where this is no operator of a chain.
+    """
     if index != 0 or not (node.is_standard or is_dequantize(node)):
         return None
-    if node.op_type in ("Identity", "Cast") or is_dequantize(node):
-        return layout
     rank = len(layout.dims)
+    if node.op_type == "Identity" or is_dequantize(node):
+        return layout
+    if node.op_type == "Cast":
+        return layout if node.attribute("to") in _FLOATS else None
     if node.op_type == "Transpose":
         perm = node.attribute("perm", tuple(reversed(range(rank))))
-        return layout.transpose(perm) if sorted(perm) == list(range(rank)) else None
+        return layout.transpose(perm) if sorted(perm) == list(range(rank)) else "its Transpose does not fit its shape"
     if node.op_type == "Reshape":
-        shape = _reshape_target(graph, node, layout.shape)
-        return layout.reshape(shape) if shape is not None else None
+        wanted = _reshape_sizes(model, graph, node)
+        if wanted is None:
+            return "the shape that its Reshape takes is not stored as a constant; simplify the model first"
+        shape = _resolve_sizes(wanted, layout.shape, bool(node.attribute("allowzero", 0)))
+        if shape is None:
+            return f"its Reshape to {list(wanted)} does not fit its shape"
+        return (
+            layout.reshape(shape) or "its Reshape cuts across the axes of a Transpose, which no matrix view can follow"
+        )
     return None
 
 
@@ -143,30 +164,28 @@ def is_dequantize(node: Node) -> bool:
     return node.op_type == "DequantizeLinear" and node.domain in ("", MICROSOFT)
 
 
-def _reshape_target(graph: Graph, node: Node, shape: tuple[int, ...]) -> tuple[int, ...] | None:
-    wanted = node.attribute("shape")  # opset 1 to 4
-    if wanted is None:
-        tensor = graph.constant(node.scope, node.proto.input[1]) if len(node.proto.input) > 1 else None
-        wanted = _small_integers(tensor) if tensor is not None else None
-    if wanted is None:
+def _reshape_sizes(model: Model, graph: Graph, node: Node) -> Sequence[int] | None:
+    """Return the shape that a Reshape is given: an attribute up to opset 4, then a value."""
+    given: Sequence[int] | None = node.attribute("shape")
+    if given is not None or len(node.proto.input) < 2:
+        return given
+    name = node.proto.input[1]
+    maker = graph.producer(node.scope, name)
+    if maker is not None and maker.is_standard and maker.op_type == "Constant" and maker.attribute("value_ints"):
+        sizes: Sequence[int] = maker.attribute("value_ints")
+        return sizes
+    tensor = graph.constant(node.scope, name)
+    if tensor is None or model.payload(tensor) is None:
         return None
-    copies = not node.attribute("allowzero", 0)
-    if any(size == 0 and (not copies or axis >= len(shape)) for axis, size in enumerate(wanted)):
-        return None
-    target = [shape[axis] if size == 0 else size for axis, size in enumerate(wanted)]
-    total, known = 1, 1
-    for size in shape:
-        total *= size
-    for size in target:
-        known *= size if size != -1 else 1
-    if -1 in target and known and total % known == 0:
-        target[target.index(-1)] = total // known
-        known = total
-    return tuple(target) if known == total and -1 not in target else None
+    return [int(size) for size in model.array(tensor).reshape(-1)]
 
 
-def _small_integers(tensor: onnx.TensorProto) -> list[int] | None:
-    # A shape is far below the size from which a tensor's data leaves the skeleton.
-    if tensor.data_type != onnx.TensorProto.INT64 or not (tensor.raw_data or tensor.int64_data):
+def _resolve_sizes(wanted: Sequence[int], shape: Sequence[int], allow_zero: bool) -> tuple[int, ...] | None:
+    """Return the shape that Reshape gives a tensor of `shape`: 0 copies a size, one -1 is what is left."""
+    if any(size < -1 or (size == 0 and not allow_zero and axis >= len(shape)) for axis, size in enumerate(wanted)):
         return None
-    return [int(size) for size in onnx.numpy_helper.to_array(tensor).reshape(-1)]
+    sizes = [shape[axis] if size == 0 and not allow_zero else size for axis, size in enumerate(wanted)]
+    total, known = math.prod(shape), math.prod(size for size in sizes if size != -1)
+    if -1 in sizes and known and total % known == 0:
+        sizes[sizes.index(-1)] = total // known
+    return tuple(sizes) if -1 not in sizes and math.prod(sizes) == total else None

@@ -3,7 +3,7 @@
     M = W.reshape(split).transpose(perm).reshape(rows, cols)
 
 The convention chooses M by the framework that the weight came from, and the side on which the iteration's state u
-lives: Keras flattens its kernel to (-1, kernel.shape[-1]) (keras/layers/core/spectral_normalization... as measured on
+lives: Keras flattens its kernel to (-1, kernel.shape[-1]) (keras/src/layers/normalization/spectral_normalization.py,
 3.15), PyTorch moves `dim` first (torch/nn/utils/spectral_norm.py, 2.13), Miyato et al. take (out, -1),
 https://arxiv.org/abs/1802.05957.
 """
@@ -121,17 +121,15 @@ class Layout:
         split: tuple[int, ...] | None = None
         perm: tuple[int, ...] | None = None
         if order != stored:
-            perm = tuple(map(stored.index, order))
             split = tuple(atom.size for atom in stored)
+            perm = tuple(map(stored.index, order))
             axes = [axis for axis, size in enumerate(shape) if size != 1]
-            if split == tuple(shape[axis] for axis in axes):  # the stored axes do; those of length 1 go to the end
-                split, perm = (
-                    None,
-                    (*(axes[axis] for axis in perm), *(axis for axis in range(len(shape)) if axis not in axes)),
-                )
-        sizes = [math.prod(atom.size for atom in group) for group in (rows, cols)]
+            if split == tuple(shape[axis] for axis in axes):  # no axis is cut: the tensor's own do
+                ones = (axis for axis in range(len(shape)) if axis not in axes)
+                split, perm = None, (*(axes[axis] for axis in perm), *ones)
+        height, width = (math.prod(atom.size for atom in group) for group in (rows, cols))
         runs = [(atom, True) for atom in rows] + [(atom, False) for atom in cols]
-        return SlotMatrix(MatrixView(split, perm, *sizes, side), _partition(runs))
+        return SlotMatrix(MatrixView(split, perm, height, width, side), _partition(runs))
 
 
 def _merged(atoms: Iterable[Atom]) -> list[Atom]:

@@ -135,6 +135,8 @@ class Payload:
         if self.field not in (wire.RAW_DATA, _FIELDS.get(onnx.helper.tensor_dtype_to_field(self.data_type))):
             raise ModelError("the file is corrupt: a tensor holds its elements in the field of another type")
         try:
+            if any(dim < 0 for dim in dims):
+                raise ValueError("a dimension is negative")
             array = self._plain(dims) if self.data_type in _PLAIN_TYPES else self._exotic(dims)
         except (ValueError, TypeError, DecodeError) as error:
             raise ModelError(f"the file is corrupt: a tensor of shape {list(dims)} can't be read: {error}") from None
@@ -161,7 +163,7 @@ class Payload:
         return sum(len(block) for block in self.blocks(field))
 
     def blocks(self, field: int) -> Iterator[wire.Buffer]:
-        """Yield the bytes, scaled and encoded for `field`, in blocks.
+        """Yield the bytes, scaled and encoded for `field`, in blocks; a block holds until the next is asked for.
 
         Raises:
             ModelError: A scaled element is too large for its type.
@@ -220,9 +222,9 @@ def _scale(flat: NDArray[np.generic], factor: float, out: NDArray[np.floating] |
     """Return `flat * factor` in the type of `flat`; `out` is room for the product in the type it is computed in."""
     work = _work_type(flat.dtype, factor)
     try:
-        with np.errstate(over="raise", under="ignore"):
+        with np.errstate(over="raise", under="ignore", invalid="ignore"):
             product = np.multiply(flat, work.type(factor), out=out, dtype=work)
-        with np.errstate(over="ignore", under="ignore"):
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
             scaled: NDArray[np.generic] = product.astype(flat.dtype, copy=False)
         fits = work == flat.dtype or bool(np.isfinite(scaled).all())
     except FloatingPointError:

@@ -104,7 +104,7 @@ class Encoded:
 
 
 def chunks(pieces: Iterable[wire.Piece]) -> Iterator[wire.Buffer]:
-    """Yield the bytes of pieces, those of payloads a block at a time."""
+    """Yield the bytes of pieces, those of payloads in blocks; a block holds until the next is asked for."""
     for piece in pieces:
         if isinstance(piece, Encoded):
             yield from piece.payload.blocks(piece.payload.field)

@@ -201,7 +201,10 @@ class Model:
     def to_proto(self) -> onnx.ModelProto:
         """Return the complete ModelProto, all data inline. Raises UsageError past protobuf's 2 GiB."""
         pieces, _ = self._compose(Storage.INLINE, "")
-        return onnx.ModelProto.FromString(b"".join(chunks(pieces)))
+        content = bytearray()
+        for chunk in chunks(pieces):  # not join: a chunk holds until the next is asked for
+            content += chunk
+        return onnx.ModelProto.FromString(bytes(content))
 
     def _compose(self, storage: Storage, data_name: str) -> tuple[list[wire.Piece], DataFile]:
         """Return the model file in pieces, and what goes to the data file."""

@@ -127,7 +127,7 @@ def _expected(original: onnx.ModelProto, rescaled: tuple[Rescaled, ...]) -> dict
     expected = {}
     for entry in rescaled:
         array = numpy_helper.to_array(constants[entry.scope, entry.original])
-        expected[entry.scope, entry.name] = (array.astype(np.float64) * entry.factor).astype(array.dtype)
+        expected[entry.scope, entry.name] = np.asarray(array.astype(np.float64) * entry.factor).astype(array.dtype)
     return expected
 
 

@@ -115,17 +115,18 @@ class BlockedMatrix:
         # numpy's own product of a matrix with its transpose mirrors each strip's triangle, which doubles the time; so
         # do results in fresh memory, whose pages have to be mapped.
         square = self._blas("syrk")
-        size = min(self.shape)
+        rows, columns = self.shape
+        size, wide = min(rows, columns), int(rows < columns)
         total = np.zeros((size, size), order="F")
         work = total if self.dtype == np.float64 else np.empty((size, size), self.dtype, order="F")
         for strip in self._strips():
-            square(1.0, strip.T, trans=int(len(strip) == size), beta=float(work is total), c=work, overwrite_c=1)
+            square(1.0, strip.T, trans=wide, beta=float(work is total), c=work, overwrite_c=1)
             if work is not total:
                 total += work
         return total
 
     def _strips(self) -> Iterator[NDArray[Any]]:
-        """Yield rows [s, columns] of a tall S or columns [rows, s] of a wide one, contiguous, s ≥ GRAM_DEPTH if it can."""
+        """Yield rows [s, columns] of a tall S or columns [rows, s] of a wide one, contiguous, GRAM_DEPTH or more."""
         rows, columns = self.shape
         if columns <= rows:
             yield from (block for _, block in self.blocks(GRAM_DEPTH))

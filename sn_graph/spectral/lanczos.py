@@ -97,11 +97,11 @@ def largest_eigenpair(
             return Eigenpair(math.nan, start, step, certain=False)
         exhausted = step == length or beta <= 1e-15 * max(diagonal)
         if exhausted or step == limit or step == schedule.next_check:
-            theta = _ritz_value(diagonal, offdiagonal)
+            theta, weights = _ritz(diagonal, offdiagonal)
             tau = theta * (1.0 + 2.0 * tolerance)
             certain = exhausted or schedule.satisfied(step, log_growth(diagonal, offdiagonal, tau))
             if certain or step == limit:
-                return Eigenpair(theta, _ritz_vector(diagonal, offdiagonal, done), step, certain)
+                return Eigenpair(theta, _combine(weights, done), step, certain)
         basis[step] = vector / beta
     raise AssertionError("the loop ends by the limit or by exhausting the space")
 
@@ -162,19 +162,16 @@ def _orthogonalized(vector: NDArray[np.float64], basis: NDArray[np.float64]) -> 
     return result
 
 
-def _ritz_value(diagonal: list[float], offdiagonal: list[float]) -> float:
+def _ritz(diagonal: list[float], offdiagonal: list[float]) -> tuple[float, NDArray[np.float64]]:
+    """The largest eigenvalue of T_k and its vector [k]."""
     last = len(diagonal) - 1
     if last == 0:
-        return diagonal[0]
-    values = eigh_tridiagonal(diagonal, offdiagonal[:-1], eigvals_only=True, select="i", select_range=(last, last))
-    return float(values[0])
+        return diagonal[0], np.ones(1)
+    values, vectors = eigh_tridiagonal(diagonal, offdiagonal[:-1], select="i", select_range=(last, last))
+    return float(values[0]), vectors[:, 0]
 
 
-def _ritz_vector(diagonal: list[float], offdiagonal: list[float], basis: NDArray[np.float64]) -> NDArray[np.float64]:
-    last = len(diagonal) - 1
-    if last == 0:
-        return basis[0].copy()
-    _, weights = eigh_tridiagonal(diagonal, offdiagonal[:-1], select="i", select_range=(last, last))
-    vector = dgemv(1.0, basis.T, weights[:, 0])
-    unit: NDArray[np.float64] = vector / math.sqrt(float(vector @ vector))
-    return unit
+def _combine(weights: NDArray[np.float64], basis: NDArray[np.float64]) -> NDArray[np.float64]:
+    vector: NDArray[np.float64] = dgemv(1.0, basis.T, weights)
+    vector /= math.sqrt(float(vector @ vector))
+    return vector

@@ -1,0 +1,57 @@
+"""Folding a gs.Graph: the same weights as folding the model, in a graph that graphsurgeon goes on working with."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+import pytest
+
+import sn_graph as sn
+from sn_graph.interop import graphsurgeon as interop
+
+MODELS = sorted((Path(__file__).parents[2] / "models").glob("*.onnx"))
+
+
+@pytest.mark.parametrize("path", MODELS, ids=lambda path: path.stem)
+def test_weights_have_norm_one_and_the_rest_is_as_it_was(path: Path) -> None:
+    graph = gs.import_onnx(onnx.load(path))
+    before = {name: tensor.values.copy() for name, tensor in graph.tensors().items() if isinstance(tensor, gs.Constant)}
+    reports: list[object] = []
+    if not any(site.status == "folded" for site in sn.fold(path).sites):
+        pytest.skip("a model whose weights are all computed in the graph")
+    folded = interop.fold(graph, report=reports.append)
+
+    (report,) = reports
+    norms = {site.weight: site for site in report.sites if site.status == "folded"}  # type: ignore[attr-defined]
+    assert norms
+    for name, values in before.items():
+        now = folded.tensors()[name].values
+        if name in norms:
+            np.testing.assert_allclose(now, values / norms[name].sigma_used, rtol=3e-7)  # two float32 roundings
+        else:
+            np.testing.assert_array_equal(now, values)
+        # The graph that was given keeps its weights.
+        np.testing.assert_array_equal(graph.tensors()[name].values, values)
+    assert [node.op for node in folded.nodes] == [node.op for node in graph.nodes]
+
+
+def test_the_result_goes_on_in_a_graphsurgeon_pipeline() -> None:
+    weight = np.random.default_rng(0).standard_normal((8, 5)).astype(np.float32)
+    x = gs.Variable("x", np.float32, ("batch", 8))
+    y = gs.Variable("y", np.float32, ("batch", 5))
+    graph = gs.Graph([gs.Node("MatMul", inputs=[x, gs.Constant("w", weight)], outputs=[y])], [x], [y], opset=17)
+
+    folded = interop.fold(graph, bound=2.0)
+    folded.outputs = [gs.Variable("z", np.float32, ("batch", 5))]
+    folded.nodes.append(gs.Node("Relu", inputs=[folded.tensors()["y"]], outputs=folded.outputs))
+    model = gs.export_onnx(folded.cleanup().toposort())
+
+    onnx.checker.check_model(model, full_check=True)
+    stored = onnx.numpy_helper.to_array(model.graph.initializer[0]).astype(np.float64)
+    assert np.linalg.norm(stored, 2) == pytest.approx(2.0, rel=1e-6)
+
+
+def test_what_is_no_graph_is_refused() -> None:
+    with pytest.raises(sn.UsageError, match="no onnx_graphsurgeon.Graph"):
+        interop.fold("model.onnx")  # type: ignore[arg-type]
