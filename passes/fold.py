@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sn_graph.errors import ModelError
-from sn_graph.measure import exact_sigma, notes, readings, require_finite, with_progress
+from sn_graph.measure import escaped, exact_sigma, notes, readings, require_finite_norm, with_progress
 from sn_graph.model import Model
-from sn_graph.model.graph import Graph
+from sn_graph.model.graph import Graph, Scope
 from sn_graph.passes.base import Pass, PassResult, Rescaled
 from sn_graph.plan import Plan, PlannedSite
 from sn_graph.progress import Progress, silent
@@ -72,8 +72,7 @@ class Fold(Pass[FoldOptions]):
                 continue
             record, sigmas = self._measure(model, plan, planned, state)
             if record.status == "folded":
-                factors = [plan.bound / sigma for sigma in sigmas]
-                rescaled += _scale(model, graph, planned, factors)
+                rescaled += _scale(model, graph, planned, [_factor(planned, plan.bound, sigma) for sigma in sigmas])
             records.append(record)
         return PassResult(model, plan, tuple(records), tuple(rescaled))
 
@@ -114,11 +113,19 @@ class Fold(Pass[FoldOptions]):
         sigmas = []
         for _ in planned.uses if planned.per_use else planned.uses[:1]:
             result = power_iteration(matrix, u, planned.power_iterations or plan.power_iterations, side)
-            if not math.isfinite(result.sigma):
-                require_finite(planned, matrix)
-            sigmas.append(result.sigma)
+            sigmas.append(require_finite_norm(planned, matrix, result.sigma))
             u = result.state
         return sigmas
+
+
+def _factor(planned: PlannedSite, bound: float, sigma: float) -> float:
+    factor = bound / sigma
+    if not 0.0 < factor < math.inf:
+        raise ModelError(
+            f"weight '{planned.id}' of norm {sigma:.3g} can't get norm {bound:g}, for no float64 holds the factor; "
+            f"leave it out with --exclude '^{escaped(planned.site.weight)}$', or give another --bound"
+        )
+    return factor
 
 
 def _scale(model: Model, graph: Graph, planned: PlannedSite, factors: list[float]) -> list[Rescaled]:
@@ -145,21 +152,33 @@ def _scale_quantization(
 ) -> list[Rescaled]:
     """Multiply the scale that `uses` are dequantized with; what else reads that scale keeps the original."""
     copies = {} if in_place else redirect(graph, uses, planned.site.weight)
-    readings = {id(q.node): q for use in uses if isinstance(q := use.quantization, Quantization)}
+    dequantizers = {id(q.node.proto): q for use in uses if isinstance(q := use.quantization, Quantization)}
     done: dict[str, Rescaled] = {}
-    for key, quantization in readings.items():
-        held = graph.holder(quantization.node.scope, quantization.node.proto.input[_SCALE])
-        assert held is not None
-        scope, original = held
+    for quantization in dequantizers.values():
+        scope, original = quantization.scale_owner, quantization.scale_name
         if original not in done:
-            readers = {(id(use.node), use.index) for use in graph.uses(scope, original)}
             name, tensor = original, quantization.scale
-            if copies or readers > {(key, _SCALE) for key in readings}:
+            if copies or not _readers(graph, scope, original) <= dequantizers.keys():
                 name, tensor = copy_constant(graph, scope, original)
             model.scale(tensor, factor)
             done[original] = Rescaled(scope.id, name, original, factor)
-        (copies.get(key) or quantization.node.proto).input[_SCALE] = done[original].name
+        if done[original].name != original:
+            reader = copies.get(id(quantization.node)) or quantization.node.proto
+            reader.input[_SCALE] = done[original].name
     return list(done.values())
+
+
+def _readers(graph: Graph, scope: Scope, name: str) -> set[int]:
+    """Return the `id` of each NodeProto that reads a value still; of others, one that no node has.
+
+    The sites have scopes and nodes of their own index; what both indexes have in common are the protos.
+    """
+    own = next(other for other in graph.scopes if other.proto is scope.proto)
+    return {
+        0 if use.node is None else id(use.node.proto)
+        for use in graph.uses(own, name)
+        if use.node is None or use.node.proto.input[use.index] == name
+    }
 
 
 _SCALE = 1  # DequantizeLinear's input

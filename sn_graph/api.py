@@ -79,7 +79,7 @@ def inspect(
 
     >>> report = inspect("models/keras_dcgan_discriminator.onnx")
     >>> report.sites[0].op_types, report.sites[0].matrix, round(report.sites[0].sigma, 4)
-    (('Conv',), (32, 48), 0.9613)
+    (('Conv',), (32, 75), 0.3584)
     """
     model = Model.open(source)
     made = build_plan(model, plan=plan, convention=convention, include=include, exclude=exclude, op_types=op_types)
@@ -127,7 +127,7 @@ def fold(
 
     >>> result = fold("models/torch_patchgan_discriminator.onnx", sigma="power", power_iterations=5)
     >>> result.sites[0].status, result.sites[0].matrix
-    ('folded', (16, 48))
+    ('folded', (16, 96))
     """
     model = Model.open(source).copy()
     made = build_plan(

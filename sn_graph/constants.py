@@ -50,26 +50,29 @@ class ConstantValues:
 
         Weight norm and equalised learning rates, for comparison, take no product; low-rank updates add theirs.
         """
-        node = self._behind_layout(scope, name)
+        scope, name = self._behind_layout(scope, name)
+        node = self._graph.producer(scope, name)
         if node is None or node.op_type not in ("Div", "Mul") or len(node.proto.input) != 2:
             return False
         first, second = node.proto.input
         pairs = [(first, second)] if node.op_type == "Div" else [(first, second), (second, first)]
         return any(
-            self._is_stored(node.scope, weight) and self._has_product(node.scope, sigma) for weight, sigma in pairs
+            self._is_stored_matrix(node.scope, weight) and self._has_product(node.scope, sigma)
+            for weight, sigma in pairs
         )
 
-    def _behind_layout(self, scope: Scope, name: str) -> Node | None:
-        """Return the first node, from a value backwards, that does more than rearrange; None at a stored tensor."""
+    def _behind_layout(self, scope: Scope, name: str) -> tuple[Scope, str]:
+        """Return the value that `name` is a rearrangement of."""
         node, seen = self._graph.producer(scope, name), set[int]()
         while node is not None and node.op_type in _LAYOUT_OPS and id(node) not in seen:
             seen.add(id(node))
-            node = self._graph.producer(node.scope, node.proto.input[0])
-        return node
+            scope, name = node.scope, node.proto.input[0]
+            node = self._graph.producer(scope, name)
+        return scope, name
 
-    def _is_stored(self, scope: Scope, name: str) -> bool:
-        node = self._behind_layout(scope, name)
-        return node is None or node.op_type == "Constant"
+    def _is_stored_matrix(self, scope: Scope, name: str) -> bool:
+        tensor = self._graph.constant(*self._behind_layout(scope, name))
+        return tensor is not None and len(tensor.dims) > 1
 
     def _has_product(self, scope: Scope, name: str) -> bool:
         waiting, seen = [(scope, name)], set()

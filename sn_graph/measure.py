@@ -1,6 +1,8 @@
 """The spectral norms of a model's weights: what `inspect` reports and `fold` divides by."""
 
+import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,8 +13,10 @@ from sn_graph.model import Model
 from sn_graph.plan import Plan, PlannedSite
 from sn_graph.progress import Progress, silent
 from sn_graph.report import Reading, Report, SiteRecord, record_of
+from sn_graph.sites import WeightUse
+from sn_graph.slots import is_dequantize
 from sn_graph.spectral.blocks import count_nonfinite
-from sn_graph.views import Convention
+from sn_graph.views import Convention, MatrixView
 
 KERAS_FLOOR = 1e-6  # of tf.keras 2.x; Keras 3 has 1e-7
 
@@ -51,7 +55,26 @@ def exact_sigma(planned: PlannedSite, matrix: NDArray[Any]) -> float:
     from sn_graph.spectral.exact import spectral_norm
 
     require_finite(planned, matrix)
-    return spectral_norm(matrix)
+    return require_finite_norm(planned, matrix, spectral_norm(matrix))
+
+
+def require_finite_norm(planned: PlannedSite, matrix: NDArray[Any], sigma: float) -> float:
+    """Return a computed norm. Raises ModelError where it is not finite, saying why."""
+    if not math.isfinite(sigma):
+        require_finite(planned, matrix)
+        raise ModelError(
+            f"weight '{planned.id}' is so large that its norm passes float64's range, so nothing can be divided by it; "
+            f"repair the model or leave it out with --exclude '^{escaped(planned.site.weight)}$'"
+        )
+    return sigma
+
+
+def exact_triplet(planned: PlannedSite, matrix: NDArray[Any]) -> "SingularTriplet":
+    """Return σ and its two vectors. Raises ModelError where a value is not finite."""
+    from sn_graph.spectral.exact import leading_singular_triplet
+
+    require_finite(planned, matrix)
+    return leading_singular_triplet(matrix)
 
 
 def require_finite(planned: PlannedSite, matrix: NDArray[Any]) -> None:
@@ -61,11 +84,12 @@ def require_finite(planned: PlannedSite, matrix: NDArray[Any]) -> None:
         counts = [f"{count} {what}" for count, what in ((nan, "NaN"), (infinite, "infinite")) if count]
         raise ModelError(
             f"weight '{planned.id}' holds {' and '.join(counts)} value{'s' if nan + infinite > 1 else ''}, so it has "
-            f"no spectral norm; repair the model or leave it out with --exclude '^{_escaped(planned.site.weight)}$'"
+            f"no spectral norm; repair the model or leave it out with --exclude '^{escaped(planned.site.weight)}$'"
         )
 
 
-def _escaped(name: str) -> str:
+def escaped(name: str) -> str:
+    """Return a regular expression that finds `name` itself; re.escape would escape harmless characters too."""
     return "".join("\\" + character if character in r"\.^$*+?{}[]|()" else character for character in name)
 
 
@@ -78,22 +102,37 @@ def readings(model: Model, planned: PlannedSite, sigma: float | None) -> tuple[R
     matrices = {convention: first.matrix(site.shape, convention) for convention in Convention}
     if matrices[Convention.KERAS].same_singular_values(matrices[Convention.TORCH]):
         return ()
-    found = []
+    known = {} if sigma is None or planned.view is None else {_without_side(planned.view): sigma}
+    found: list[Reading] = []
     for convention, matrix in matrices.items():
-        view = matrix.view
-        own = sigma
-        if sigma is not None and view != planned.view:
-            twin = next((r for r in found if r.sigma is not None and r.matrix == (view.rows, view.cols)), None)
-            own = twin.sigma if twin else exact_sigma(planned, view.matrix(site.array(model)))
-        found.append(Reading(str(convention), (view.rows, view.cols), own))
+        view = _without_side(matrix.view)
+        if sigma is not None and view not in known:
+            known[view] = exact_sigma(planned, view.matrix(site.array(model)))
+        found.append(Reading(str(convention), (view.rows, view.cols), known.get(view)))
     return tuple(found)
+
+
+def _without_side(view: MatrixView) -> MatrixView:
+    return replace(view, side="rows")  # the side of u does not change the norm
 
 
 def notes(planned: PlannedSite, sigma: float) -> tuple[str, ...]:
     """Return what a reader should know about a weight of this norm."""
+    found: list[str] = []
     if 0.0 < sigma < KERAS_FLOOR:
-        return (
+        found.append(
             f"its norm {sigma:.3g} is so small that Keras's own epsilon would act "
-            "(a floor of 1e-6 in 2.x, 1e-7 in 3) and divide by something else",
+            "(a floor of 1e-6 in 2.x, 1e-7 in 3) and divide by something else"
         )
-    return ()
+    if any(_has_quantized_bias(use) for use in planned.uses if use.quantization is not None):
+        found.append(
+            "its consumer's bias is quantized by the scales of input and weight; runtimes that fuse the three into an "
+            "integer operator do so no more once the weight's scale is another (fold before quantizing to keep that)"
+        )
+    return tuple(found)
+
+
+def _has_quantized_bias(use: WeightUse) -> bool:
+    inputs = use.node.proto.input
+    maker = use.node.scope.producers.get(inputs[2]) if len(inputs) > 2 else None
+    return maker is not None and is_dequantize(maker)

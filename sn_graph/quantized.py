@@ -39,19 +39,21 @@ class Quantization:
         return all(size == 1 for size in self.scale.dims)
 
     def dequantize(self, model: Model, stored: NDArray[np.generic]) -> NDArray[np.floating]:
-        """Return the weight, of the shape of `stored`, in float32 (float64 for a float64 scale)."""
+        """Return the weight, of the shape of `stored`, in float32 (float64 for a float64 scale); read-only."""
         scale = model.array(self.scale)
         work = np.float64 if scale.dtype == np.float64 else np.float32
         weight: NDArray[np.floating] = stored.astype(work)
         if self.zero_point is not None:
             weight -= self._spread(model.array(self.zero_point).astype(work), stored.shape)
         weight *= self._spread(scale.astype(work), stored.shape)
+        weight.flags.writeable = False
         return weight
 
     def same_reading(self, model: Model, other: "Quantization") -> bool:
         """Say whether another DequantizeLinear gives the same weight."""
         tensors = ((self.scale, other.scale), (self.zero_point, other.zero_point))
-        return (self.axis, self.block_size) == (other.axis, other.block_size) and all(
+        alike = (self.axis, self.block_size) == (other.axis, other.block_size) or (self.per_tensor and other.per_tensor)
+        return alike and all(
             a is b or (a is not None and b is not None and np.array_equal(model.array(a), model.array(b)))
             for a, b in tensors
         )
@@ -78,14 +80,14 @@ def read_quantization(graph: Graph, node: Node, shape: tuple[int, ...]) -> Quant
             return "the zero point of its DequantizeLinear is not a constant"
     axis = int(node.attribute("axis", 1)) % len(shape)
     block_size = int(node.attribute("block_size", 0))
-    fits = (
-        all(size == 1 for size in scale.dims)
-        or list(scale.dims) == [shape[axis]]
-        or (
-            block_size > 0
-            and list(scale.dims) == [-(-s // block_size) if i == axis else s for i, s in enumerate(shape)]
-        )
-    )
-    if not fits:
-        return f"the scale of its DequantizeLinear has shape {list(scale.dims)}, which does not fit the weight"
+    for name, tensor in (("scale", scale), ("zero point", zero_point)):
+        if tensor is not None and not _fits(tuple(tensor.dims), shape, axis, block_size):
+            return f"the {name} of its DequantizeLinear has shape {list(tensor.dims)}, which does not fit the weight"
     return Quantization(node, scale, *holder, zero_point, axis, block_size)
+
+
+def _fits(dims: tuple[int, ...], shape: tuple[int, ...], axis: int, block_size: int) -> bool:
+    if all(size == 1 for size in dims) or dims == (shape[axis],):
+        return True
+    blocks = [-(-size // block_size) if block_size and i == axis else size for i, size in enumerate(shape)]
+    return block_size > 0 and list(dims) == blocks

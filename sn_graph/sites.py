@@ -123,9 +123,9 @@ class _Finder:
             uses, others = self._uses(scope, name, tuple(tensor.dims))
             if tensor.data_type not in FLOAT_TYPES:
                 uses = tuple(use for use in uses if _reads_integers(tensor, use))
-            if any(use.slot is not None for use in uses):
-                others += tuple(Use(use.node, use.index) for use in uses if use.slot is None)
-                uses = tuple(use for use in uses if use.slot is not None)
+            if any(use.slot is not None for use in uses):  # then what reads it as something else is no weight input
+                others += tuple(Use(use.node, use.index) for use in uses if not _is_float_input(use))
+                uses = tuple(filter(_is_float_input, uses))
             if uses:
                 yield Site(
                     id=scope.qualified(name),
@@ -147,25 +147,29 @@ class _Finder:
         return tuple(uses), tuple(use for use in found if isinstance(use, Use))
 
     def _refusal(self, tensor: onnx.TensorProto, uses: tuple[WeightUse, ...]) -> str | None:
-        unread = (reason for use in uses for reason in (use.reason, use.quantization) if isinstance(reason, str))
-        if uses[0].reason is not None:
-            return uses[0].reason
+        unknown = next((use.reason for use in uses if use.reason is not None), None)
+        if unknown is not None:
+            return unknown
         if 0 in tensor.dims:
             return "empty: its shape has a zero"
-        payload = self._model.payload(tensor)
-        if payload is None or payload.size == 0:
+        readings = [use.quantization for use in uses]
+        scales = [t for r in readings if isinstance(r, Quantization) for t in (r.scale, r.zero_point) if t is not None]
+        if not all(map(self._has_data, (tensor, *scales))):
             return "no data stored; export the model with its weights"
-        first = uses[0].quantization
+        unread = next((reading for reading in readings if isinstance(reading, str)), None)
+        if unread is not None:
+            return unread
+        first = readings[0]
         if isinstance(first, Quantization):
-            same = all(
-                isinstance(use.quantization, Quantization) and first.same_reading(self._model, use.quantization)
-                for use in uses
-            )
-            return next(unread, None if same else "its uses dequantize it differently")
+            same = all(isinstance(r, Quantization) and first.same_reading(self._model, r) for r in readings)
+            return None if same else "its uses dequantize it differently"
         if tensor.data_type not in FLOAT_TYPES:
-            no_scale = f"stored as {_type_name(tensor.data_type)}, with no DequantizeLinear that tells its scale"
-            return next(unread, no_scale)
-        return next(unread, None)
+            return f"stored as {_type_name(tensor.data_type)}, with no DequantizeLinear that tells its scale"
+        return None
+
+    def _has_data(self, tensor: onnx.TensorProto) -> bool:
+        payload = self._model.payload(tensor)
+        return payload is not None and payload.size > 0
 
     def sparse(self) -> Iterator[Site]:
         for scope, name, sparse in sparse_constants(self._graph):
@@ -209,6 +213,10 @@ class _Finder:
         node = owner.producers.get(name)
         plain = node is None or (node.is_standard and node.op_type == "Constant")
         return not plain and self._constants.holds(owner, name)
+
+
+def _is_float_input(use: WeightUse) -> bool:
+    return use.index in weight_inputs(use.node)
 
 
 def _reads_integers(tensor: onnx.TensorProto, use: WeightUse) -> bool:

@@ -17,6 +17,7 @@ from sn_graph.model import Model
 from sn_graph.model.tensors import without_data
 
 VERSION = "1"
+_FLOATS = ("F16", "BF16", "F32", "F64")  # safetensors' names of the element types
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,19 +42,19 @@ def load_state(path: Path, model: Model, lengths: Mapping[str, int]) -> State:
     """Read the u of each site in `lengths` (id to number of elements) from a state file.
 
     Raises:
-        ModelError: The file can't be read, is of another model, lacks a site, or a vector has another length or a
-            value that is not finite.
+        ModelError: The file can't be read, is of another model, lacks a site, or holds a vector of another length, or
+            numbers that can't be a u or a σ.
     """
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="numpy") as file:
-            header = file.metadata() or {}
+            _check_header(path, file.metadata() or {}, model)
             names = set(file.keys())
-            if header.get("sn_graph", VERSION) != VERSION:
-                raise ModelError(f"state {path} has version {header['sn_graph']!r}, which this sn-graph does not read")
-            if header.get("model", skeleton_hash(model)) != skeleton_hash(model):
-                raise ModelError(f"state {path} belongs to another model; use the state saved with {model.name}")
+            for name in names & {f"{site}.{kind}" for site in lengths for kind in ("u", "sigma")}:
+                dtype = file.get_slice(name).get_dtype()
+                if dtype not in _FLOATS:
+                    raise ModelError(f"state {path}: '{name}' has element type {dtype}; store it as F32")
             u = {}
             for site, length in lengths.items():
                 if f"{site}.u" not in names:
@@ -71,18 +72,31 @@ def load_state(path: Path, model: Model, lengths: Mapping[str, int]) -> State:
     return State(u, sigma)
 
 
+def _check_header(path: Path, header: Mapping[str, str], model: Model) -> None:
+    version, wanted = header.get("sn_graph", VERSION), header.get("model")
+    if version != VERSION:
+        raise ModelError(f"state {path} has version {version!r}, which this sn-graph does not read; it reads {VERSION}")
+    if wanted is not None and wanted != skeleton_hash(model):
+        raise ModelError(f"state {path} belongs to another model; use the state saved with {model.name}")
+
+
 def _vector(path: Path, site: str, stored: NDArray[np.floating], length: int) -> NDArray[np.floating]:
-    if stored.size != length or stored.ndim > 2 or (stored.ndim == 2 and 1 not in stored.shape):
+    if stored.shape not in ((length,), (length, 1), (1, length)):
         raise ModelError(f"state {path}: '{site}.u' has shape {list(stored.shape)}, where [{length}] is needed")
     flat = stored.reshape(-1)
     if flat.dtype not in (np.float32, np.float64):
         flat = flat.astype(np.float32)
     if not np.isfinite(flat).all() or not flat.any():
-        raise ModelError(f"state {path}: '{site}.u' is zero or not finite; no iteration can start from it")
+        raise ModelError(
+            f"state {path}: '{site}.u' is zero or not finite, and no iteration can start from it; reset it"
+        )
     return flat
 
 
 def _scalar(path: Path, site: str, stored: NDArray[np.floating]) -> float:
     if stored.size != 1:
         raise ModelError(f"state {path}: '{site}.sigma' has shape {list(stored.shape)}, where one number is needed")
-    return float(stored.reshape(()))
+    sigma = float(stored.reshape(()))
+    if not 0.0 <= sigma < np.inf:
+        raise ModelError(f"state {path}: '{site}.sigma' is {sigma}, which is no norm; save the state of a good run")
+    return sigma

@@ -6,8 +6,10 @@
 import functools
 import importlib
 import inspect
+import io
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from types import FrameType
 from typing import Annotated, Any, NoReturn
@@ -16,11 +18,11 @@ import typer
 
 from sn_graph import __version__
 from sn_graph.cli.console import Settings, say_error
-from sn_graph.errors import SnGraphError, UsageError
+from sn_graph.errors import EnvironmentUnavailable, SnGraphError, UsageError
 
 _COMMANDS = ("inspect", "fold", "verify", "doctor")
-_INTERNAL = 70  # EX_SOFTWARE of sysexits.h: a fault of sn-graph itself
 _INTERRUPTED = 130
+_INTERNAL = 70  # EX_SOFTWARE of sysexits.h: a fault of sn-graph itself
 
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stderr.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing on stderr but errors.")]
@@ -46,7 +48,16 @@ def root(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Apply, measure and verify spectral normalization on ONNX models."""
+    """Apply, measure and verify spectral normalization on ONNX models.
+
+    \b
+    sn-graph inspect disc.onnx                    the weights and their norms
+    sn-graph fold disc.onnx -o folded.onnx        each weight divided by its norm
+    sn-graph verify disc.onnx                     same outputs, however it is run
+    """
+    if version:
+        print(f"sn-graph {__version__}")
+        raise typer.Exit
     context.obj = Settings(verbose, quiet, debug)
 
 
@@ -58,23 +69,14 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         settings = context.obj.merged(verbose, quiet, debug)
         try:
             function(context=context, settings=settings, **arguments)
-        except UsageError as error:
-            if settings.debug:
-                raise
-            raise typer.BadParameter(str(error), ctx=context) from None
-        except SnGraphError as error:
-            if settings.debug:
-                raise
-            say_error(" ".join(str(error).split()))
-            raise typer.Exit(error.exit_code) from None
-        except (typer.Exit, KeyboardInterrupt, BrokenPipeError):
-            raise
         except Exception as error:
-            if settings.debug:
+            if isinstance(error, typer.Exit):
                 raise
-            what = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            say_error(f"internal error: {what}; run again with --debug and report it")
-            raise typer.Exit(_INTERNAL) from None
+            if settings.debug:
+                traceback.print_exc()
+            if isinstance(error, UsageError):
+                raise typer.BadParameter(str(error), ctx=context) from None
+            raise typer.Exit(_explain(error)) from None
 
     signature = inspect.signature(function)
     visible = [parameter for name, parameter in signature.parameters.items() if name != "settings"]
@@ -82,21 +84,33 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
+def _explain(error: Exception) -> int:
+    """Say in one line what went wrong, and return the exit code."""
+    what = " ".join(str(error).split())
+    if isinstance(error, SnGraphError):
+        say_error(what)
+        return error.exit_code
+    if isinstance(error, MemoryError):
+        say_error(f"there is not enough memory ({what or 'no more said'}); run it where there is more")
+        return EnvironmentUnavailable.exit_code
+    say_error(f"internal error: {type(error).__name__}: {what}; run again with --debug and report it")
+    return _INTERNAL
+
+
 def main() -> NoReturn:
     """Run the command line of this process."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # where a σ can't be written, a ? will do
     signal.signal(signal.SIGTERM, _terminate)
     if "--version" in sys.argv[1:2]:  # before anything is imported
         print(f"sn-graph {__version__}")
         sys.exit(0)
-    for name in _COMMANDS:
-        importlib.import_module(f"sn_graph.cli.{name}")
     try:
+        for name in _COMMANDS:
+            importlib.import_module(f"sn_graph.cli.{name}")
         app()
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # while importing; later ones end here as exit 130 too, by way of typer
         sys.exit(_INTERRUPTED)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(0)
     sys.exit(0)
 
 

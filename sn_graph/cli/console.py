@@ -1,8 +1,9 @@
 """Where output goes: data to stdout, logs and progress to stderr."""
 
 import json
+import os
 import sys
-import time
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from sn_graph.progress import Progress
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import RenderableType
     from rich.table import Table
 
 _PATIENCE = 1.0  # seconds of work before a progress bar appears
@@ -48,22 +49,23 @@ class Settings:
             return
         from rich.console import Console
         from rich.progress import Progress as Bar
+        from rich.progress import TaskID
 
         bar = Bar(console=Console(stderr=True), transient=True)
-        started = time.monotonic()
-        tasks: dict[str, Any] = {}
+        tasks: dict[str, TaskID] = {}
 
         def advance(task: str, done: int, total: int) -> None:
-            if not tasks and time.monotonic() - started > _PATIENCE:
-                bar.start()
-            if bar.live.is_started:
-                if task not in tasks:
-                    tasks[task] = bar.add_task(task)
-                bar.update(tasks[task], completed=done, total=total)
+            if task not in tasks:
+                tasks[task] = bar.add_task(task)
+            bar.update(tasks[task], completed=done, total=total)
 
+        patience = threading.Timer(_PATIENCE, bar.start)  # one long step would else keep the bar from showing
+        patience.start()
         try:
             yield advance
         finally:
+            patience.cancel()
+            patience.join()
             bar.stop()
 
 
@@ -74,22 +76,40 @@ def say_error(message: str) -> None:
 
 def print_json(content: dict[str, Any]) -> None:
     """Print one JSON object to stdout."""
-    print(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False))
+    _emit(json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
-def stdout() -> "Console":
-    """Return a console on stdout: as wide as the terminal, or unlimited where it is piped."""
+def print_rich(*renderables: "RenderableType") -> None:
+    """Print tables and text to stdout: as wide as the terminal, or unlimited where it is piped."""
     from rich.console import Console
 
-    return Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=_PLAIN_WIDTH)
+    console = Console(highlight=False, soft_wrap=False, width=None if on_terminal() else _PLAIN_WIDTH)
+    with console.capture() as capture:
+        console.print(*renderables, sep="\n")
+    lines = capture.get().splitlines()
+    _emit("".join(f"{line.rstrip()}\n" for line in lines))
+
+
+def _emit(text: str) -> None:
+    """Write to stdout; that its reader has gone (`| head`) does not change how the command ends."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at exit
+
+
+def on_terminal() -> bool:
+    """Say whether a person reads stdout."""
+    return sys.stdout.isatty()
 
 
 def new_table(*headings: str) -> "Table":
-    """Return a table: with lines on a terminal, plain columns where it is piped. Numbers' headings end in σ."""
+    """Return a table: with lines on a terminal, plain columns where it is piped. Columns of σ are set to the right."""
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD if sys.stdout.isatty() else None, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD if on_terminal() else None, pad_edge=False)
     for heading in headings:
         table.add_column(heading, justify="right" if heading.startswith("σ") else "left", overflow="fold")
     return table

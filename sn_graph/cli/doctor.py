@@ -9,7 +9,7 @@ import typer
 from sn_graph import __version__
 from sn_graph.cli import options as o
 from sn_graph.cli.app import Debug, Quiet, Verbose, app, command
-from sn_graph.cli.console import Settings, new_table, print_json, stdout
+from sn_graph.cli.console import Settings, new_table, print_json, print_rich
 from sn_graph.errors import EnvironmentUnavailable
 
 _PACKAGES = (
@@ -47,7 +47,10 @@ def doctor(
     *,
     settings: Settings,
 ) -> None:
-    """Show the versions of what sn-graph works with, the execution providers that run, and conflicts."""
+    """Show versions, execution providers and conflicts.
+
+    Ends with exit code 4 where packages collide, or one that sn-graph needs is missing.
+    """
     report = examine()
     if json:
         print_json(report)
@@ -56,9 +59,11 @@ def doctor(
         for name, version in {**report["versions"], **report["packages"]}.items():
             table.add_row(name, version or "not installed")
         table.add_row("providers", ", ".join(report["providers"]) or "none")
-        stdout().print(table)
-        for conflict in report["conflicts"]:
-            settings.say(f"conflict: {conflict}")
+        print_rich(table)
+    if not report["providers"]:
+        settings.say(
+            "without onnxruntime nothing is run: fold needs --no-verify; pip install 'sn-graph[cpu]', or [gpu]"
+        )
     if report["conflicts"]:
         raise EnvironmentUnavailable("; ".join(report["conflicts"]))
 
@@ -69,7 +74,7 @@ def examine() -> dict[str, Any]:
 
     packages = {name: _version(name) for name in _PACKAGES}
     conflicts = [
-        f"{first} and {second} are both installed and overwrite each other's files; pip uninstall both, then install one"
+        f"{first} and {second} are both installed and overwrite each other's files; uninstall both, then install one"
         for first, second in _COLLIDING
         if packages[first] and packages[second]
     ]

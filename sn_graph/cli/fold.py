@@ -1,6 +1,8 @@
 """`sn-graph fold`: W·c/σ(W) written into the model."""
 
+from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -9,10 +11,11 @@ from sn_graph import api
 from sn_graph.cli import options as o
 from sn_graph.cli.app import Debug, Quiet, Verbose, app, command
 from sn_graph.cli.console import Settings, print_json
-from sn_graph.cli.render import print_report
-from sn_graph.errors import ModelError
+from sn_graph.cli.render import explain_sites, print_report
+from sn_graph.errors import ModelError, VerificationFailed
 from sn_graph.model import Model
 from sn_graph.model.files import require_writable
+from sn_graph.passes.base import PassResult
 from sn_graph.passes.fold import SigmaMethod
 
 
@@ -22,7 +25,9 @@ def fold(
     context: typer.Context,
     model: o.ModelArgument,
     output: o.Output,
-    sigma: Annotated[SigmaMethod, typer.Option(help="Exact, or estimated as the frameworks do.")] = SigmaMethod.EXACT,
+    sigma: Annotated[
+        SigmaMethod, typer.Option(help="exact: within 1e-6; power: estimated from u, as the frameworks do.")
+    ] = SigmaMethod.EXACT,
     power_iterations: o.PowerIterations = None,
     seed: o.Seed = 0,
     state: o.StateFile = None,
@@ -35,9 +40,9 @@ def fold(
     plan: o.PlanFile = None,
     save_as_external_data: o.SaveExternal = None,
     no_verify: o.NoVerify = False,
-    force: Annotated[
-        bool, typer.Option("--force", help="Write OUT even where nothing is to do or the verification fails.")
-    ] = False,
+    rtol: o.Rtol = None,
+    atol: o.Atol = None,
+    force: o.Force = False,
     json: o.Json = False,
     verbose: Verbose = False,
     quiet: Quiet = False,
@@ -47,13 +52,25 @@ def fold(
 ) -> None:
     """Write MODEL with each weight W replaced by bound·W/σ(W).
 
-    The file that is written is verified before it takes its place: onnxruntime must give the outputs of MODEL with
-    its weights replaced in memory.
+    W is read as a matrix (see --convention), σ is its largest singular value, and bound is 1 unless --bound says
+    otherwise: the folded weight has norm 1. Nothing else in the file changes.
+
+    The file is verified before it takes its place: onnxruntime must give the outputs of MODEL with its weights
+    replaced in memory. A model that can't be run is verified by its structure. Nothing is written where that fails.
+
+    \b
+    sn-graph fold disc.onnx -o folded.onnx
+    sn-graph fold disc.onnx -o folded.onnx --sigma power --state disc.u.safetensors
+    sn-graph fold disc.onnx -o folded.onnx --clip --bound 2 --exclude '^head'
     """
     from sn_graph.runtime.proof import save_verified
 
     require_writable(output)
     source = Model.open(model)
+    if sigma is SigmaMethod.EXACT:
+        for flag, value in (("--power-iterations", power_iterations), ("--state", state)):
+            if value is not None:
+                settings.say(f"{flag} changes nothing here, for σ is exact; give --sigma power to estimate it")
     with settings.progress() as progress:
         result = api.fold(
             source,
@@ -71,10 +88,7 @@ def fold(
             progress=progress,
         )
         if not result.plan.eligible() and not force:
-            raise ModelError(
-                f"{model}: nothing to do, for none of its {len(result.sites)} weights can be normalized; "
-                "inspect says why, --force copies the model"
-            )
+            raise ModelError(_nothing_to_do(model, result))
         proof = save_verified(
             source,
             result,
@@ -82,15 +96,38 @@ def fold(
             o.storage_of(save_as_external_data),
             verify=not no_verify,
             force=force,
+            rtol=rtol,
+            atol=atol,
             progress=progress,
         )
+    explain_sites(settings, result.report)
     report = replace(result.report, output=str(output), verified=proof.verified)
-    if proof.note:
-        settings.say(f"not verified by running it: {proof.note}")
     if json:
         print_json(report.to_json())
-        return
-    print_report(report)
-    folded = sum(site.status == "folded" for site in report.sites)
-    checked = {"run": "verified by running it", "structure": "verified by structure", "no": "not verified"}
-    settings.say(f"folded {folded} of {len(report.sites)} weights into {output}, {checked[proof.verified]}")
+    else:
+        print_report(report)
+    if proof.failed:
+        raise VerificationFailed(f"{proof.note}; {output} was written all the same, as --force asks")
+    if proof.note:
+        settings.say(f"verified by structure only: {proof.note}")
+    counts = Counter(site.status for site in report.sites)
+    others = "".join(f", {counts[status]} {status}" for status in ("unchanged", "skipped") if counts[status])
+    settings.say(f"{counts['folded']} folded{others}: {output}, {_CHECKED[proof.verified]}")
+
+
+_CHECKED = {"run": "verified by running it", "structure": "verified by structure", "no": "not verified"}
+
+
+def _nothing_to_do(model: Path, result: PassResult) -> str:
+    if not result.sites:
+        return (
+            f"{model}: nothing to do, for no constant in it reaches a Conv, Gemm, MatMul, Gather or the like; "
+            "--force copies the model"
+        )
+    reasons = Counter(site.reason for site in result.sites)
+    (reason, count), *more = reasons.most_common()
+    which = "each" if not more else f"{count} of them"
+    return (
+        f"{model}: nothing to do, for none of its {len(result.sites)} weights can be normalized ({which}: {reason}); "
+        "inspect lists them with the reasons, --force copies the model"
+    )

@@ -40,7 +40,12 @@ def inspect(
 ) -> None:
     """Show each weight of MODEL with its exact spectral norm σ.
 
-    A weight that can't be normalized is listed with the reason.
+    A weight is a constant that reaches a Conv, ConvTranspose, Gemm, MatMul, Gather or relative. One that can't be
+    normalized is listed with the reason; one that conventions read differently, with each reading.
+
+    \b
+    sn-graph inspect disc.onnx
+    sn-graph inspect disc.onnx --plan plan.json   then edit it, then: fold --plan plan.json
     """
     opened = Model.open(model)
     made = build_plan(

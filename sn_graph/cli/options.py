@@ -26,42 +26,52 @@ Output = Annotated[
 Convention = Annotated[
     ConventionChoice | None,
     typer.Option(
-        help="Whose matrix of a weight, and whose side of u. [default: auto, by the model's origin]", show_default=False
+        help="The framework whose matrix of a weight is taken. [default: auto, by the model's origin]",
+        show_default=False,
     ),
 ]
 Include = Annotated[
     list[str] | None,
-    typer.Option(metavar="REGEX", help="Only weights whose name this finds; repeatable.", show_default=False),
+    typer.Option(
+        metavar="REGEX", help="Only weights in whose name this is found; repeatable. [default: all]", show_default=False
+    ),
 ]
 Exclude = Annotated[
     list[str] | None,
-    typer.Option(metavar="REGEX", help="No weights whose name this finds; repeatable.", show_default=False),
+    typer.Option(
+        metavar="REGEX", help="No weights in whose name this is found; repeatable. [default: none]", show_default=False
+    ),
 ]
 OpType = Annotated[
     list[str] | None,
     typer.Option(
-        metavar="T", help="Only weights of these operators (Conv, Gemm, LSTM …); repeatable.", show_default=False
+        metavar="T",
+        help="Only weights of these operators; repeatable. [default: all but LSTM, GRU, RNN]",
+        show_default=False,
     ),
 ]
 PlanFile = Annotated[
     Path | None,
     typer.Option(
-        "--plan", metavar="FILE", help="Do what this plan says (inspect --plan writes one).", show_default=False
+        "--plan",
+        metavar="FILE",
+        help="Do what this plan says (inspect --plan writes one); other options override it.",
+        show_default=False,
     ),
 ]
 PowerIterations = Annotated[
-    int | None, typer.Option(metavar="K", min=1, help="Power iterations. [default: 1]", show_default=False)
+    int | None, typer.Option(metavar="K", min=1, help="Iterations of --sigma power. [default: 1]", show_default=False)
 ]
 StateFile = Annotated[
     Path | None,
     typer.Option(
         "--state",
         metavar="FILE",
-        help="A safetensors file with the u of each weight to start from.",
+        help="A safetensors file with the u of each weight that --sigma power starts from. [default: random u]",
         show_default=False,
     ),
 ]
-Seed = Annotated[int, typer.Option(metavar="S", min=0, help="Of the random u.")]
+Seed = Annotated[int, typer.Option(metavar="S", min=0, help="Of the random u that --sigma power starts from.")]
 Bound = Annotated[
     float | None,
     typer.Option(metavar="C", help="The norm that a normalized weight gets. [default: 1.0]", show_default=False),
@@ -77,7 +87,16 @@ SaveExternal = Annotated[
         show_default=False,
     ),
 ]
-NoVerify = Annotated[bool, typer.Option("--no-verify", help="Do not verify what was written.")]
+NoVerify = Annotated[bool, typer.Option("--no-verify", help="Do not verify what was written; needs no onnxruntime.")]
+Rtol = Annotated[
+    float | None, typer.Option(min=0, help="Relative tolerance of outputs. [default: by type]", show_default=False)
+]
+Atol = Annotated[
+    float | None, typer.Option(min=0, help="Absolute tolerance of outputs. [default: by type]", show_default=False)
+]
+Force = Annotated[
+    bool, typer.Option("--force", help="Write OUT even where nothing is to do or the verification fails.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
 
 

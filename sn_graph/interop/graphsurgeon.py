@@ -43,7 +43,9 @@ def fold(
             "onnx-graphsurgeon is not installed; pip install 'sn-graph[graphsurgeon]'"
         ) from None
     if not isinstance(graph, onnx_graphsurgeon.Graph):
-        raise UsageError(f"a {type(graph).__name__} is no onnx_graphsurgeon.Graph; give a path or ModelProto to sn_graph.fold")
+        raise UsageError(
+            f"a {type(graph).__name__} is no onnx_graphsurgeon.Graph; give a path or ModelProto to sn_graph.fold"
+        )
     result = api.fold(onnx_graphsurgeon.export_onnx(graph), **options)
     if report is not None:
         report(result.report)

@@ -39,7 +39,8 @@ def resolve_location(location: str, folder: Path, tensor: str) -> Path:
         path = (root / location).resolve()
     except (OSError, RuntimeError, ValueError):  # a loop of links, a name that no file can have
         path = root
-    if path == root or "\\" in location or path != root.joinpath(*Path(location).parts):
+    escapes = Path(location).is_absolute() or "\\" in location or path == root
+    if escapes or path != root.joinpath(*Path(location).parts):
         raise ModelError(
             f"tensor '{tensor}' refers to data outside the model's folder or behind a link ({location!r}), "
             "which is refused; put the data file beside the model"
@@ -68,10 +69,12 @@ def external_payload(tensor: onnx.TensorProto, model: Path | None, files: dict[P
         ) from None
     try:
         start = int(entries.get("offset") or 0)
-        size = int(entries["length"]) if entries.get("length") else len(source.buffer) - start
+        size = int(entries["length"]) if entries.get("length") else max(len(source.buffer) - start, 0)
+        if start < 0 or size < 0:
+            raise ValueError
     except ValueError:
         raise ModelError(f"the file is corrupt: tensor '{tensor.name}' has no valid place in its data file") from None
-    if start < 0 or size < 0 or start + size > len(source.buffer):
+    if start + size > len(source.buffer):
         raise ModelError(
             f"the data file {path.name} is cut off: tensor '{tensor.name}' reaches to byte {start + size} "
             f"of {len(source.buffer)}; copy it again"

@@ -12,6 +12,8 @@ from typing import Any
 
 import onnx
 
+from sn_graph.errors import ModelError
+
 ONNX_DOMAINS = frozenset({"", "ai.onnx"})
 
 
@@ -130,7 +132,11 @@ class Use:
 
 
 class Graph:
-    """The index of a model as it is now."""
+    """The index of a model as it is now.
+
+    Raises:
+        ModelError: A name in the model is no text.
+    """
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.model = model
@@ -152,7 +158,9 @@ class Graph:
 
     def _add(self, scope: Scope) -> None:
         self.scopes.append(scope)
+        _check_names((*scope.inputs, *scope.outputs, *scope.initializers, *scope.sparse_initializers))
         for position, proto in enumerate(scope.proto.node):
+            _check_names((proto.name, proto.op_type, proto.domain, *proto.input, *proto.output))
             node = Node(proto, scope, position, self._count)
             self._count += 1
             scope.nodes.append(node)
@@ -263,6 +271,11 @@ def constant_tensor(node: Node) -> onnx.TensorProto | None:
         if attribute.name == "value" and attribute.HasField("t") and not attribute.ref_attr_name:
             return attribute.t
     return None
+
+
+def _check_names(names: tuple[str, ...]) -> None:
+    if not all(isinstance(name, str) for name in names):  # protobuf gives bytes for what is no UTF-8
+        raise ModelError("the file is corrupt: a name in it is no text (UTF-8); export or download it again")
 
 
 def _domain(domain: str) -> str:

@@ -24,6 +24,9 @@ from sn_graph.model.tensors import walk_tensors
 from sn_graph.progress import Progress, silent
 
 PROTOBUF_LIMIT = 2**31 - 1
+# The fields that lead to initializers of the graph and of subgraphs. In Constant nodes, functions and training info,
+# not even onnx itself looks for external data.
+_READ_BY_ALL = frozenset({7, 1, 5, 6, 11})
 
 
 class Storage(StrEnum):
@@ -153,6 +156,33 @@ class Model:
         field = wire.RAW_DATA if payload is None else payload.field
         self._exchange(tensor, Payload.of_array(array, tensor.data_type, field))
 
+    def is_large(self, tensor: onnx.TensorProto) -> bool:
+        """Say whether a tensor's data stands outside the skeleton."""
+        return self._markers.key(tensor) is not None or is_external(tensor)
+
+    def share(self, source: onnx.TensorProto, tensor: onnx.TensorProto) -> None:
+        """Give a tensor, of this skeleton or one to come, the data of a tensor of this skeleton."""
+        name, dims = tensor.name, list(tensor.dims)
+        documentation = tensor.doc_string if tensor.HasField("doc_string") else None
+        had_name = tensor.HasField("name")
+        tensor.CopyFrom(source)
+        tensor.dims[:] = dims
+        tensor.name = name
+        if not had_name:
+            tensor.ClearField("name")
+        tensor.ClearField("doc_string")
+        if documentation is not None:
+            tensor.doc_string = documentation
+
+    def embed(self, tensor: onnx.TensorProto) -> None:
+        """Put a tensor's data into the tensor itself, in their encoding."""
+        payload = self.payload(tensor)
+        set_location(tensor, None)
+        del tensor.external_data[:]
+        if payload is not None:
+            head = wire.write_varint(payload.field << 3 | wire.LENGTH) + wire.write_varint(payload.size)
+            tensor.MergeFromString(head + bytes(payload.data))
+
     def _exchange(self, tensor: onnx.TensorProto, payload: Payload) -> None:
         opened = onnx.TensorProto()
         opened.CopyFrom(self._replaced.get(self._markers.key(tensor) or 0, tensor))
@@ -228,9 +258,9 @@ class Model:
             payload = self.payload(tensor)
             if payload is None:
                 continue
-            # Runtimes read external data of initializers; of Constant nodes not all do.
-            movable = storage is Storage.EXTERNAL and wire.owner(path) == "GraphProto" and payload.size >= LARGE
-            if storage is not Storage.INLINE and (is_external(tensor) or movable):
+            movable = wire.owner(path) == "GraphProto" and _READ_BY_ALL.issuperset(number for number, _ in path)
+            moved = storage is Storage.EXTERNAL and movable and payload.size >= LARGE
+            if moved or (is_external(tensor) and storage is not Storage.INLINE):
                 self._markers.unmark(tensor)
                 set_location(tensor, data_name, *data.add(payload))
             elif is_external(tensor):

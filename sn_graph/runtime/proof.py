@@ -1,8 +1,9 @@
 """Proving a folded model before it takes its place.
 
 Two proofs, neither through the code that wrote the file. Structure: read with onnx's own reader, every tensor is the
-original's, or the original's times its factor, and the nodes are the original's. Run: onnxruntime gives the same
-outputs for the folded file and for the original with its initializers overridden in memory.
+original's, or the original's times its factor, and the graph is the original's, once the copies made for weights that
+were split are taken out again. Run: onnxruntime gives the same outputs for the folded file and for the original with
+its initializers overridden in memory.
 """
 
 import os
@@ -19,7 +20,7 @@ from onnx import numpy_helper
 
 from sn_graph.errors import ModelError, VerificationFailed
 from sn_graph.model import Model, Storage
-from sn_graph.model.graph import Graph, constant_tensor
+from sn_graph.model.graph import Graph, Scope, constant_tensor
 from sn_graph.model.tensors import without_data
 from sn_graph.passes.base import PassResult, Rescaled
 from sn_graph.progress import Progress, silent
@@ -32,10 +33,17 @@ Key = tuple[str, str]  # a scope's path and a tensor's name in it
 
 @dataclass(frozen=True)
 class Proof:
-    """How a written model was verified: "run", "structure" or "no"; and why no more than that."""
+    """How a written model was verified.
+
+    Attributes:
+        verified: "run", "structure" or "no".
+        note: Why no more than that.
+        failed: Whether it was found wrong, and put in place all the same.
+    """
 
     verified: Verified
     note: str | None = None
+    failed: bool = False
 
 
 def save_verified(
@@ -46,6 +54,8 @@ def save_verified(
     *,
     verify: bool = True,
     force: bool = False,
+    rtol: float | None = None,
+    atol: float | None = None,
     progress: Progress = silent,
 ) -> Proof:
     """Write a folded model beside `path`, prove it against the model it came from, and put it in place.
@@ -56,7 +66,8 @@ def save_verified(
         path, storage: As for `Model.save`.
         verify: Whether to prove it at all.
         force: Put it in place even where the proof fails.
-        progress: Told the bytes written.
+        rtol, atol: What outputs may differ by; by default they follow from the type.
+        progress: Told the bytes written, then the steps of the proof.
 
     Raises:
         VerificationFailed: The written file differs from what it should be; nothing is put in place.
@@ -66,21 +77,31 @@ def save_verified(
         proof = Proof("no")
         if verify:
             try:
-                proof = prove(source, result.rescaled, staged.model)
+                proof = prove(source, result.rescaled, staged.model, rtol=rtol, atol=atol, progress=progress)
             except VerificationFailed as error:
                 if not force:
                     raise
-                proof = Proof("no", str(error))
+                proof = Proof("no", str(error), failed=True)
         staged.commit()
     return proof
 
 
-def prove(source: Model, rescaled: tuple[Rescaled, ...], written: Path) -> Proof:
-    """Prove that the file `written` is `source` with its tensors rescaled. Raises VerificationFailed where it is not."""
+def prove(
+    source: Model,
+    rescaled: tuple[Rescaled, ...],
+    written: Path,
+    *,
+    rtol: float | None = None,
+    atol: float | None = None,
+    progress: Progress = silent,
+) -> Proof:
+    """Prove that the file `written` is `source` with its tensors rescaled; raise VerificationFailed where it is not."""
+    progress("verifying", 0, _STEPS)
     original = _load(source)
     folded = onnx.load(written)
     expected = _expected(original, rescaled)
-    _check_structure(original, folded, expected)
+    _check_structure(original, folded, expected, rescaled)
+    progress("verifying", 1, _STEPS)
     drawn = random_ops(source.proto.graph)
     if drawn:
         return Proof("structure", f"it draws random numbers ({', '.join(drawn)}), so no two runs agree")
@@ -97,14 +118,22 @@ def prove(source: Model, rescaled: tuple[Rescaled, ...], written: Path) -> Proof
         feeds = make_feeds(source)
         list(Side(source, "the original", optimize=False).run(feeds))
     except ModelError as error:
-        return Proof("structure", f"onnxruntime can't run it to begin with: {error}")
+        what = str(error).rpartition("; ")[0] or str(error)  # what to do about it is advice for other commands
+        return Proof("structure", f"the original can't be run, so there is nothing to compare with: {what}")
+    progress("verifying", 2, _STEPS)
     try:
         # Without optimizations both sides run the same kernels, so that only the weights can make a difference.
-        parity = compare_sides(reference, Side(Model.open(written), "the folded model", optimize=False), feeds)
+        parity = compare_sides(
+            reference, Side(Model.open(written), "the folded model", optimize=False), feeds, rtol=rtol, atol=atol
+        )
     except ModelError as error:
         raise VerificationFailed(f"the folded model does not run: {error}") from None
     parity.raise_if_different()
+    progress("verifying", _STEPS, _STEPS)
     return Proof("run")
+
+
+_STEPS = 3  # structure, the original's run, the comparison
 
 
 def _load(source: Model) -> onnx.ModelProto:
@@ -131,7 +160,12 @@ def _expected(original: onnx.ModelProto, rescaled: tuple[Rescaled, ...]) -> dict
     return expected
 
 
-def _check_structure(original: onnx.ModelProto, folded: onnx.ModelProto, expected: Mapping[Key, NDArray[Any]]) -> None:
+def _check_structure(
+    original: onnx.ModelProto,
+    folded: onnx.ModelProto,
+    expected: Mapping[Key, NDArray[Any]],
+    rescaled: tuple[Rescaled, ...],
+) -> None:
     before, after = _constants(original), _constants(folded)
     for key, tensor in after.items():
         if key in expected:
@@ -141,13 +175,56 @@ def _check_structure(original: onnx.ModelProto, folded: onnx.ModelProto, expecte
     missing = [name for scope, name in before if (scope, name) not in after]
     if missing:
         raise VerificationFailed(f"tensor '{missing[0]}' got lost")
-    if expected.keys() <= before.keys() and without_data(original) != without_data(folded):
+    bare = without_data(folded)
+    _take_out_copies(bare, original, {entry.name: entry.original for entry in rescaled})
+    if bare != without_data(original):
         raise VerificationFailed("the graph is not the original's, though only weights were to change")
 
 
+def _take_out_copies(folded: onnx.ModelProto, original: onnx.ModelProto, twins: dict[str, str]) -> None:
+    """Undo the splitting of weights in a skeleton: drop each copy of a constant or node, and let its readers read what
+    it is a copy of. `twins` names the original of each tensor that was added.
+
+    Raises VerificationFailed where something was added that is no copy.
+    """
+    known = {name for scope in Graph(original).scopes for name in _made_in(scope)}
+    copies: list[tuple[onnx.NodeProto, onnx.NodeProto, Scope]] = []
+    scopes = Graph(folded).scopes
+    for scope in scopes:
+        before = None
+        for node in scope.proto.node:
+            if not any(node.output) or not known.isdisjoint(node.output):
+                before = node
+            elif before is not None:  # a copy stands right behind its original
+                copies.append((node, before, scope))
+                twins.update(zip(node.output, before.output, strict=False))
+    for scope in scopes:
+        for node in scope.proto.node:
+            for index, name in enumerate(node.input):
+                if name not in known and name in twins:
+                    node.input[index] = twins[name]
+        if isinstance(scope.proto, onnx.GraphProto):
+            for field in (scope.proto.initializer, scope.proto.input):
+                for position in reversed(range(len(field))):
+                    if field[position].name not in known and field[position].name in twins:
+                        del field[position]
+    for node, before, scope in copies:
+        node.name = before.name
+        node.output[:] = before.output
+        if node != before:
+            raise VerificationFailed(f"a node was added behind '{before.name or before.op_type}' that is no copy of it")
+        del scope.proto.node[next(i for i, other in enumerate(scope.proto.node) if other is node)]
+
+
+def _made_in(scope: Scope) -> tuple[str, ...]:
+    return (*scope.inputs, *scope.initializers, *scope.producers)
+
+
 def _check_scaled(key: Key, stored: NDArray[Any], expected: NDArray[Any]) -> None:
+    if stored.shape != expected.shape or stored.dtype != expected.dtype:
+        raise VerificationFailed(f"tensor '{key[1]}' has another shape or type than the original")
     # Twice the rounding of the type, for factor and product are both rounded.
-    limits = ml_dtypes.finfo(expected.dtype)
+    limits = ml_dtypes.finfo(expected.dtype)  # type: ignore[no-untyped-call]
     wanted = expected.astype(np.float64)
     allowed = 2 * (float(limits.eps) * np.abs(wanted) + float(limits.smallest_subnormal))
     if not (np.abs(stored.astype(np.float64) - wanted) <= allowed).all():

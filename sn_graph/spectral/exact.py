@@ -27,11 +27,15 @@ from sn_graph.spectral.lanczos import largest_eigenpair
 # Half of the 1e-6 promised: the other half is for float32 products (a float32 Gram matrix is off by up to 6e-7 in σ²).
 TOLERANCE = 5e-7
 # Up to here LAPACK on the Gram matrix is as fast as Lanczos, and needs no stopping rule.
-DENSE_SIDE = 256
+DENSE_SIDE = 192
+# Up to here float64 products cost nothing.
+DOUBLE_SIZE = 1 << 16
 # Up to here a square is nothing, whatever the longer side.
 SMALL_SIDE = 512
-# Up to here, and twice as long as wide, a matrix costs less to multiply with itself once than to read 80 times.
+# Up to here, twice as long as wide and too large for the cache (three times as fast as memory), a matrix costs less to
+# multiply with itself once than to read 80 times.
 GRAM_SIDE = 2048
+CACHE_BYTES = 1 << 24
 # Up to here LAPACK can step in (1 GB of float64, minutes); above, Lanczos goes on until its rule is met.
 FALLBACK_SIDE = 8192
 FALLBACK_STEPS = 400
@@ -49,7 +53,8 @@ class SingularTriplet:
     Attributes:
         sigma: σ; 0 for a zero matrix, NaN for a non-finite one.
         left: u [rows], float64, of length 1.
-        right: v [columns], float64, of length 1.
+        right: v [columns], float64, of length 1. M v = σ u and Mᵀu = σ v hold within about 1e-6 σ; σ is 1e-6 and more
+            times closer than that.
     """
 
     sigma: float
@@ -110,7 +115,7 @@ def leading_singular_triplet(matrix: NDArray[Any], start: NDArray[Any] | None = 
 
 def _attempt(operand: BlockedMatrix, guess: NDArray[np.float64] | None) -> SingularTriplet | None:
     """The triplet of the storage, in float32 where that is enough; None where scale, NaN, infinity or 0 forbid it."""
-    if operand.exponent == 0 and operand.storage.dtype != np.float64 and min(operand.shape) > DENSE_SIDE:
+    if operand.exponent == 0 and operand.storage.dtype != np.float64 and operand.storage.size > DOUBLE_SIZE:
         storage = operand.storage
         if storage.dtype.itemsize < 4 and storage.size <= WIDEN_SIZE:
             storage = storage.astype(np.float32)
@@ -122,15 +127,16 @@ def _attempt(operand: BlockedMatrix, guess: NDArray[np.float64] | None) -> Singu
 
 def _triplet(operand: BlockedMatrix, guess: NDArray[np.float64] | None) -> SingularTriplet | None:
     rows, columns = operand.shape
-    short, long = min(rows, columns), max(rows, columns)
+    short = min(rows, columns)
     precise = replace(operand, dtype=np.dtype(np.float64))
-    on_rows = rows < columns and _squares(short, long)
+    squares = _squares(operand)
+    on_rows = rows < columns and squares
     if short <= DENSE_SIDE:
         value, vector = _dense(operand)
     else:
         if guess is not None and operand.transposed != on_rows:
             guess = precise.multiply(guess) if on_rows else precise.multiply_transposed(guess)
-        if _squares(short, long):
+        if squares:
             product = partial(dsymv, 1.0, operand.gram())
             pair = largest_eigenpair(product, short, TOLERANCE, FALLBACK_STEPS, guess)
         else:
@@ -152,9 +158,11 @@ def _triplet(operand: BlockedMatrix, guess: NDArray[np.float64] | None) -> Singu
     return SingularTriplet(sigma, vector, other) if on_rows else SingularTriplet(sigma, other, vector)
 
 
-def _squares(short: int, long: int) -> bool:
+def _squares(operand: BlockedMatrix) -> bool:
     """Whether the Gram matrix is worth its products."""
-    return short <= SMALL_SIDE or (short <= GRAM_SIDE and long >= 2 * short)
+    short, long = sorted(operand.shape)
+    cached = operand.storage.size * operand.dtype.itemsize <= CACHE_BYTES
+    return short <= SMALL_SIDE or (short <= GRAM_SIDE and long >= 2 * short and not cached)
 
 
 def _dense(operand: BlockedMatrix) -> tuple[float, NDArray[np.float64]]:

@@ -53,5 +53,5 @@ def test_the_result_goes_on_in_a_graphsurgeon_pipeline() -> None:
 
 
 def test_what_is_no_graph_is_refused() -> None:
-    with pytest.raises(sn.UsageError, match="no onnx_graphsurgeon.Graph"):
+    with pytest.raises(sn.UsageError, match=r"no onnx_graphsurgeon\.Graph"):
         interop.fold("model.onnx")  # type: ignore[arg-type]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
+from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
@@ -39,6 +40,8 @@ TYPES = [
     "BOOL", "COMPLEX64", "COMPLEX128", "INT4", "UINT4", "FLOAT8E4M3FN", "FLOAT8E5M2", "FLOAT8E4M3FNUZ",
 ]  # fmt: skip
 FLOATS = ["FLOAT", "DOUBLE", "FLOAT16", "BFLOAT16"]
+ATTRIBUTE_TYPES = {"t": 4, "g": 5, "tensors": 9, "graphs": 10, "sparse_tensor": 11, "sparse_tensors": 12}
+MODEL, GRAPH = onnx.ModelProto.DESCRIPTOR, onnx.GraphProto.DESCRIPTOR
 DATA_FIELDS = {"float_data": 4, "int32_data": 5, "int64_data": 7, "raw_data": 9, "double_data": 10, "uint64_data": 11}
 
 
@@ -106,7 +109,9 @@ def serialize(proto: onnx.TensorProto, form: str, seed: int) -> Tensor:
     rng = random.Random(seed)
     groups = [[tag(2, 0) + varint(proto.data_type)], [field(8, proto.name.encode())], [unknown(rng)]]
     dims = list(proto.dims)
-    groups.append([field(1, b"".join(map(varint, dims)))] if rng.random() < 0.5 else [tag(1, 0) + varint(d) for d in dims])
+    groups.append(
+        [field(1, b"".join(map(varint, dims)))] if rng.random() < 0.5 else [tag(1, 0) + varint(d) for d in dims]
+    )
     payload = None
     for name, number in DATA_FIELDS.items():
         held = getattr(proto, name)
@@ -120,7 +125,9 @@ def serialize(proto: onnx.TensorProto, form: str, seed: int) -> Tensor:
             cut = rng.randint(0, len(items))
             packed, loose = field(number, b"".join(items)), [tag(number, wire_type) + item for item in items]
             halves = [field(number, b"".join(items[:cut])), field(number, b"".join(items[cut:]))]
-            groups.append({"packed": [packed], "unpacked": loose, "split": halves, "mixed": [halves[0], *loose[cut:]]}[form])
+            groups.append(
+                {"packed": [packed], "unpacked": loose, "split": halves, "mixed": [halves[0], *loose[cut:]]}[form]
+            )
             payload = b"".join(items) if form == "packed" else None
     return Tensor(b"".join(_interleave(groups, rng)), payload, form)
 
@@ -142,7 +149,9 @@ def _interleave(groups: list[list[bytes]], rng: random.Random) -> Iterator[bytes
 def make_tensor(name: str, data_type: str, count: int, form: str, seed: int) -> Tensor:
     number = TensorProto.DataType.Value(data_type)
     array = values(number, count, seed)
-    proto = helper.make_tensor(name, number, [count], array if form != "raw" else _raw(array, number), raw=form == "raw")
+    proto = helper.make_tensor(
+        name, number, [count], array if form != "raw" else _raw(array, number), raw=form == "raw"
+    )
     return serialize(proto, form, seed)
 
 
@@ -157,23 +166,28 @@ def _raw(array: np.ndarray, data_type: int) -> bytes:
 def make_model(tensors: list[tuple[str, Tensor]], seed: int = 0) -> bytes:
     """Write a model that holds each tensor in the place named, with unknown fields around it, in a random order."""
     rng = random.Random(seed)
-    graph = [[wrap(PLACES[place][1:], tensor.content, rng)] for place, tensor in tensors if PLACES[place][0] == 7]
+    graph = [
+        [wrap(PLACES[place][1:], tensor.content, rng, GRAPH)] for place, tensor in tensors if PLACES[place][0] == 7
+    ]
     graph += [[field(2, b"g")], [unknown(rng)], [field(10, b"documented")]]
-    parts = [[wrap(PLACES[place], tensor.content, rng)] for place, tensor in tensors if PLACES[place][0] != 7]
+    parts = [[wrap(PLACES[place], made.content, rng)] for place, made in tensors if PLACES[place][0] != 7]
     parts += [[tag(1, 0) + varint(8)], [unknown(rng)], [field(8, tag(2, 0) + varint(17))]]
     parts.append([field(7, b"".join(_interleave(graph, rng)))])
     return b"".join(_interleave(parts, rng))
 
 
-def wrap(numbers: tuple[int, ...], content: bytes, rng: random.Random) -> bytes:
-    """Put a tensor's bytes into the messages around it."""
-    for level, number in enumerate(reversed(numbers)):
-        if level and rng.random() < 0.5:
-            content = unknown(rng) + content
-        if level and rng.random() < 0.5:
-            content += unknown(rng)
-        content = field(number, content)
-    return content
+def wrap(numbers: tuple[int, ...], content: bytes, rng: random.Random, around: Descriptor = MODEL) -> bytes:
+    """Put a tensor's bytes into the messages between it and the one around them all."""
+    if not numbers:
+        return content
+    inner = around.fields_by_number[numbers[0]]
+    content = wrap(numbers[1:], content, rng, inner.message_type)
+    if inner.message_type.name == "AttributeProto":
+        held = inner.message_type.fields_by_number[numbers[1]].name
+        content += tag(20, 0) + varint(ATTRIBUTE_TYPES[held])
+    if inner.message_type.name != "TensorProto":
+        content = rng.choice([b"", unknown(rng)]) + content + rng.choice([b"", unknown(rng)])
+    return field(numbers[0], content)
 
 
 def find_tensors(message: Message) -> Iterator[onnx.TensorProto]:

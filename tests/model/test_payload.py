@@ -7,7 +7,6 @@ import ml_dtypes
 import numpy as np
 import onnx
 import pytest
-from carriers import FLOATS, FORMS, TYPES, make_tensor, serialize, values
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
@@ -15,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from sn_graph.errors import ModelError
 from sn_graph.model import wire
 from sn_graph.model.payload import BLOCK_BYTES, Payload, Source, element_type
+from tests.model.carriers import FLOATS, FORMS, TYPES, make_tensor, serialize, values
 
 
 def in_memory(data: bytes, data_type: int, field: int = wire.RAW_DATA) -> Payload:
@@ -25,9 +25,7 @@ def of_tensor(tensor: onnx.TensorProto) -> Payload:
     content = tensor.SerializeToString()
     found = wire.find_payload(memoryview(content), 0, len(content))
     assert found is not None
-    return Payload(
-        tensor.data_type, found.number, Source(memoryview(content)), found.value, found.end - found.value
-    )
+    return Payload(tensor.data_type, found.number, Source(memoryview(content)), found.value, found.end - found.value)
 
 
 def written(payload: Payload, field: int) -> bytes:
@@ -242,9 +240,9 @@ def test_only_ordinary_files_are_mapped(tmp_path: Path) -> None:
             Source.map(path)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", FORMS[1:])
 def test_the_helpers_here_write_what_onnx_reads(form: str) -> None:
     tensor = helper.make_tensor("t", TensorProto.INT32, [4], [1, -1, 2**31 - 1, -(2**31)])
     np.testing.assert_array_equal(
-        numpy_helper.to_array(serialize(tensor, form if form != "raw" else "packed", 1).proto), numpy_helper.to_array(tensor)
+        numpy_helper.to_array(serialize(tensor, form, 1).proto), numpy_helper.to_array(tensor)
     )

@@ -4,7 +4,6 @@ import random
 
 import onnx
 import pytest
-from carriers import PLACES, field, find_tensors, make_model, make_tensor, models, tag, unknown, varint
 from google.protobuf.descriptor import Descriptor
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 from sn_graph.errors import ModelError
 from sn_graph.model import wire
 from sn_graph.model.tensors import walk_tensors
+from tests.model.carriers import PLACES, field, find_tensors, make_model, make_tensor, models, tag, unknown, varint
 
 
 def joined(pieces: list[wire.Piece]) -> bytes:

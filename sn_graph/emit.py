@@ -1,0 +1,90 @@
+"""Nodes in the making: names, constants and the differences between opsets, for passes that write arithmetic."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from sn_graph.model.graph import Graph
+
+
+class Emitter:
+    """Makes nodes for the main opset of a model. Nothing is in the model until the caller puts `nodes` there.
+
+    Attributes:
+        nodes: What was made since the list was last taken, in topological order.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        self._opset = graph.opset() or 1
+        self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+        self.nodes: list[onnx.NodeProto] = []
+
+    def take(self) -> list[onnx.NodeProto]:
+        """Return the nodes made so far and begin a new list."""
+        taken, self.nodes = self.nodes, []
+        return taken
+
+    def op(self, op_type: str, inputs: Sequence[str], name: str, **attributes: Any) -> str:
+        """Make a node with one output; the node and the value get `name`, or a free one like it."""
+        return self.ops(op_type, inputs, [name], name, **attributes)[0]
+
+    def ops(
+        self, op_type: str, inputs: Sequence[str], outputs: Sequence[str], name: str, **attributes: Any
+    ) -> list[str]:
+        """Make a node with several outputs."""
+        fresh = [self._graph.fresh_name(output) for output in outputs]
+        node_name = fresh[0] if list(outputs) == [name] else self._graph.fresh_name(name)
+        self.nodes.append(helper.make_node(op_type, inputs, fresh, name=node_name, **attributes))
+        return fresh
+
+    def constant(self, name: str, values: NDArray[Any]) -> str:
+        """Add an initializer to the main graph, one for all equal values."""
+        key = (values.dtype.str, values.shape, values.tobytes())
+        if key not in self._constants:
+            self._constants[key] = self._graph.fresh_name(name)
+            self._graph.model.graph.initializer.append(numpy_helper.from_array(values, self._constants[key]))
+        return self._constants[key]
+
+    def reshape(self, value: str, shape: Sequence[int], name: str) -> str:
+        target = "x".join(map(str, shape))
+        return self.op("Reshape", [value, self.constant(f"sn/shape_{target}", np.array(shape, np.int64))], name)
+
+    def cast(self, value: str, data_type: int, name: str) -> str:
+        return self.op("Cast", [value], name, to=data_type)
+
+    def gemv(self, matrix: str, column: str, name: str, *, transposed: bool, double: bool) -> str:
+        """M v or Mᵀ v: the matrix as operand A of a Gemm, the vector a column [n, 1].
+
+        As operand B the weight would be packed a second time; a MatMul with a 1-D vector is 9 to 12 times slower.
+        """
+        inputs = [matrix, column]
+        if self._opset < 11:  # C is optional from there on
+            inputs.append(self.constant("sn/zero", np.zeros(1, np.float64 if double else np.float32)))
+        return self.op("Gemm", inputs, name, **({"transA": 1} if transposed else {}))
+
+    def norm(self, column: str, name: str) -> str:
+        """‖v‖ of a column [n, 1], as [1, 1]. ReduceL2 without `axes` is the same in every opset."""
+        return self.op("ReduceL2", [column], name, keepdims=1)
+
+    def split_column(self, column: str, lengths: Sequence[int], names: Sequence[str]) -> list[str]:
+        """Cut a column [N, 1] into columns of these lengths."""
+        if len(lengths) == 1:
+            return [column]
+        if self._opset < 13:  # the lengths are an attribute below, an input from there on
+            return self.ops("Split", [column], names, "sn/split", axis=0, split=list(lengths))
+        sizes = self.constant("sn/lengths", np.array(lengths, np.int64))
+        return self.ops("Split", [column, sizes], names, "sn/split", axis=0)
+
+    def concat(self, values: Sequence[str], output: str, name: str) -> None:
+        """Join values along axis 0 into the value `output`, whose name the caller has reserved."""
+        node = helper.make_node("Concat", values, [output], name=self._graph.fresh_name(name), axis=0)
+        self.nodes.append(node)
+
+    def rename(self, value: str, name: str) -> None:
+        """Copy a value under a name that the caller has reserved."""
+        self.nodes.append(helper.make_node("Identity", [value], [name], name=self._graph.fresh_name(name)))

@@ -1,0 +1,203 @@
+"""The exact spectral norm against LAPACK's SVD in float64, on every kind of spectrum that has fooled a solver."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import mpmath
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy.linalg import hadamard, svdvals
+
+from sn_graph.spectral import exact
+from sn_graph.spectral.exact import leading_singular_triplet, spectral_norm
+
+TYPES = (np.float16, ml_dtypes.bfloat16, np.float32, np.float64)
+PROMISED = 1e-6
+
+
+def reference(matrix: NDArray[Any]) -> float:
+    return float(svdvals(matrix.astype(np.float64))[0])
+
+
+def with_values(values: NDArray[np.float64], rows: int, columns: int, seed: int) -> NDArray[np.float64]:
+    """A matrix [rows, columns] with these singular values and random vectors."""
+    generator = np.random.default_rng(seed)
+    left, _ = np.linalg.qr(generator.standard_normal((rows, len(values))))
+    right, _ = np.linalg.qr(generator.standard_normal((columns, len(values))))
+    product: NDArray[np.float64] = (left * values) @ right.T
+    return product
+
+
+def spectra(size: int, seed: int) -> Iterator[tuple[str, NDArray[np.float64]]]:
+    generator = np.random.default_rng(seed)
+    rest = 0.9 * generator.random(size)
+    yield "uniform", rest
+    yield "graded", np.logspace(0, -12, size)
+    yield "trained", 1 / np.arange(1, size + 1) ** 0.7
+    yield "rank 3", np.where(np.arange(size) < 3, rest, 0.0)
+    yield "orthogonal", np.ones(size)
+    yield "two equal", np.where(np.arange(size) < 2, 1.0, rest)
+    yield "dense cluster", 1 - np.linspace(0, 1e-4, size)
+    yield "soft edge", 1 - 1e-2 * np.linspace(0, 1, size) ** 2
+    for gap in (1e-7, 1e-6, 3e-6, 1e-5, 1e-3):
+        yield f"gap {gap}", np.concatenate([[1.0, 1 - gap], rest[2:]])
+        yield f"one above a cluster, {gap}", np.concatenate([[1.0], np.full(size - 1, 1 - gap)])
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(100, 130), (260, 300), (530, 530), (560, 700), (1300, 600)])
+@pytest.mark.parametrize("seed", range(2))
+def test_spectra(shape: tuple[int, int], seed: int, kind: Any) -> None:
+    size = min(shape)
+    generator = np.random.default_rng(seed)
+    left, _ = np.linalg.qr(generator.standard_normal((shape[0], size)))
+    right, _ = np.linalg.qr(generator.standard_normal((shape[1], size)))
+    for name, values in spectra(size, seed):
+        matrix = ((left * values) @ right.T).astype(kind)
+        # Rounding to float32 moves σ by up to 6e-8 · √min(shape), so the reference is the rounded matrix's own.
+        expected = float(values.max()) if kind is np.float64 else reference(matrix)
+        assert spectral_norm(matrix) == pytest.approx(expected, rel=PROMISED), name
+
+
+def named_matrices() -> Iterator[tuple[str, NDArray[Any]]]:
+    generator = np.random.default_rng(0)
+    index = np.arange(600)
+    yield "hilbert", 1 / (index[:, None] + index[None, :] + 1.0)
+    yield "hadamard", hadamard(1024).astype(np.float32)
+    yield "rank 1", np.outer(generator.standard_normal(700), generator.standard_normal(600)).astype(np.float32)
+    yield "constant", np.full((700, 600), 0.1, np.float32)
+    yield "sparse", generator.standard_normal((700, 600)) * (generator.random((700, 600)) < 0.003)
+    blocks = np.kron(np.diag(1 + 1e-6 * np.arange(4)), np.full((150, 160), 0.1))
+    yield "constant blocks", blocks.astype(np.float32)
+    yield "identity", np.eye(600, 640, dtype=np.float32)
+    yield "one entry", np.where(np.arange(600 * 600).reshape(600, 600) == 777, -3.0, 0.0).astype(np.float32)
+    yield "non-negative", generator.random((600, 600)).astype(np.float32)
+
+
+@pytest.mark.parametrize(("name", "matrix"), list(named_matrices()), ids=[name for name, _ in named_matrices()])
+def test_named(name: str, matrix: NDArray[Any]) -> None:
+    expected = 32.0 if name == "hadamard" else reference(matrix)
+    assert spectral_norm(matrix) == pytest.approx(expected, rel=PROMISED)
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.integers(1, 80), st.integers(1, 80), st.sampled_from(TYPES), st.booleans(), st.integers(0, 9))
+def test_small_shapes(rows: int, columns: int, kind: Any, fortran: bool, seed: int) -> None:
+    matrix = np.random.default_rng(seed).standard_normal((rows, columns)).astype(kind)
+    found = leading_singular_triplet(np.asfortranarray(matrix) if fortran else matrix)
+    # LAPACK on a float64 Gram matrix: a few hundred roundings.
+    assert found.sigma == pytest.approx(reference(matrix), rel=1e-12)
+    assert_vectors(matrix, found)
+
+
+@pytest.mark.parametrize("shape", [(1, 20_000), (20_000, 1), (3, 20_000), (50_000, 20), (250, 9000), (9000, 250)])
+@pytest.mark.parametrize("kind", TYPES)
+def test_long_shapes(shape: tuple[int, int], kind: Any) -> None:
+    matrix = np.random.default_rng(1).standard_normal(shape).astype(kind)
+    wide = matrix.astype(np.float64)
+    gram = wide @ wide.T if shape[0] < shape[1] else wide.T @ wide
+    found = leading_singular_triplet(matrix)
+    assert found.sigma == pytest.approx(math.sqrt(np.linalg.eigvalsh(gram)[-1]), rel=1e-9)
+    assert_vectors(matrix, found)
+
+
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("shape", [(560, 600), (600, 560)])
+@pytest.mark.parametrize("fortran", [False, True])
+def test_vectors_by_lanczos(shape: tuple[int, int], kind: Any, fortran: bool) -> None:
+    matrix = np.random.default_rng(2).standard_normal(shape).astype(kind)
+    laid = np.asfortranarray(matrix) if fortran else matrix
+    found = leading_singular_triplet(laid)
+    assert found.sigma == pytest.approx(reference(matrix), rel=1e-9)
+    assert_vectors(matrix, found)
+    again = leading_singular_triplet(laid, start=found.right)
+    assert again.sigma == pytest.approx(found.sigma, rel=1e-9)
+
+
+def test_wide_matrix_beyond_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exact, "CACHE_BYTES", 1000)
+    matrix = np.random.default_rng(3).standard_normal((520, 1100)).astype(np.float32)
+    for laid in (matrix, np.asfortranarray(matrix)):
+        found = leading_singular_triplet(laid)
+        assert found.sigma == pytest.approx(reference(matrix), rel=1e-9)
+        assert leading_singular_triplet(laid, found.right).sigma == pytest.approx(found.sigma, rel=1e-9)
+
+
+def assert_vectors(matrix: NDArray[Any], found: exact.SingularTriplet) -> None:
+    wide = matrix.astype(np.float64)
+    # The vectors' error is the square root of that of σ.
+    close = 1e-5 * found.sigma
+    assert np.linalg.norm(found.left) == pytest.approx(1.0, rel=1e-12)
+    assert np.linalg.norm(found.right) == pytest.approx(1.0, rel=1e-12)
+    assert np.linalg.norm(wide @ found.right - found.sigma * found.left) < close
+    assert np.linalg.norm(wide.T @ found.left - found.sigma * found.right) < close
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (20, 30), (300, 280), (600, 640)])
+@pytest.mark.parametrize(
+    ("kind", "power"),
+    [
+        (np.float32, 100),
+        (np.float32, -100),
+        (np.float32, -140),
+        (np.float64, 500),
+        (np.float64, -500),
+        (np.float64, 1010),
+        (np.float64, -1020),
+    ],
+)
+def test_scale(shape: tuple[int, int], kind: Any, power: int) -> None:
+    matrix = np.ldexp(np.random.default_rng(4).standard_normal(shape).astype(kind), power)
+    # Subnormal entries have lost digits: compare with what is left of them.
+    expected = math.ldexp(reference(np.ldexp(matrix.astype(np.float64), -power)), power)
+    assert spectral_norm(matrix) == pytest.approx(expected, rel=1e-9, abs=0.0)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (20, 30), (300, 280), (600, 640)])
+@pytest.mark.parametrize("kind", TYPES)
+def test_zero_and_non_finite(shape: tuple[int, int], kind: Any) -> None:
+    matrix = np.zeros(shape, kind)
+    assert spectral_norm(matrix) == 0.0
+    assert np.linalg.norm(leading_singular_triplet(matrix).left) == 1.0
+    for value in (math.nan, math.inf, -math.inf):
+        matrix[-1, 0] = value
+        assert math.isnan(spectral_norm(matrix))
+
+
+def test_empty() -> None:
+    assert spectral_norm(np.empty((0, 4), np.float32)) == 0.0
+
+
+def test_lapack_steps_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exact, "FALLBACK_STEPS", 5)
+    for shape in ((300, 320), (600, 560)):
+        matrix = np.random.default_rng(5).standard_normal(shape).astype(np.float32)
+        assert spectral_norm(matrix) == pytest.approx(reference(matrix), rel=1e-12)
+
+
+def test_same_result_at_every_call() -> None:
+    matrix = np.random.default_rng(6).standard_normal((600, 640)).astype(np.float32)
+    first, second = leading_singular_triplet(matrix), leading_singular_triplet(matrix)
+    assert first.sigma == second.sigma
+    np.testing.assert_array_equal(first.right, second.right)
+
+
+def test_memory_map(tmp_path: Path) -> None:
+    matrix = np.random.default_rng(7).standard_normal((600, 640)).astype(np.float32)
+    (tmp_path / "weight").write_bytes(b"odd" + matrix.tobytes())
+    mapped = np.memmap(tmp_path / "weight", np.uint8, "r")
+    view = np.ndarray(matrix.shape, np.float32, buffer=mapped.data, offset=3)
+    assert spectral_norm(view) == pytest.approx(reference(matrix), rel=1e-9)
+
+
+def test_fifty_digits() -> None:
+    matrix = np.random.default_rng(8).standard_normal((12, 9))
+    mpmath.mp.dps = 50
+    values = mpmath.svd_r(mpmath.matrix(matrix.tolist()), compute_uv=False)
+    assert abs(spectral_norm(matrix) / values[0] - 1) < 1e-14

@@ -1,0 +1,113 @@
+"""The stopping rule of Lanczos, on diagonal operators: with a uniform start they are as general as any other."""
+
+import math
+
+import mpmath
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from sn_graph.spectral import lanczos
+from sn_graph.spectral.lanczos import Eigenpair, largest_eigenpair, log_growth
+
+TOLERANCE = 5e-7
+
+
+def solve(eigenvalues: NDArray[np.float64], limit: int = 2000, guess: NDArray[np.float64] | None = None) -> Eigenpair:
+    return largest_eigenpair(lambda x: eigenvalues * x, len(eigenvalues), TOLERANCE, limit, guess)
+
+
+def below(top: float, others: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.concatenate([others, [top]])
+
+
+@pytest.mark.parametrize(
+    "eigenvalues",
+    [
+        np.linspace(0.0, 1.0, 300),
+        np.ones(300),
+        below(1.0, np.zeros(299)),
+        below(1.0, np.full(299, 1 - 4e-6)),
+        below(1.0, np.full(2999, 1 - 1e-5)),
+        below(1.0, np.linspace(0.99, 1 - 1e-5, 299)),
+        1 - np.linspace(0.0, 1.0, 300) ** 2 * 1e-2,
+        np.logspace(-24, 0, 300),
+    ],
+)
+def test_largest_eigenvalue(eigenvalues: NDArray[np.float64]) -> None:
+    pair = solve(eigenvalues)
+    assert pair.certain
+    assert 1 - 2 * TOLERANCE <= pair.value / eigenvalues.max() <= 1 + 1e-12
+    assert float(np.sum(eigenvalues * pair.vector**2)) == pytest.approx(pair.value, rel=1e-10)
+
+
+@pytest.mark.parametrize("gap", [2e-6, 1e-5, 1e-3, 0.5])
+def test_unlucky_starts(gap: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A start with 1/1000 of its usual part on the leading vector: a residual rule stops at the second value."""
+    eigenvalues = below(1.0, below(1.0 - gap, np.linspace(0.0, 0.9, 298)))
+    fair = np.random.default_rng(0).standard_normal(300)
+    fair[-1] = 2e-3 * math.copysign(1.0, fair[-1])
+    start = fair / np.linalg.norm(fair)
+    monkeypatch.setattr(lanczos, "_start", lambda *_: (start, _demand(300)))
+    assert solve(eigenvalues).value >= 1 - 2 * TOLERANCE
+
+
+def _demand(length: int) -> float:
+    return math.log(math.sqrt(2 * length / math.pi) / lanczos.FAILURE)
+
+
+def test_rule_bounds_the_hidden_component() -> None:
+    """|v₁·b| ≤ 1 / p_k(λ₁), the inequality that the rule stands on, in 50 digits."""
+    mpmath.mp.dps = 50
+    eigenvalues = [mpmath.mpf(i) / 7 for i in range(1, 12)]
+    start = [mpmath.mpf(1) / (i + 2) for i in range(11)]
+    norm = mpmath.sqrt(sum(x * x for x in start))
+    current = [x / norm for x in start]
+    before, beta = [mpmath.mpf(0)] * 11, mpmath.mpf(0)
+    diagonal: list[float] = []
+    offdiagonal: list[float] = []
+    for _ in range(6):
+        image = [a * x for a, x in zip(eigenvalues, current, strict=True)]
+        alpha = sum(x * y for x, y in zip(current, image, strict=True))
+        rest = [y - alpha * x - beta * z for x, y, z in zip(current, image, before, strict=True)]
+        beta = mpmath.sqrt(sum(x * x for x in rest))
+        before, current = current, [x / beta for x in rest]
+        diagonal.append(float(alpha))
+        offdiagonal.append(float(beta))
+    top = len(eigenvalues) - 1
+    growth = log_growth(diagonal, offdiagonal, float(eigenvalues[top]))
+    # q_{k+1} = p_k(G) b, so its part on v₁ is p_k(λ₁) times that of b.
+    assert growth == pytest.approx(float(mpmath.log(current[top] / (start[top] / norm))), rel=1e-9)
+    assert current[top] <= 1
+
+
+def test_growth_is_nothing_below_the_ritz_value() -> None:
+    assert log_growth([1.0, 1.0], [0.5, 0.5], 1.2) == -math.inf
+
+
+def test_a_guess_saves_steps_and_a_wrong_one_does_no_harm() -> None:
+    eigenvalues = np.linspace(0.0, 1.0, 400)
+    leading, other = np.eye(400)[-1], np.eye(400)[3]
+    plain = solve(eigenvalues)
+    assert solve(eigenvalues, guess=leading).steps < plain.steps
+    assert solve(eigenvalues, guess=other).value == pytest.approx(1.0, rel=2 * TOLERANCE)
+
+
+def test_limit() -> None:
+    pair = solve(1 - np.linspace(0.0, 1e-3, 3000) ** 2, limit=10)
+    assert pair.steps == 10
+    assert not pair.certain
+
+
+def test_not_finite() -> None:
+    with np.errstate(invalid="ignore"):
+        assert math.isnan(solve(np.array([1.0, np.inf, 2.0])).value)
+
+
+def test_zero_operator() -> None:
+    assert solve(np.zeros(5)).value == 0.0
+
+
+def test_whole_space() -> None:
+    assert solve(np.array([2.0])).value == pytest.approx(2.0, rel=1e-15)
+    assert solve(np.array([2.0, 3.0])).value == pytest.approx(3.0, rel=1e-14)

@@ -1,0 +1,273 @@
+"""Time and peak memory of "load, change every weight, save", beside cp and other libraries.
+
+    python tools/bench/storage.py --size 1.5 --external 6
+
+Makes models of chained MatMuls, runs every way of changing them in a fresh process, in turns, and prints a Markdown
+table. Peak memory is anonymous memory: mapped files can be dropped by the system at any time, and are not counted.
+"""
+
+import argparse
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from sn_graph.model import Model, Storage
+from sn_graph.model.external import set_location
+
+GB = 10**9
+FACTOR = 0.5
+POLL = 0.002  # seconds between two looks at a process's memory
+NAME = "model.onnx"
+PACKAGES = ("sn-graph", "onnx", "numpy", "onnx-graphsurgeon", "onnx-ir", "protobuf")
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to change every weight.
+
+    Attributes:
+        command: The process that reads the first folder's model and writes it to the second.
+        package: What it needs beyond sn-graph's own packages.
+        inline: Memory that it needs for an inline model, in multiples of the model's size; `external` likewise.
+    """
+
+    command: Callable[[Path, Path], list[str]]
+    package: str | None = None
+    inline: float = 0.0
+    external: float = 0.0
+
+
+def worker(name: str) -> Callable[[Path, Path], list[str]]:
+    return lambda source, target: [sys.executable, __file__, "--worker", name, str(source / NAME), str(target / NAME)]
+
+
+def fold(source: Path, target: Path) -> list[str]:
+    command = [sys.executable, "-m", "sn_graph.cli", "fold", str(source / NAME), "-o", str(target / NAME)]
+    return [*command, "--sigma", "power", "--no-verify", "--quiet"]
+
+
+METHODS = {
+    "cp": Method(lambda source, target: ["cp", "-r", f"{source}/.", str(target)]),
+    "sn-graph, scale every weight": Method(worker("sn-graph")),
+    "`sn-graph fold --sigma power --no-verify`": Method(fold),
+    "onnx load/save": Method(worker("onnx"), None, 3.2, 2.2),
+    "onnx-graphsurgeon": Method(worker("onnx-graphsurgeon"), "onnx_graphsurgeon", 4.5, 3.5),
+    "onnx-ir, lazy": Method(worker("onnx-ir"), "onnx_ir", 3.5, 0.2),
+}
+CP = "cp"
+LIBRARIES = {"onnx": "onnx load/save", "onnx-graphsurgeon": "onnx-graphsurgeon", "onnx-ir": "onnx-ir, lazy"}
+TINY = 4096  # bytes: what a method takes for such a model is its start-up
+
+
+# The work, each in a process of its own
+
+
+def scale_with_sn_graph(source: Path, target: Path, external: bool) -> None:
+    model = Model.open(source)
+    for tensor in model.proto.graph.initializer:
+        model.scale(tensor, FACTOR)
+    model.save(target)
+
+
+def scale_with_onnx(source: Path, target: Path, external: bool) -> None:
+    model = onnx.load(source)
+    for tensor in model.graph.initializer:
+        tensor.raw_data = (onnx.numpy_helper.to_array(tensor) * np.float32(FACTOR)).tobytes()
+    onnx.save(model, target, save_as_external_data=external, location=f"{NAME}.data" if external else None)
+
+
+def scale_with_graphsurgeon(source: Path, target: Path, external: bool) -> None:
+    import onnx_graphsurgeon
+
+    graph = onnx_graphsurgeon.import_onnx(onnx.load(source))
+    for tensor in graph.tensors().values():
+        if isinstance(tensor, onnx_graphsurgeon.Constant):
+            tensor.values = tensor.values * np.float32(FACTOR)
+    model = onnx_graphsurgeon.export_onnx(graph)
+    onnx.save(model, target, save_as_external_data=external, location=f"{NAME}.data" if external else None)
+
+
+def scale_with_onnx_ir(source: Path, target: Path, external: bool) -> None:
+    import onnx_ir
+
+    def scaled(tensor: onnx_ir.TensorProtocol) -> onnx_ir.LazyTensor:
+        def evaluate() -> onnx_ir.TensorProtocol:
+            return onnx_ir.tensor(tensor.numpy() * np.float32(FACTOR))
+
+        return onnx_ir.LazyTensor(evaluate, dtype=tensor.dtype, shape=onnx_ir.Shape(tensor.shape), name=tensor.name)
+
+    model = onnx_ir.load(source)
+    for value in model.graph.initializers.values():
+        assert value.const_value is not None
+        value.const_value = scaled(value.const_value)
+    onnx_ir.save(model, target, external_data=f"{NAME}.data" if external else None)
+
+
+WORKERS = {
+    "sn-graph": scale_with_sn_graph,
+    "onnx": scale_with_onnx,
+    "onnx-graphsurgeon": scale_with_graphsurgeon,
+    "onnx-ir": scale_with_onnx_ir,
+}
+
+
+# Making and measuring
+
+
+def make_model(folder: Path, size: float, storage: Storage) -> None:
+    """Write a model of about `size` bytes, one weight in memory at a time."""
+    width = 4096 if size >= GB else min(1024, int((size / 4) ** 0.5))
+    count = max(1, round(size / (4 * width * width)))
+    rng = np.random.default_rng(0)
+    weights = []
+    with open(folder / f"{NAME}.data", "wb") as file:
+        for index in range(count):
+            tensor = TensorProto(name=f"w{index}", data_type=TensorProto.FLOAT, dims=[width, width])
+            set_location(tensor, f"{NAME}.data", file.tell(), 4 * width * width)
+            weights.append(tensor)
+            rng.standard_normal((width, width), np.float32).tofile(file)
+    nodes = [helper.make_node("MatMul", [f"x{i}", f"w{i}"], [f"x{i + 1}"]) for i in range(count)]
+    ends = [helper.make_tensor_value_info(f"x{i}", TensorProto.FLOAT, [1, width]) for i in (0, count)]
+    graph = helper.make_graph(nodes, "chain", ends[:1], ends[1:], weights)
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    (folder / NAME).write_bytes(proto.SerializeToString())
+    if storage is Storage.INLINE:
+        Model.open(folder / NAME).save(folder / NAME, Storage.INLINE)
+
+
+def size_of(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.iterdir())
+
+
+def anonymous_memory(process: int) -> int:
+    """Return a process's anonymous memory in bytes, 0 once it has ended."""
+    try:
+        status = Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("RssAnon")), 0)
+
+
+def measure(command: list[str]) -> tuple[float, int]:
+    """Run a command and return its seconds and its peak of anonymous memory in bytes."""
+    peak = 0
+    with tempfile.TemporaryFile("w+") as errors:
+        started = time.perf_counter()
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors) as process:
+            while process.poll() is None:
+                peak = max(peak, anonymous_memory(process.pid))
+                time.sleep(POLL)
+            seconds = time.perf_counter() - started
+        if process.returncode:
+            errors.seek(0)
+            sys.exit(f"{' '.join(command)} ended with {process.returncode}: {errors.read()[-2000:]}")
+    return seconds, peak
+
+
+def reason_to_skip(method: Method, size: int, external: bool) -> str | None:
+    if method.package and importlib.util.find_spec(method.package) is None:
+        return "not installed"
+    needed = size * (method.external if external else method.inline)
+    if needed > available_memory():
+        return f"skipped: needs {needed / GB:.0f} GB of memory"
+    return None
+
+
+def available_memory() -> float:
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024.0 for line in lines if line.startswith("MemAvailable"))
+
+
+def run(name: str, source: Path, target: Path) -> tuple[float, int]:
+    """Run a method into a new folder, removed again; return its seconds and memory."""
+    target.mkdir()
+    os.sync()  # no run pays for writing back what another wrote
+    taken = measure(METHODS[name].command(source, target))
+    written, wanted = size_of(target), size_of(source)
+    if not 0.99 * wanted < written < 1.01 * wanted + TINY:
+        sys.exit(f"{name} wrote {written} bytes of {wanted}")
+    shutil.rmtree(target)
+    return taken
+
+
+def compare(place: Path, size: float, storage: Storage, names: list[str], repeats: int) -> None:
+    """Make a model, run every method `repeats` times in turns, and print the table."""
+    source, tiny = place / "source", place / "tiny"
+    for folder, wanted in ((source, size), (tiny, TINY)):
+        folder.mkdir()
+        make_model(folder, wanted, storage)
+    total = size_of(source)
+    skipped = {name: reason_to_skip(METHODS[name], total, storage is Storage.EXTERNAL) for name in names}
+    able = [name for name in names if skipped[name] is None]
+    taken: dict[str, list[tuple[float, int]]] = {name: [] for name in able}
+    start_up: dict[str, list[float]] = {name: [] for name in able}
+    for turn in range(repeats):
+        for number, name in enumerate(able):
+            start_up[name].append(run(name, tiny, place / f"tiny-{turn}-{number}")[0])
+            taken[name].append(run(name, source, place / f"target-{turn}-{number}"))
+            print(f"{storage}, turn {turn + 1}, {name}: {taken[name][-1][0]:.2f} s", file=sys.stderr)
+
+    medians = {name: statistics.median(seconds for seconds, _ in runs) for name, runs in taken.items()}
+    print(f"\n{total / GB:.2f} GB {storage}, median of {repeats}\n")
+    print("| load, change every weight, save | s | × cp | start-up s | × cp, less start-up | peak anonymous MB |")
+    print("|---|---|---|---|---|---|")
+    for name in names:
+        if name not in taken:
+            print(f"| {name} | {skipped[name]} | | | | |")
+            continue
+        start, copied, seconds = statistics.median(start_up[name]), medians[CP], medians[name]
+        peak = max(memory for _, memory in taken[name]) / 1e6
+        ratios = f"{seconds / copied:.2f} | {start:.2f} | {(seconds - start) / copied:.2f}"
+        print(f"| {name} | {seconds:.2f} | {ratios} | {peak:.0f} |", flush=True)
+
+
+def versions() -> str:
+    found = [f"Python {platform.python_version()}"]
+    for name in PACKAGES:
+        try:
+            found.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            found.append(f"{name} not installed")
+    return f"{', '.join(found)}; {platform.machine()}, {os.cpu_count()} cores"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=float, default=1.5, help="GB of the inline model, below 2.1; 0 leaves it out")
+    parser.add_argument(
+        "--external", type=float, default=0.0, help="GB of an external model, such as 6; 0 leaves it out"
+    )
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--folder", type=Path, help="where to work; three times the larger model must fit")
+    parser.add_argument("--libraries", nargs="*", choices=LIBRARIES, default=[*LIBRARIES], help="compare with these")
+    parser.add_argument("--worker", nargs=3, metavar=("NAME", "IN", "OUT"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        name, source, target = options.worker
+        WORKERS[name](Path(source), Path(target), Path(f"{source}.data").exists())
+        return
+    left_out = {label for name, label in LIBRARIES.items() if name not in options.libraries}
+    names = [name for name in METHODS if name not in left_out]
+    print(versions())
+    for size, storage in ((options.size, Storage.INLINE), (options.external, Storage.EXTERNAL)):
+        if size:
+            with tempfile.TemporaryDirectory(dir=options.folder) as place:
+                compare(Path(place), size * GB, storage, names, options.repeats)
+
+
+if __name__ == "__main__":
+    main()
