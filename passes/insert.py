@@ -105,15 +105,15 @@ class Insert(Pass[InsertOptions]):
         """Return the site's record, and its first u where it is inserted."""
         if planned.status == "skipped" or planned.view is None:
             return record_of(planned), None
-        closed = next((name for use in planned.uses for name in _owners(use.node.scope) if name not in _OPEN_BODIES), None)
+        closed = next(
+            (name for use in planned.uses for name in _owners(use.node.scope) if name not in _OPEN_BODIES), None
+        )
         closed = closed or next((n for n in _owners(planned.site.scope) if n not in _OPEN_BODIES), None)
         if closed is not None:
             return record_of(planned, "skipped", reason=f"inside a {closed}, whose body can't read the state"), None
         matrix = planned.matrix(model)
         require_finite(planned, matrix)
-        largest = (
-            float(np.max(np.abs(matrix.astype(np.float64)), initial=0.0)) if matrix.size < 1 << 20 else _largest(matrix)
-        )
+        largest = BlockedMatrix.of(matrix).largest()
         if largest == 0.0:
             return record_of(planned, "unchanged", reason="all zeros: no spectral norm to divide by"), None
         if matrix.dtype != np.float64 and not SMALLEST <= largest <= LARGEST:

@@ -10,12 +10,16 @@ import onnx
 
 from sn_graph import measure
 from sn_graph.errors import UsageError
+from sn_graph.insertion import StateLayout, StateMode
 from sn_graph.model import Model
 from sn_graph.passes.base import PassResult
 from sn_graph.passes.fold import Fold, FoldOptions, SigmaMethod
+from sn_graph.passes.insert import Insert, InsertOptions, Scale
+from sn_graph.passes.strip import Strip, StripOptions
 from sn_graph.plan import Plan, load_plan, make_plan, narrow_plan
 from sn_graph.progress import Progress, silent
 from sn_graph.report import Report
+from sn_graph.views import Convention
 
 Source = str | os.PathLike[str] | onnx.ModelProto | Model
 PathName = str | os.PathLike[str]
@@ -147,3 +151,96 @@ def fold(
     except ValueError:
         raise UsageError(f"no estimator '{sigma}'; choose one of {', '.join(SigmaMethod)}") from None
     return Fold(FoldOptions(method, seed)).apply(model, made, progress)
+
+
+def insert(
+    source: Source,
+    *,
+    sigma: str = "power",
+    power_iterations: int | None = None,
+    seed: int = 0,
+    state: PathName | None = None,
+    state_layout: str = "packed",
+    state_mode: str = "default",
+    scale: str = "input",
+    bound: float | None = None,
+    clip: bool | None = None,
+    convention: str | None = None,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    op_types: Sequence[str] = (),
+    plan: PathName | None = None,
+    progress: Progress = silent,
+) -> PassResult:
+    """Insert the power iteration into a model, so that each run normalizes its weights as training does.
+
+    The model gets an input `sn_u` [N, 1] float32, all vectors u end to end, and outputs `sn_u.next` [N, 1] and
+    `sn_sigma` [number of weights], float32, behind its own.
+
+    Args:
+        source: A path, a ModelProto or a Model; none of them is changed.
+        sigma: "power" to start from random u, "exact" to start from the leading singular vectors.
+        power_iterations: Iterations a run (1).
+        seed, state: Where u starts: random, or a state file's.
+        state_layout: "packed", or "per-weight" for inputs and outputs of each weight's own.
+        state_mode: "default" gives the input a default, so that old clients still run; "required" does not.
+        scale: "input" divides what the nodes read by σ; "weight" the weights.
+        bound, clip, convention, include, exclude, op_types, plan, progress: As for `fold`.
+
+    Returns:
+        The result: `save(path)`, `to_proto()`, and `sites`, one record a weight.
+
+    Raises:
+        ModelError: The model is inserted already, has an opset below 7, or can't be used.
+        UsageError: An argument is not valid.
+
+    Source: Miyato et al., 2018, https://arxiv.org/abs/1802.05957, algorithm 1.
+
+    >>> result = insert("models/keras_dcgan_discriminator.onnx")
+    >>> [output.name for output in result.to_proto().graph.output][-2:]
+    ['sn_u.next', 'sn_sigma']
+    """
+    options = insert_options(sigma=sigma, seed=seed, layout=state_layout, mode=state_mode, scale=scale)
+    model = Model.open(source).copy()
+    made = build_plan(
+        model,
+        plan=plan,
+        convention=convention,
+        include=include,
+        exclude=exclude,
+        op_types=op_types,
+        power_iterations=power_iterations,
+        bound=bound,
+        clip=clip,
+        state=state,
+    )
+    return Insert(options).apply(model, made, progress)
+
+
+def insert_options(*, sigma: str, seed: int, layout: str, mode: str, scale: str) -> InsertOptions:
+    """Return Insert's options from the words of the command line. Raises UsageError for others."""
+    try:
+        return InsertOptions(
+            exact=SigmaMethod(sigma) is SigmaMethod.EXACT,
+            seed=seed,
+            layout=StateLayout(layout),
+            mode=StateMode(mode),
+            scale=Scale(scale),
+        )
+    except ValueError as error:
+        raise UsageError(f"{error}; see insert --help for what there is") from None
+
+
+def strip(source: Source) -> PassResult:
+    """Take out what `insert` wrote: the model before it, equal as a proto.
+
+    Raises:
+        ModelError: The model holds no insertion, or another tool changed it since.
+
+    >>> inserted = insert("models/keras_dcgan_discriminator.onnx").to_proto()
+    >>> strip(inserted).to_proto() == onnx.load("models/keras_dcgan_discriminator.onnx")
+    True
+    """
+    model = Model.open(source).copy()
+    plan = Plan(model.path.name if model.path else "", Convention.KERAS, "strip needs none", ())
+    return Strip(StripOptions()).apply(model, plan)

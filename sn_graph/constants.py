@@ -64,7 +64,7 @@ class ConstantValues:
     def _behind_layout(self, scope: Scope, name: str) -> tuple[Scope, str]:
         """Return the value that `name` is a rearrangement of."""
         node, seen = self._graph.producer(scope, name), set[int]()
-        while node is not None and node.op_type in _LAYOUT_OPS and id(node) not in seen:
+        while node is not None and node.op_type in _LAYOUT_OPS and node.proto.input and id(node) not in seen:
             seen.add(id(node))
             scope, name = node.scope, node.proto.input[0]
             node = self._graph.producer(scope, name)

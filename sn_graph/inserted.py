@@ -11,7 +11,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from sn_graph.constants import constants
 from sn_graph.errors import ModelError
@@ -19,6 +21,7 @@ from sn_graph.hoist import Key
 from sn_graph.model import Model
 from sn_graph.model.graph import Graph
 from sn_graph.model.tensors import walk_tensors
+from sn_graph.spectral.power import seeded_state
 from sn_graph.state import skeleton_hash
 
 KEY = "sn_graph"
@@ -117,6 +120,26 @@ def read_inserted(model: Model) -> Inserted | None:
 
 def _tuples(site: dict[str, Any]) -> dict[str, Any]:
     return {key: tuple(value) for key, value in site.items() if isinstance(value, list)}
+
+
+def state_names(inserted: Inserted) -> tuple[dict[str, str], set[str]]:
+    """Return which output follows which state input, and the outputs that hold σ."""
+    state = inserted.state
+    if state.input is not None and state.output is not None and state.sigma is not None:
+        return {state.input: state.output}, {state.sigma}
+    pairs = {str(site.u[0]): str(site.u[1]) for site in inserted.sites}
+    return pairs, {str(site.sigma) for site in inserted.sites}
+
+
+def initial_state(model: Model, inserted: Inserted, seed: int = 0) -> dict[str, NDArray[np.float32]]:
+    """Return what the state inputs hold at the beginning: their defaults, or where there are none the seeded u."""
+    defaults = {tensor.name: tensor for tensor in model.proto.graph.initializer}
+    drawn = [seeded_state(seed, site.id, site.length).astype(np.float32).reshape(-1, 1) for site in inserted.sites]
+    seeded = [np.concatenate(drawn)] if inserted.state.input is not None else drawn
+    return {
+        name: model.array(defaults[name]).astype(np.float32) if name in defaults else start
+        for name, start in zip(state_names(inserted)[0], seeded, strict=True)
+    }
 
 
 def write_inserted(model: Model, inserted: Inserted) -> None:

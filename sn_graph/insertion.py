@@ -4,7 +4,6 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
 
 import numpy as np
 import onnx
@@ -76,7 +75,9 @@ class Insertion:
                 self._scale_weight(graph, emitter, entry, divisors)
                 edits.put(graph.main.proto, place, emitter.take())
             else:
-                scalings = [self._scale_use(graph, use, divisors.of(use, turn), entry) for turn, use in enumerate(entry.uses)]
+                scalings = [
+                    self._scale_use(graph, use, divisors.of(use, turn), entry) for turn, use in enumerate(entry.uses)
+                ]
                 edits.put(graph.main.proto, place, emitter.take())
                 for proto, position, node in scalings:
                     edits.put(proto, position, [node])

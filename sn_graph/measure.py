@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,9 @@ from sn_graph.sites import WeightUse
 from sn_graph.slots import is_dequantize
 from sn_graph.spectral.blocks import count_nonfinite
 from sn_graph.views import Convention, MatrixView
+
+if TYPE_CHECKING:
+    from sn_graph.spectral.exact import SingularTriplet
 
 KERAS_FLOOR = 1e-6  # of tf.keras 2.x; Keras 3 has 1e-7
 

@@ -119,6 +119,18 @@ def narrow_plan(
     return replace(plan, sites=sites)
 
 
+def rebind(plan: Plan, model: Model) -> Plan:
+    """Return the same plan for a copy of the model it was made for."""
+    found = {site.id: site for site in find_sites(model)}
+
+    def rebound(planned: PlannedSite) -> PlannedSite:
+        site = found[planned.id]
+        wanted = {(use.node.path, use.index) for use in planned.uses}
+        return replace(planned, site=site, uses=tuple(u for u in site.uses if (u.node.path, u.index) in wanted))
+
+    return replace(plan, sites=tuple(map(rebound, plan.sites)))
+
+
 def _site_to_json(planned: PlannedSite) -> dict[str, Any]:
     site, view = planned.site, planned.view
     record: dict[str, Any] = {

@@ -13,7 +13,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from sn_graph.errors import EnvironmentUnavailable
+from sn_graph.errors import EnvironmentUnavailable, ModelError
+from sn_graph.model.external import external_location, is_external
+from sn_graph.model.payload import Source
+from sn_graph.model.skeleton import read_skeleton
+from sn_graph.model.tensors import walk_tensors
 
 _CHUNK = 1 << 23  # bytes written between two looks at the progress
 
@@ -27,17 +31,17 @@ class StagedFiles:
         data_name: The name of the data file.
     """
 
-    def __init__(self, target: Path, data_files: Callable[[Path], set[Path]]) -> None:
+    def __init__(self, target: Path) -> None:
         if target.is_dir():
             raise EnvironmentUnavailable(f"{target} can't be written: it is a folder; give --output a file's name")
         self.target = target
-        self._data_files = data_files
         self.model = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
         free = target.with_name(f"{target.name}.data")
         if os.path.lexists(free):
             free = target.with_name(f"{target.name}.{secrets.token_hex(4)}.data")
         self._data = free
         self._created: list[Path] = []
+        self._committing = False
 
     @property
     def data_name(self) -> str:
@@ -79,14 +83,15 @@ class StagedFiles:
     def commit(self) -> None:
         """Put the model in place of what stood there, then remove the data files that nothing refers to any more."""
         folder = self.target.parent.resolve()
-        replaced = {path for path in self._data_files(self.target) if path.is_relative_to(folder) and path.is_file()}
+        replaced = {path for path in data_files(self.target) if path.is_relative_to(folder) and path.is_file()}
+        self._committing = True
         with _explained(self.target):
             os.replace(self.model, self.target)
         self._created.clear()
         if replaced:
             for other in folder.iterdir():
                 if other.is_file() and other not in replaced:
-                    replaced -= self._data_files(other)
+                    replaced -= data_files(other)
             for path in replaced:
                 with contextlib.suppress(OSError):
                     path.unlink()
@@ -97,16 +102,30 @@ class StagedFiles:
             try:
                 path.unlink()
             except FileNotFoundError:
-                if path == self.model:
+                if path == self.model and self._committing:
                     break  # interrupted right behind the last rename: the model stands, and its data with it
             except OSError:
                 pass
         self._created.clear()
 
 
+def data_files(path: Path) -> set[Path]:
+    """Return the data files that a model refers to, there or not; none where the file is no model."""
+    try:
+        proto, _ = read_skeleton(Source.map(path))
+    except (OSError, ModelError):
+        return set()
+    found = set()
+    for _, tensor in walk_tensors(proto):
+        if is_external(tensor):
+            with contextlib.suppress(OSError, RuntimeError, ValueError):  # names that no file can have, loops of links
+                found.add((path.parent / external_location(tensor)).resolve())
+    return found
+
+
 def write_file(path: Path, content: bytes) -> None:
     """Write a small file atomically. Raises EnvironmentUnavailable where the folder can't be written."""
-    with StagedFiles(path, lambda _: set()) as staged:
+    with StagedFiles(path) as staged:
         staged.write_model([memoryview(content)], lambda _: None)
         staged.commit()
 

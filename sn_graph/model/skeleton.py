@@ -6,13 +6,31 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import onnx
+from google.protobuf.message import DecodeError
 
+from sn_graph.errors import ModelError
 from sn_graph.model import wire
 from sn_graph.model.external import clear_data
 from sn_graph.model.payload import Payload, Source
 from sn_graph.model.tensors import walk_tensors
 
 LARGE = 1024  # bytes from which a payload leaves the skeleton; also onnx's threshold for external data
+
+
+def read_skeleton(source: Source) -> "tuple[onnx.ModelProto, Markers]":
+    """Parse a serialized model without its large payloads.
+
+    Raises:
+        ModelError: It is corrupt, or no model.
+    """
+    markers = Markers()
+    try:
+        proto = onnx.ModelProto.FromString(markers.elide(source))
+    except DecodeError:
+        raise ModelError("the file is corrupt or no ONNX model; export or download it again") from None
+    if not proto.HasField("graph"):
+        raise ModelError("this is no ONNX model: it holds no graph; give the path of an exported model")
+    return proto, markers
 
 
 class Markers:
@@ -45,8 +63,20 @@ class Markers:
 
     def payload(self, tensor: onnx.TensorProto) -> Payload | None:
         """Return what a marked tensor stands for, else None."""
+        return None if self.key(tensor) is None else self[tensor]
+
+    def __getitem__(self, tensor: onnx.TensorProto) -> Payload:
         key = self.key(tensor)
-        return None if key is None else self._payloads[key]
+        assert key is not None
+        return self._payloads[key]
+
+    def without_data(self, tensor: onnx.TensorProto) -> onnx.TensorProto:
+        """Return a copy of a tensor with neither data nor marker."""
+        bare = onnx.TensorProto()
+        bare.CopyFrom(tensor)
+        clear_data(bare)
+        self.unmark(bare)
+        return bare
 
     def elide(self, source: Source) -> bytes:
         """Return a serialized model with a marker for each large payload.
@@ -89,6 +119,21 @@ class Markers:
         return wire.rewrite(buffer, restore)
 
 
+def exchange_payloads(buffer: wire.Buffer, payloads: dict[wire.TensorPath, Payload]) -> list[wire.Piece] | None:
+    """Return a serialized model with other payloads in its tensors, or None where a tensor does not stand there."""
+    done = []
+
+    def exchange(path: wire.TensorPath, start: int, end: int) -> list[wire.Piece] | None:
+        payload = payloads.get(path)
+        if payload is None:
+            return None
+        done.append(path)
+        return wire.replace_payload(buffer, start, end, payload.field, Encoded(payload), lambda _: False)
+
+    pieces = wire.rewrite(buffer, exchange)
+    return pieces if len(done) == len(payloads) else None
+
+
 @dataclass(frozen=True)
 class Encoded:
     """A payload as it stands in the file: a piece that is produced when it is written."""
@@ -110,3 +155,11 @@ def chunks(pieces: Iterable[wire.Piece]) -> Iterator[wire.Buffer]:
             yield from piece.payload.blocks(piece.payload.field)
         elif isinstance(piece, (bytes, memoryview)):
             yield memoryview(piece)
+
+
+def gather(pieces: Iterable[wire.Piece]) -> bytes:
+    """Return all bytes of pieces."""
+    content = bytearray()
+    for chunk in chunks(pieces):  # not join: a chunk holds until the next is asked for
+        content += chunk
+    return bytes(content)

@@ -4,22 +4,21 @@ Opening reads the skeleton only. Saving streams: untouched payloads go from file
 a block at a time. Where no more than payloads changed, the output is the source with those bytes exchanged.
 """
 
-import contextlib
 import os
 from enum import StrEnum
 from pathlib import Path
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError, EncodeError
+from google.protobuf.message import EncodeError
 from numpy.typing import NDArray
 
 from sn_graph.errors import ModelError, UsageError
 from sn_graph.model import wire
-from sn_graph.model.external import DataFile, clear_data, external_location, external_payload, is_external, set_location
+from sn_graph.model.external import DataFile, clear_data, external_payload, is_external, set_location
 from sn_graph.model.files import StagedFiles
 from sn_graph.model.payload import Payload, Source
-from sn_graph.model.skeleton import LARGE, Encoded, Markers, chunks
+from sn_graph.model.skeleton import LARGE, Encoded, chunks, exchange_payloads, gather, read_skeleton
 from sn_graph.model.tensors import walk_tensors
 from sn_graph.progress import Progress, silent
 
@@ -54,16 +53,9 @@ class Model:
     def __init__(self, source: Source, path: Path | None) -> None:
         self.path = path
         self._source = source
-        self._markers = Markers()
         self._replaced: dict[int, onnx.TensorProto] = {}  # the tensor as the skeleton held it when it was opened
         self._files: dict[Path, Source] = {}
-        self.proto = onnx.ModelProto()
-        try:
-            self.proto.ParseFromString(self._markers.elide(source))
-        except DecodeError:
-            raise ModelError("the file is corrupt or no ONNX model; export or download it again") from None
-        if not self.proto.HasField("graph"):
-            raise ModelError("this is no ONNX model: it holds no graph; give the path of an exported model")
+        self.proto, self._markers = read_skeleton(source)
         self._opened = self.proto.SerializeToString(deterministic=True)
 
     @classmethod
@@ -180,8 +172,8 @@ class Model:
         set_location(tensor, None)
         del tensor.external_data[:]
         if payload is not None:
-            head = wire.write_varint(payload.field << 3 | wire.LENGTH) + wire.write_varint(payload.size)
-            tensor.MergeFromString(head + bytes(payload.data))
+            clear_data(tensor)
+            tensor.MergeFromString(gather(wire.length_delimited(payload.field, [Encoded(payload)])))
 
     def _exchange(self, tensor: onnx.TensorProto, payload: Payload) -> None:
         opened = onnx.TensorProto()
@@ -209,7 +201,7 @@ class Model:
             UsageError: INLINE was asked for a model that passes protobuf's 2 GiB.
             EnvironmentUnavailable: The folder can't be written.
         """
-        staged = StagedFiles(Path(path), data_files)
+        staged = StagedFiles(Path(path))
         pieces, data = self._compose(storage, staged.data_name)
         total = data.size + sum(map(len, pieces))
         written = 0
@@ -231,10 +223,7 @@ class Model:
     def to_proto(self) -> onnx.ModelProto:
         """Return the complete ModelProto, all data inline. Raises UsageError past protobuf's 2 GiB."""
         pieces, _ = self._compose(Storage.INLINE, "")
-        content = bytearray()
-        for chunk in chunks(pieces):  # not join: a chunk holds until the next is asked for
-            content += chunk
-        return onnx.ModelProto.FromString(bytes(content))
+        return onnx.ModelProto.FromString(gather(pieces))
 
     def _compose(self, storage: Storage, data_name: str) -> tuple[list[wire.Piece], DataFile]:
         """Return the model file in pieces, and what goes to the data file."""
@@ -273,48 +262,16 @@ class Model:
         """Return the source with replaced payloads exchanged, or None where more than payloads changed."""
         before = onnx.ModelProto()
         before.CopyFrom(self.proto)
-        edits = {}
+        edits: dict[wire.TensorPath, Payload] = {}
         for path, tensor in walk_tensors(before):
             opened = self._replaced.get(self._markers.key(tensor) or 0)
             if opened is not None:
-                if self._without_data(tensor) != self._without_data(opened):
+                if self._markers.without_data(tensor) != self._markers.without_data(opened):
                     return None
-                edits[path] = self._markers.payload(tensor)
+                edits[path] = self._markers[tensor]
                 tensor.CopyFrom(opened)
         if before.SerializeToString(deterministic=True) != self._opened:
             return None
         if not edits:
             return [self._source.buffer]
-        done = []
-        buffer = self._source.buffer
-
-        def exchange(path: wire.TensorPath, start: int, end: int) -> list[wire.Piece] | None:
-            payload = edits.get(path)
-            if payload is None:
-                return None
-            done.append(path)
-            return wire.replace_payload(buffer, start, end, payload.field, Encoded(payload), lambda _: False)
-
-        pieces = wire.rewrite(buffer, exchange)
-        return pieces if len(done) == len(edits) else None
-
-    def _without_data(self, tensor: onnx.TensorProto) -> onnx.TensorProto:
-        bare = onnx.TensorProto()
-        bare.CopyFrom(tensor)
-        clear_data(bare)
-        self._markers.unmark(bare)
-        return bare
-
-
-def data_files(path: Path) -> set[Path]:
-    """Return the data files that a model refers to, there or not; none where the file is no model."""
-    try:
-        model = Model(Source.map(path), path)
-    except (OSError, ModelError):
-        return set()
-    found = set()
-    for _, tensor in walk_tensors(model.proto):
-        if is_external(tensor):
-            with contextlib.suppress(OSError, RuntimeError, ValueError):  # names that no file can have, loops of links
-                found.add((path.parent / external_location(tensor)).resolve())
-    return found
+        return exchange_payloads(self._source.buffer, edits)

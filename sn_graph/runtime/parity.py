@@ -16,6 +16,7 @@ import onnx
 from numpy.typing import NDArray
 
 from sn_graph.errors import ModelError, UsageError, VerificationFailed
+from sn_graph.inserted import read_inserted, state_names
 from sn_graph.model import Model
 from sn_graph.runtime.difference import difference, tolerances
 from sn_graph.runtime.inputs import load_inputs, make_inputs
@@ -167,10 +168,13 @@ def compare_sides(
     notes = dict.fromkeys(_TF32_OFF for side in (left, right) if side.provider == "cuda" and not side.tf32)
     if drawn := random_ops(left.model.proto.graph):
         notes[f"{left.label} draws random numbers ({', '.join(drawn)}): its outputs may differ for that alone"] = None
+    state = _state_outputs(left.model) | _state_outputs(right.model)
     kept = list(left.run(feeds))
     rows: list[Comparison] = []
     for step, (ours, theirs) in enumerate(zip(kept, right.run(feeds), strict=True)):
         for name in dict.fromkeys([*ours, *theirs]):
+            if name in state and not (name in ours and name in theirs):
+                continue
             if name not in ours or name not in theirs:
                 notes[f"{name!r} came from {left.label if name in ours else right.label} only"] = None
             elif ours[name].shape != theirs[name].shape:
@@ -178,6 +182,14 @@ def compare_sides(
                 notes[f"{name!r} has shape {shapes}"] = None
             rows.append(_compare_output(left, right, step, name, ours.get(name), theirs.get(name), rtol, atol))
     return ParityResult(tuple(rows), tuple(notes))
+
+
+def _state_outputs(model: Model) -> set[str]:
+    inserted = read_inserted(model)
+    if inserted is None:
+        return set()
+    pairs, sigmas = state_names(inserted)
+    return sigmas | set(pairs.values())
 
 
 def make_feeds(

@@ -212,6 +212,7 @@ def _take_out_copies(folded: onnx.ModelProto, original: onnx.ModelProto, twins: 
         node.name = before.name
         node.output[:] = before.output
         if node != before:
+            print(node, before)
             raise VerificationFailed(f"a node was added behind '{before.name or before.op_type}' that is no copy of it")
         del scope.proto.node[next(i for i, other in enumerate(scope.proto.node) if other is node)]
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import onnx
 from numpy.typing import NDArray
 
+from sn_graph.inserted import initial_state, read_inserted, state_names
 from sn_graph.model import Model
 from sn_graph.runtime.providers import open_session
 from sn_graph.runtime.running import run_named
@@ -54,10 +55,15 @@ class Side:
         )
 
     def run(self, feeds: Sequence[Mapping[str, NDArray[Any]]]) -> Iterator[Outputs]:
-        """The outputs of each step, in one session."""
+        """The outputs of each step, in one session; the state of an inserted model goes from step to step."""
         session = self.open()
+        inserted = read_inserted(self.model)
+        pairs = state_names(inserted)[0] if inserted is not None else {}
+        state = initial_state(self.model, inserted) if inserted is not None else {}
         for feed in feeds:
-            yield run_named(session, feed, label=self.label)
+            outputs = run_named(session, {**state, **feed}, label=self.label)
+            state = {name: outputs[following] for name, following in pairs.items()}
+            yield outputs
 
 
 def subgraphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import onnx
 from onnx import TensorProto, TypeProto
 
+from sn_graph.inserted import read_inserted, state_names
 from sn_graph.model import Model
 
 Dimension = int | str | None  # static; dynamic with a name; dynamic without one
@@ -34,13 +35,16 @@ class Signature:
 
 
 def signature(model: Model) -> Signature:
-    """The signature of `model`; an input that an initializer gives a default to is not part of it."""
+    """The signature of `model`; inputs that initializers give defaults to, and an insertion's state, are not in it."""
     graph = model.proto.graph
-    defaults = {tensor.name for tensor in graph.initializer}
-    defaults |= {tensor.values.name for tensor in graph.sparse_initializer}
+    inserted = read_inserted(model)
+    pairs, sigmas = state_names(inserted) if inserted is not None else ({}, set[str]())
+    given = {tensor.name for tensor in graph.initializer} | set(pairs)
+    given |= {tensor.values.name for tensor in graph.sparse_initializer}
+    hidden = sigmas | set(pairs.values())
     return Signature(
-        inputs=tuple(describe(info) for info in graph.input if info.name not in defaults),
-        outputs=tuple(describe(info) for info in graph.output),
+        inputs=tuple(describe(info) for info in graph.input if info.name not in given),
+        outputs=tuple(describe(info) for info in graph.output if info.name not in hidden),
     )
 
 

@@ -211,6 +211,16 @@ def test_an_interrupt_around_the_last_rename_leaves_a_whole_model(
     assert not [name for name in names(tmp_path) if name.endswith(".tmp")]
 
 
+def test_a_model_file_that_cannot_be_made_leaves_no_data_file(tmp_path: Path) -> None:
+    with StagedFiles(tmp_path / "out") as staged:
+        staged.write_data([memoryview(b"data")], lambda _: None)
+        staged.model.mkdir()
+        with pytest.raises(EnvironmentUnavailable):
+            staged.write_model([memoryview(b"model")], lambda _: None)
+        staged.model.rmdir()
+    assert names(tmp_path) == set()
+
+
 def test_an_interrupt_behind_the_data_files_rename_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -276,7 +286,7 @@ def test_a_small_file_is_written_whole(tmp_path: Path) -> None:
 
 def test_progress_counts_every_byte(tmp_path: Path) -> None:
     seen: list[int] = []
-    with StagedFiles(tmp_path / "out", lambda _: set()) as staged:
+    with StagedFiles(tmp_path / "out") as staged:
         staged.write_data([memoryview(bytes(20 << 20)), memoryview(b"")], seen.append)
         staged.write_model([memoryview(b"model")], seen.append)
         staged.commit()

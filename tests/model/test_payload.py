@@ -110,8 +110,8 @@ def test_scaling_is_correct_to_an_ulp(
     dtype = element_type(number)
     factor = (-mantissa if negative else mantissa) * 10.0**exponent
     array = np.array(bits, np.uint64).astype(f"u{dtype.itemsize}").view(dtype)
-    array[~np.isfinite(array.astype(np.float64))] = 0
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
+        array[~np.isfinite(array.astype(np.float64))] = 0
         exact = array.astype(np.float64) * factor
     field = wire.RAW_DATA if form == "raw" else of_tensor(helper.make_tensor("t", number, [1], [1.0])).field
     payload = Payload.of_array(array, number, field).scaled(factor)

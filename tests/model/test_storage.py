@@ -269,6 +269,32 @@ def test_a_tensor_can_move_between_graphs(tmp_path: Path) -> None:
     assert not after.graph.node[0].attribute[0].g.initializer
 
 
+@pytest.mark.parametrize("count", [7, BIG // 4])
+@pytest.mark.parametrize("form", ["raw", "packed"])
+def test_embedded_data_are_the_tensors_own(tmp_path: Path, count: int, form: str) -> None:
+    tensor = make_tensor("t", "FLOAT", count, form, 1)
+    model = Model.open(write(tmp_path / "m.onnx", make_model([("initializer", tensor)], 2)))
+    found = model.proto.graph.initializer[0]
+    assert model.is_large(found) == (count > 7)
+    model.embed(found)
+    assert found == tensor.proto
+    assert not model.is_large(found)
+    model.scale(found, 2.0)
+    model.embed(found)
+    np.testing.assert_array_equal(array(found), array(tensor.proto) * np.float32(2))
+
+
+@pytest.mark.parametrize("count", [7, BIG // 4])
+def test_shared_data_are_those_of_the_source(tmp_path: Path, count: int) -> None:
+    weight = random_weight(count)
+    model = Model.open(write(tmp_path / "m.onnx", simple(w=weight).SerializeToString()))
+    model.scale(model.proto.graph.initializer[0], 2.0)
+    twin = TensorProto(name="twin", dims=[count, 1], doc_string="of its own")
+    model.share(model.proto.graph.initializer[0], twin)
+    assert (twin.name, list(twin.dims), twin.doc_string) == ("twin", [count, 1], "of its own")
+    np.testing.assert_array_equal(model.array(twin), weight.reshape(count, 1) * np.float32(2))
+
+
 def test_a_copied_model_is_independent(tmp_path: Path) -> None:
     weight = random_weight()
     model = Model.open(write(tmp_path / "m.onnx", simple(w=weight).SerializeToString()))

@@ -108,7 +108,8 @@ def scale_with_onnx_ir(source: Path, target: Path, external: bool) -> None:
         def evaluate() -> onnx_ir.TensorProtocol:
             return onnx_ir.tensor(tensor.numpy() * np.float32(FACTOR))
 
-        return onnx_ir.LazyTensor(evaluate, dtype=tensor.dtype, shape=onnx_ir.Shape(tensor.shape), name=tensor.name)
+        shape = onnx_ir.Shape(tensor.shape.numpy())
+        return onnx_ir.LazyTensor(evaluate, dtype=tensor.dtype, shape=shape, name=tensor.name)
 
     model = onnx_ir.load(source)
     for value in model.graph.initializers.values():

@@ -1,0 +1,112 @@
+"""`sn-graph insert`: the power iteration in the graph, with persistent u."""
+
+from dataclasses import replace
+from typing import Annotated
+
+import typer
+
+from sn_graph import api
+from sn_graph.cli import options as o
+from sn_graph.cli.app import Debug, Quiet, Verbose, app, command
+from sn_graph.cli.console import Settings, print_json
+from sn_graph.cli.render import print_report
+from sn_graph.errors import ModelError
+from sn_graph.insertion import StateLayout, StateMode
+from sn_graph.model import Model
+from sn_graph.model.files import require_writable
+from sn_graph.passes.fold import SigmaMethod
+from sn_graph.passes.insert import Scale
+
+
+@app.command()
+@command
+def insert(
+    context: typer.Context,
+    model: o.ModelArgument,
+    output: o.Output,
+    sigma: Annotated[
+        SigmaMethod, typer.Option(help="Start from random u, or exactly: from the leading singular vectors.")
+    ] = SigmaMethod.POWER,
+    power_iterations: o.PowerIterations = None,
+    seed: o.Seed = 0,
+    state: o.StateFile = None,
+    state_layout: Annotated[
+        StateLayout, typer.Option(help="One state tensor, sn_u, or one for each weight.")
+    ] = StateLayout.PACKED,
+    state_mode: Annotated[
+        StateMode,
+        typer.Option(help="Give the state input a default, or require it (some tools freeze a default)."),
+    ] = StateMode.DEFAULT,
+    scale: Annotated[Scale, typer.Option(help="Divide what the nodes read by σ, or the weights.")] = Scale.INPUT,
+    bound: o.Bound = None,
+    clip: o.Clip = None,
+    convention: o.Convention = None,
+    include: o.Include = None,
+    exclude: o.Exclude = None,
+    op_type: o.OpType = None,
+    plan: o.PlanFile = None,
+    save_as_external_data: o.SaveExternal = None,
+    no_verify: o.NoVerify = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Write OUT even where nothing is to do or the verification fails.")
+    ] = False,
+    json: o.Json = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+    *,
+    settings: Settings,
+) -> None:
+    """Write MODEL with the power iteration of its weights in the graph, so that each run normalizes them.
+
+    The state goes in as sn_u and out as sn_u.next, with sn_sigma, behind the model's own inputs and outputs; strip
+    takes it all out again, and fold bakes it in.
+    """
+    from sn_graph.runtime.insertion_proof import save_inserted
+
+    require_writable(output)
+    source = Model.open(model)
+    with settings.progress() as progress:
+        result = api.insert(
+            source,
+            sigma=sigma,
+            power_iterations=power_iterations,
+            seed=seed,
+            state=state,
+            state_layout=state_layout,
+            state_mode=state_mode,
+            scale=scale,
+            bound=bound,
+            clip=clip,
+            convention=convention,
+            include=include or (),
+            exclude=exclude or (),
+            op_types=op_type or (),
+            plan=plan,
+            progress=progress,
+        )
+        if not any(site.status in ("inserted", "unchanged") for site in result.sites) and not force:
+            raise ModelError(
+                f"{model}: nothing to do, for none of its {len(result.sites)} weights can be normalized; "
+                "inspect says why, --force copies the model"
+            )
+        options = api.insert_options(sigma=sigma, seed=seed, layout=state_layout, mode=state_mode, scale=scale)
+        proof = save_inserted(
+            source,
+            result,
+            options,
+            output,
+            o.storage_of(save_as_external_data),
+            verify=not no_verify,
+            force=force,
+            progress=progress,
+        )
+    report = replace(result.report, output=str(output), verified=proof.verified)
+    if proof.note:
+        settings.say(f"not verified by running it: {proof.note}")
+    if json:
+        print_json(report.to_json())
+        return
+    print_report(report)
+    count = sum(site.status == "inserted" for site in report.sites)
+    settings.say(f"inserted the iteration of {count} of {len(report.sites)} weights into {output}")

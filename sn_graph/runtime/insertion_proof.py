@@ -1,0 +1,111 @@
+"""Proving an inserted model before it takes its place.
+
+Structure: what strip makes of the written file is the original, read with onnx's own reader. Run: the first step gives
+the outputs of the original folded by the same estimate, which NumPy computed.
+"""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+
+from sn_graph.errors import ModelError, VerificationFailed
+from sn_graph.model import Model, Storage
+from sn_graph.model.tensors import walk_tensors
+from sn_graph.passes.base import PassResult
+from sn_graph.passes.fold import Fold, FoldOptions, SigmaMethod
+from sn_graph.passes.insert import InsertOptions
+from sn_graph.passes.strip import Strip, StripOptions
+from sn_graph.plan import Plan, rebind
+from sn_graph.progress import Progress, silent
+from sn_graph.runtime.parity import compare_sides, make_feeds, random_ops
+from sn_graph.runtime.proof import Proof
+from sn_graph.runtime.side import Side
+
+
+def save_inserted(
+    source: Model,
+    result: PassResult,
+    options: InsertOptions,
+    path: str | os.PathLike[str],
+    storage: Storage = Storage.KEEP,
+    *,
+    verify: bool = True,
+    force: bool = False,
+    progress: Progress = silent,
+) -> Proof:
+    """Write an inserted model beside `path`, prove it against the model it came from, and put it in place.
+
+    Args:
+        source: The model before the pass.
+        result, options: What the pass made of it, and how.
+        path, storage: As for `Model.save`.
+        verify: Whether to prove it at all.
+        force: Put it in place even where the proof fails.
+        progress: Told the bytes written.
+
+    Raises:
+        VerificationFailed: The written file is not what it should be; nothing is put in place.
+        EnvironmentUnavailable: The folder can't be written, or onnxruntime is missing.
+    """
+    with result.model.stage(path, storage, progress) as staged:
+        proof = Proof("no")
+        if verify:
+            try:
+                proof = prove_insertion(source, result, options, staged.model)
+            except VerificationFailed as error:
+                if not force:
+                    raise
+                proof = Proof("no", str(error), failed=True)
+        staged.commit()
+    return proof
+
+
+def prove_insertion(source: Model, result: PassResult, options: InsertOptions, written: Path) -> Proof:
+    """Prove that the file `written` is `source` with the iteration of `result`. Raises VerificationFailed."""
+    inserted = Model.open(written)
+    stripped = inserted.copy()
+    Strip(StripOptions()).apply(stripped, result.plan)
+    if _inline(stripped.to_proto()) != _inline(source.to_proto()):
+        raise VerificationFailed("strip does not give the original back, so the insertion is not what it should be")
+    drawn = random_ops(source.proto.graph)
+    if drawn:
+        return Proof("structure", f"it draws random numbers ({', '.join(drawn)}), so no two runs agree")
+    try:
+        feeds = make_feeds(source)
+        list(Side(source, "the original").run(feeds))
+    except ModelError as error:
+        return Proof("structure", f"onnxruntime can't run it to begin with: {error}")
+    folded = source.copy()
+    plan = rebind(_inserted_only(result), folded)
+    method = SigmaMethod.EXACT if options.exact and plan.state is None else SigmaMethod.POWER
+    Fold(FoldOptions(method, options.seed)).apply(folded, plan)
+    try:
+        # Without optimizations, which could fuse one of the two and not the other.
+        parity = compare_sides(
+            Side(folded, "the original, folded", optimize=False),
+            Side(inserted, "the inserted model's first step", optimize=False),
+            feeds,
+        )
+    except ModelError as error:
+        raise VerificationFailed(f"the inserted model does not run: {error}") from None
+    parity.raise_if_different()
+    return Proof("run")
+
+
+def _inserted_only(result: PassResult) -> Plan:
+    done = {record.id for record in result.sites if record.status == "inserted"}
+    sites = tuple(
+        site if site.id in done else replace(site, status="skipped", reason=site.reason or "not inserted")
+        for site in result.plan.sites
+    )
+    return replace(result.plan, sites=sites)
+
+
+def _inline(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a model without the places of external data, which are another file's after writing."""
+    for _, tensor in walk_tensors(proto):
+        tensor.ClearField("external_data")
+        tensor.ClearField("data_location")
+    return proto
