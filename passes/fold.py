@@ -24,7 +24,7 @@ from sn_graph.plan import Plan, PlannedSite
 from sn_graph.progress import Progress, silent
 from sn_graph.quantized import Quantization
 from sn_graph.report import SiteRecord, record_of
-from sn_graph.rewire import copy_constant, redirect
+from sn_graph.rewire import copy_constant, copy_reading, redirect
 from sn_graph.sites import WeightUse
 from sn_graph.spectral.power import power_iteration, seeded_state
 from sn_graph.state import State, load_state
@@ -164,8 +164,19 @@ def _scale_quantization(
             done[original] = Rescaled(scope.id, name, original, factor)
         if done[original].name != original:
             reader = copies.get(id(quantization.node)) or quantization.node.proto
-            reader.input[_SCALE] = done[original].name
+            reader.input[_SCALE] = _through_identities(graph, quantization, done[original].name)
     return list(done.values())
+
+
+def _through_identities(graph: Graph, quantization: Quantization, name: str) -> str:
+    """Return what to read in place of the scale that an Identity may hand on: `name`, through copies of those."""
+    scope, read, passed = quantization.node.scope, quantization.node.proto.input[_SCALE], []
+    while read != quantization.scale_name and (maker := graph.producer(scope, read)) is not None:
+        passed.append(maker)
+        scope, read = maker.scope, maker.proto.input[0]
+    for maker in reversed(passed):
+        name = copy_reading(graph, maker, name).output[0]
+    return name
 
 
 def _readers(graph: Graph, scope: Scope, name: str) -> set[int]:

@@ -125,8 +125,8 @@ def rebind(plan: Plan, model: Model) -> Plan:
 
     def rebound(planned: PlannedSite) -> PlannedSite:
         site = found[planned.id]
-        wanted = {(use.node.path, use.index) for use in planned.uses}
-        return replace(planned, site=site, uses=tuple(u for u in site.uses if (u.node.path, u.index) in wanted))
+        places = [planned.site.uses.index(use) for use in planned.uses]  # names of nodes need not be unique
+        return replace(planned, site=site, uses=tuple(site.uses[place] for place in places))
 
     return replace(plan, sites=tuple(map(rebound, plan.sites)))
 

@@ -39,12 +39,17 @@ def redirect(graph: Graph, uses: Sequence[WeightUse], name: str) -> dict[int, on
         for step in use.steps:
             key = id(step.node)
             if key not in copies:
-                output = graph.fresh_name(f"{step.node.proto.output[0]}_normalized")
-                copies[key] = _insert_copy(graph, step.node, output)
-                copies[key].input[0] = read
+                copies[key] = copy_reading(graph, step.node, read)
             read = copies[key].output[0]
         use.node.proto.input[use.index] = read
     return copies
+
+
+def copy_reading(graph: Graph, node: Node, name: str) -> onnx.NodeProto:
+    """Add a copy of a node that reads the value `name` at its first input; its output gets a fresh name."""
+    copy = _insert_copy(graph, node, graph.fresh_name(f"{node.proto.output[0]}_normalized"))
+    copy.input[0] = name
+    return copy
 
 
 def _insert_copy(graph: Graph, node: Node, output: str) -> onnx.NodeProto:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from sn_graph.errors import ModelError
 from sn_graph.model import Model
+from sn_graph.model.files import write_file
 from sn_graph.model.tensors import without_data
 
 VERSION = "1"
@@ -27,10 +28,12 @@ class State:
     Attributes:
         u: For each site's id, the vector u, float32 or float64 [n].
         sigma: For each site's id that has one, σ of the last run.
+        step: Runs since the state was reset.
     """
 
     u: Mapping[str, NDArray[np.floating]]
     sigma: Mapping[str, float]
+    step: int = 0
 
 
 def skeleton_hash(model: Model) -> str:
@@ -39,17 +42,25 @@ def skeleton_hash(model: Model) -> str:
 
 
 def load_state(path: Path, model: Model, lengths: Mapping[str, int]) -> State:
-    """Read the u of each site in `lengths` (id to number of elements) from a state file.
+    """Read the u of each site in `lengths` (id to number of elements) from a state file of a plain model.
 
     Raises:
         ModelError: The file can't be read, is of another model, lacks a site, or holds a vector of another length, or
             numbers that can't be a u or a σ.
     """
+    return read_state(path, lengths, skeleton_hash(model), model.name)
+
+
+def read_state(path: Path, lengths: Mapping[str, int], model_hash: str, name: str) -> State:
+    """Read a state file of the model that has this hash, as `load_state` does; messages call the model `name`.
+
+    The hash of an inserted model's state is that of the model before the insertion, `Inserted.model`.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="numpy") as file:
-            _check_header(path, file.metadata() or {}, model)
+            step = _check_header(path, file.metadata() or {}, model_hash, name)
             names = set(file.keys())
             for name in names & {f"{site}.{kind}" for site in lengths for kind in ("u", "sigma")}:
                 dtype = file.get_slice(name).get_dtype()
@@ -69,15 +80,39 @@ def load_state(path: Path, model: Model, lengths: Mapping[str, int]) -> State:
         raise ModelError(f"state {path} can't be read: {error.strerror or error}") from None
     except SafetensorError as error:
         raise ModelError(f"state {path} is no safetensors file: {error}") from None
-    return State(u, sigma)
+    return State(u, sigma, step)
 
 
-def _check_header(path: Path, header: Mapping[str, str], model: Model) -> None:
-    version, wanted = header.get("sn_graph", VERSION), header.get("model")
+def save_state(path: Path, state: State, model_hash: str, convention: str) -> None:
+    """Write a state file, atomically: what `read_state` gives back, as float32.
+
+    Args:
+        path: The file to come.
+        state: u [n] and, where known, σ of each site.
+        model_hash: The `skeleton_hash` of the model before any insertion.
+        convention: Whose matrices u belongs to.
+
+    Raises:
+        EnvironmentUnavailable: The folder can't be written.
+    """
+    from safetensors.numpy import save
+
+    tensors = {f"{site}.u": np.asarray(u, np.float32).reshape(-1) for site, u in state.u.items()}
+    tensors |= {f"{site}.sigma": np.array(sigma, np.float32) for site, sigma in state.sigma.items()}
+    header = {"sn_graph": VERSION, "model": model_hash, "convention": convention, "step": str(state.step)}
+    write_file(path, save(tensors, header))
+
+
+def _check_header(path: Path, header: Mapping[str, str], model_hash: str, name: str) -> int:
+    """Refuse a state of another version or model; return its step."""
+    version, step = header.get("sn_graph", VERSION), header.get("step", "0")
     if version != VERSION:
         raise ModelError(f"state {path} has version {version!r}, which this sn-graph does not read; it reads {VERSION}")
-    if wanted is not None and wanted != skeleton_hash(model):
-        raise ModelError(f"state {path} belongs to another model; use the state saved with {model.name}")
+    if header.get("model", model_hash) != model_hash:
+        raise ModelError(f"state {path} belongs to another model; use the state saved with {name}")
+    if not (step.isascii() and step.isdecimal()):
+        raise ModelError(f"state {path} has step {step!r}, which is no number of runs; save the state again")
+    return int(step)
 
 
 def _vector(path: Path, site: str, stored: NDArray[np.floating], length: int) -> NDArray[np.floating]:

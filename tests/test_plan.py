@@ -12,7 +12,7 @@ import pytest
 
 from sn_graph.errors import EnvironmentUnavailable, ModelError, UsageError
 from sn_graph.model import Model
-from sn_graph.plan import Plan, load_plan, make_plan, narrow_plan, save_plan
+from sn_graph.plan import Plan, load_plan, make_plan, narrow_plan, rebind, save_plan
 from sn_graph.views import Convention, MatrixView
 from tests.builders import function, model, node, random, sites
 
@@ -167,6 +167,18 @@ def test_narrowing_a_plan(content: Json, tmp_path: Path) -> None:
     table = next(site for site in narrowed.sites if site.id == "table")
     assert [use.node.path for use in table.uses] == ["logits"]
     assert narrow_plan(plan, op_types=["LSTM"]).eligible() == ()
+
+
+def test_rebinding_to_a_copy_keeps_the_choice_of_uses() -> None:
+    """Also where two nodes have one name."""
+    nodes = [node("Gather", ["w", "x"], ["h"], name="n"), node("Gemm", ["h", "w"], name="n")]
+    made = model(nodes, {"w": random((5, 6))})
+    plan = make_plan(made, op_types=["Gemm"])
+    copy = Model.open(made.to_proto())
+    (site,) = rebind(plan, copy).sites
+    assert [use.node.op_type for use in site.uses] == ["Gemm"]
+    assert site.uses[0].node.proto is copy.proto.graph.node[1]
+    assert site.view == plan.sites[0].view
 
 
 # The file

@@ -38,12 +38,20 @@ app = typer.Typer(
 )
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"sn-graph {__version__}")
+        raise typer.Exit
+
+
 @app.callback(
     epilog="Exit codes: 0 done, 1 a verification failed, 2 usage, 3 the model can't be used, 4 the environment can't."
 )
 def root(
     context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and end.", is_eager=True)] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and end.", is_eager=True, callback=_print_version)
+    ] = False,
     verbose: Verbose = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -55,9 +63,6 @@ def root(
     sn-graph fold disc.onnx -o folded.onnx        each weight divided by its norm
     sn-graph verify disc.onnx                     same outputs, however it is run
     """
-    if version:
-        print(f"sn-graph {__version__}")
-        raise typer.Exit
     context.obj = Settings(verbose, quiet, debug)
 
 

@@ -109,7 +109,8 @@ def new_table(*headings: str) -> "Table":
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD if on_terminal() else None, pad_edge=False)
+    terminal = on_terminal()  # whose box has a blank between columns already
+    table = Table(box=box.SIMPLE_HEAD if terminal else None, pad_edge=False, padding=(0, 1 if terminal else 2, 0, 0))
     for heading in headings:
         table.add_column(heading, justify="right" if heading.startswith("σ") else "left", overflow="fold")
     return table

@@ -10,8 +10,9 @@ from sn_graph.api import build_plan
 from sn_graph.cli import options as o
 from sn_graph.cli.app import Debug, Quiet, Verbose, app, command
 from sn_graph.cli.console import Settings, print_json
-from sn_graph.cli.render import print_report, write_html
+from sn_graph.cli.render import explain_sites, print_report, write_html
 from sn_graph.model import Model
+from sn_graph.model.files import require_writable
 from sn_graph.plan import save_plan
 
 
@@ -47,6 +48,9 @@ def inspect(
     sn-graph inspect disc.onnx
     sn-graph inspect disc.onnx --plan plan.json   then edit it, then: fold --plan plan.json
     """
+    for path in (plan, html):
+        if path is not None:
+            require_writable(path)
     opened = Model.open(model)
     made = build_plan(
         opened, convention=convention, include=include or (), exclude=exclude or (), op_types=op_type or ()
@@ -57,9 +61,11 @@ def inspect(
         save_plan(made, plan)
     if html is not None:
         write_html(report, html)
+    explain_sites(settings, report)
     if json:
         print_json(report.to_json())
         return
     print_report(report)
     settings.say(f"{len(made.eligible())} of {len(made.sites)} weights can be normalized")
-    settings.say(f"convention {report.convention}: {report.convention_reason}")
+    if not settings.verbose:  # which has said it
+        settings.say(f"convention {report.convention}: {report.convention_reason}")

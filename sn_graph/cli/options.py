@@ -77,7 +77,12 @@ Bound = Annotated[
     typer.Option(metavar="C", help="The norm that a normalized weight gets. [default: 1.0]", show_default=False),
 ]
 Clip = Annotated[
-    bool | None, typer.Option("--clip", help="Leave weights alone whose norm is at most the bound.", show_default=False)
+    bool | None,
+    typer.Option(
+        "--clip/--no-clip",
+        help="Leave weights alone whose norm is at most the bound. [default: no]",
+        show_default=False,
+    ),
 ]
 SaveExternal = Annotated[
     bool | None,
@@ -89,10 +94,12 @@ SaveExternal = Annotated[
 ]
 NoVerify = Annotated[bool, typer.Option("--no-verify", help="Do not verify what was written; needs no onnxruntime.")]
 Rtol = Annotated[
-    float | None, typer.Option(min=0, help="Relative tolerance of outputs. [default: by type]", show_default=False)
+    float | None,
+    typer.Option(metavar="R", min=0, help="Relative tolerance of outputs. [default: by type]", show_default=False),
 ]
 Atol = Annotated[
-    float | None, typer.Option(min=0, help="Absolute tolerance of outputs. [default: by type]", show_default=False)
+    float | None,
+    typer.Option(metavar="A", min=0, help="Absolute tolerance of outputs. [default: by type]", show_default=False),
 ]
 Force = Annotated[
     bool, typer.Option("--force", help="Write OUT even where nothing is to do or the verification fails.")

@@ -25,7 +25,7 @@ def verify(
     context: typer.Context,
     a: Annotated[Path, typer.Argument(metavar="A", help="An ONNX model file.", show_default=False)],
     b: Annotated[
-        Path | None, typer.Argument(metavar="[B]", help="The model to compare it with.", show_default=False)
+        Path | None, typer.Argument(metavar="B", help="The model to compare it with.", show_default=False)
     ] = None,
     providers: Annotated[str, typer.Option(metavar="P,P", help="Execution providers: cpu, cuda.")] = "cpu",
     steps: Annotated[int, typer.Option(metavar="N", min=1, help="How many runs to compare.")] = 1,

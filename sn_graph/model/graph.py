@@ -165,7 +165,10 @@ class Graph:
             self._count += 1
             scope.nodes.append(node)
             for name, graph in _subgraphs(proto):
-                node.subgraphs.append(Scope(f"{node.path}/{name}", graph, scope, node))
+                path = f"{node.path}/{name}"
+                if any(path == other.id for other in self.scopes):  # a second node of that name
+                    path = f"{node.path}#{position}/{name}"
+                node.subgraphs.append(Scope(path, graph, scope, node))
                 self._add(node.subgraphs[-1])
 
     def _link(self, scope: Scope) -> None:
@@ -210,16 +213,17 @@ class Graph:
 
     def holder(self, scope: Scope, name: str) -> tuple[Scope, str] | None:
         """Return where the constant behind a value is held, and under what name; None for what is no constant."""
-        owner = self.owner(scope, name)
+        owner, seen = self.owner(scope, name), set[int]()
         while owner is not None:
             node = owner.producers.get(name)
             if name in owner.initializers:
                 return owner, name
-            if node is None or not node.is_standard:
-                return None
+            if node is None or not node.is_standard or id(node) in seen:
+                return None  # the last: a cycle, which only a corrupt model has
+            seen.add(id(node))
             if node.op_type == "Constant":
                 return (owner, name) if constant_tensor(node) is not None else None
-            if node.op_type != "Identity":
+            if node.op_type != "Identity" or not node.proto.input:
                 return None
             name = node.proto.input[0]
             owner = self.owner(owner, name)

@@ -51,9 +51,8 @@ _MAX_VARINT = 10  # bytes
 class Source:
     """Bytes that payloads refer to: a memory-mapped file, or a buffer."""
 
-    def __init__(self, buffer: wire.Buffer, path: Path | None = None) -> None:
+    def __init__(self, buffer: wire.Buffer) -> None:
         self.buffer = buffer
-        self.path = path
 
     @classmethod
     def map(cls, path: Path) -> "Source":
@@ -64,7 +63,7 @@ class Source:
         with open(path, "rb", buffering=0) as file:
             size = os.fstat(file.fileno()).st_size
             content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
-        return cls(memoryview(content), path)
+        return cls(memoryview(content))
 
 
 def element_type(data_type: int) -> np.dtype[np.generic]:

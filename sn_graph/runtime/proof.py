@@ -171,8 +171,8 @@ def _check_structure(
         if key in expected:
             _check_scaled(key, numpy_helper.to_array(tensor), expected[key])
         elif key not in before or not _same_data(before[key], tensor):
-            raise VerificationFailed(f"tensor '{key[1]}' is not the original's, though nothing was to change in it")
-    missing = [name for scope, name in before if (scope, name) not in after]
+            raise VerificationFailed(f"tensor '{key[1]}' is not the original's, though it was to stay")
+    missing = [name for scope, name in (*before, *expected) if (scope, name) not in after]
     if missing:
         raise VerificationFailed(f"tensor '{missing[0]}' got lost")
     bare = without_data(folded)
@@ -209,10 +209,11 @@ def _take_out_copies(folded: onnx.ModelProto, original: onnx.ModelProto, twins: 
                     if field[position].name not in known and field[position].name in twins:
                         del field[position]
     for node, before, scope in copies:
-        node.name = before.name
         node.output[:] = before.output
+        node.ClearField("name")
+        if before.HasField("name"):
+            node.name = before.name
         if node != before:
-            print(node, before)
             raise VerificationFailed(f"a node was added behind '{before.name or before.op_type}' that is no copy of it")
         del scope.proto.node[next(i for i, other in enumerate(scope.proto.node) if other is node)]
 

@@ -248,3 +248,18 @@ def test_every_use_in_real_models_is_indexed_once() -> None:
                         assert use.node.proto.input[use.index] == name
                         used[name] += 1
         assert used == read, path
+
+
+def test_a_cycle_of_identities_is_no_constant() -> None:
+    model = onnx.ModelProto()
+    model.graph.node.add(op_type="Identity", input=["s"], output=["s"])
+    graph = Graph(model)
+    assert graph.holder(graph.main, "s") is None
+
+
+def test_bodies_of_two_nodes_with_one_name_have_different_ids() -> None:
+    model = onnx.ModelProto()
+    for _ in range(2):
+        node = model.graph.node.add(op_type="If", name="n")
+        node.attribute.add(name="then_branch", type=onnx.AttributeProto.GRAPH).g.SetInParent()
+    assert [scope.id for scope in Graph(model).scopes] == ["", "n/then_branch", "n#1/then_branch"]

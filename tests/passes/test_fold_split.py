@@ -85,8 +85,8 @@ def test_op_types_split_a_tied_weight(options: dict[str, list[str]], expected: A
 def test_a_split_passes_through_the_chain(tmp_path: Path) -> None:
     """The copy gets copies of Transpose and Cast; who reads the middle of the chain keeps the original."""
     text = """g (float[2,4] x) => (float[2,4] y) {
-        t = Transpose<perm = [1, 0]>(w)  c = Cast<to = 1>(t)  a = MatMul(x, c)  b = Gemm(a, c)  y = Add(b, r)
-        s = ReduceSum(t)  r = Reshape(s, one) }"""
+        t = Transpose<perm = [1, 0]>(w)  c = Cast<to = 1>(t)  a = MatMul(x, c)  b = Gemm(a, c)
+        s = ReduceSum(c)  r = Reshape(s, one)  y = Add(b, r) }"""
     proto = model(text, {"w": W.astype(np.float64), "one": np.array([1, 1])}, opset=12)
     written, _ = folded(proto, tmp_path, op_types=["Gemm"])
     check(written, X @ W.T @ S.T + W.sum())

@@ -51,7 +51,7 @@ def spectra(size: int, seed: int) -> Iterator[tuple[str, NDArray[np.float64]]]:
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.float64])
-@pytest.mark.parametrize("shape", [(100, 130), (260, 300), (530, 530), (560, 700), (1300, 600)])
+@pytest.mark.parametrize("shape", [(60, 90), (130, 150), (280, 260), (520, 540), (1100, 530)])
 @pytest.mark.parametrize("seed", range(2))
 def test_spectra(shape: tuple[int, int], seed: int, kind: Any) -> None:
     size = min(shape)
@@ -116,8 +116,6 @@ def test_vectors_by_lanczos(shape: tuple[int, int], kind: Any, fortran: bool) ->
     found = leading_singular_triplet(laid)
     assert found.sigma == pytest.approx(reference(matrix), rel=1e-9)
     assert_vectors(matrix, found)
-    again = leading_singular_triplet(laid, start=found.right)
-    assert again.sigma == pytest.approx(found.sigma, rel=1e-9)
 
 
 def test_wide_matrix_beyond_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,7 +124,7 @@ def test_wide_matrix_beyond_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     for laid in (matrix, np.asfortranarray(matrix)):
         found = leading_singular_triplet(laid)
         assert found.sigma == pytest.approx(reference(matrix), rel=1e-9)
-        assert leading_singular_triplet(laid, found.right).sigma == pytest.approx(found.sigma, rel=1e-9)
+        assert_vectors(matrix, found)
 
 
 def assert_vectors(matrix: NDArray[Any], found: exact.SingularTriplet) -> None:
@@ -172,6 +170,16 @@ def test_zero_and_non_finite(shape: tuple[int, int], kind: Any) -> None:
 
 def test_empty() -> None:
     assert spectral_norm(np.empty((0, 4), np.float32)) == 0.0
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_orthogonal_rows(seed: int) -> None:
+    """Equal to the last digits, where LAPACK's search for a single eigenvalue may come back with none."""
+    generator = np.random.default_rng(seed)
+    rows = int(generator.integers(2, 190))
+    matrix = with_values(np.ones(rows), rows, rows + 30, seed)
+    assert spectral_norm(matrix) == pytest.approx(1.0, rel=1e-12)
+    assert spectral_norm(matrix.astype(np.float32)) == pytest.approx(1.0, rel=PROMISED)
 
 
 def test_lapack_steps_in(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,222 @@
+"""The state of one stream in onnxruntime's hands: u and σ in buffers that each run reads and overwrites.
+
+u and u.next share a buffer. That is right because u.next = n(M v) needs v, and v = n(Mᵀu) needs every reader of u
+to be done; CUDA graphs, which replay fixed addresses, need it so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sn_graph.errors import UsageError
+from sn_graph.inserted import Inserted
+from sn_graph.runtime.providers import import_onnxruntime
+from sn_graph.runtime.values import from_ort_value, to_ort_value
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession, IOBinding, OrtValue, RunOptions
+
+Device = tuple[str, int]  # onnxruntime's name and id
+
+
+@dataclass(frozen=True)
+class StateTensor:
+    """One state input of an inserted model, and the outputs that go with it.
+
+    Attributes:
+        input, output: The names of u and u.next, [length, 1].
+        sigma: The name of σ, [count].
+        sites: For each site's id, its elements of u and its place in σ.
+    """
+
+    input: str
+    output: str
+    sigma: str
+    sites: Mapping[str, tuple[slice, int]]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return max(part.stop for part, _ in self.sites.values()), 1
+
+
+def state_tensors(inserted: Inserted) -> tuple[StateTensor, ...]:
+    """Return the state's tensors: one in all, or one for each site."""
+    sites: dict[tuple[str, str, str], dict[str, tuple[slice, int]]] = {}
+    for site in inserted.sites:
+        first, second = site.u
+        if isinstance(first, int) and isinstance(second, int) and isinstance(site.sigma, int):
+            state = inserted.state
+            names = (str(state.input), str(state.output), str(state.sigma))
+            place = slice(first, first + second), site.sigma
+        else:
+            names, place = (str(first), str(second), str(site.sigma)), (slice(0, site.length), 0)
+        sites.setdefault(names, {})[site.id] = place
+    return tuple(StateTensor(*names, held) for names, held in sites.items())
+
+
+class StateBuffers:
+    """u and σ of one stream, at addresses that do not change."""
+
+    def __init__(self, tensors: Sequence[StateTensor], device: Device) -> None:
+        self.tensors = tensors
+        self.device = device
+        make = import_onnxruntime().OrtValue.ortvalue_from_shape_and_type
+        self._values: dict[str, OrtValue] = {}  # by the name of the output
+        for tensor in tensors:
+            self._values[tensor.output] = make(tensor.shape, np.float32, *device)
+            self._values[tensor.sigma] = make((len(tensor.sites),), np.float32, *device)
+
+    def names(self) -> tuple[str, ...]:
+        """Return the outputs that the buffers take."""
+        return tuple(self._values)
+
+    def bind(self, binding: IOBinding) -> None:
+        """Make a run read u from the buffers, and write u.next and σ into them."""
+        for tensor in self.tensors:
+            binding.bind_ortvalue_input(tensor.input, self._values[tensor.output])
+        for name, value in self._values.items():
+            binding.bind_ortvalue_output(name, value)
+
+    def feeds(self) -> dict[str, NDArray[np.float32]]:
+        """Return a copy of each u, by the name of its input."""
+        return {tensor.input: self.array(tensor.output) for tensor in self.tensors}
+
+    def array(self, output: str) -> NDArray[np.float32]:
+        """Return a copy of what stands in the buffer of an output."""
+        array: NDArray[np.float32] = self._values[output].numpy().copy()  # on the CPU, numpy() is a view
+        return array
+
+    def read(self) -> dict[str, NDArray[np.float32]]:
+        """Return a copy of everything, by the names of the outputs."""
+        return {name: self.array(name) for name in self._values}
+
+    def write(self, arrays: Mapping[str, NDArray[np.float32]]) -> None:
+        """Put back what `read` gave."""
+        for name, array in arrays.items():
+            self._values[name].update_inplace(array)
+
+    def u(self) -> dict[str, NDArray[np.float32]]:
+        """Return a copy of each site's u, [n]."""
+        return {site: whole.reshape(-1)[part].copy() for site, whole, part, _ in self._places("output")}
+
+    def sigma(self) -> dict[str, float]:
+        """Return each site's σ."""
+        return {site: float(whole[place]) for site, whole, _, place in self._places("sigma")}
+
+    def _places(self, kind: str) -> Iterator[tuple[str, NDArray[np.float32], slice, int]]:
+        for tensor in self.tensors:
+            whole = self.array(getattr(tensor, kind))
+            for site, (part, place) in tensor.sites.items():
+                yield site, whole, part, place
+
+    def put(self, u: Mapping[str, NDArray[np.floating]], sigma: Mapping[str, float]) -> None:
+        """Replace each site's u, and σ where it is given."""
+        for tensor in self.tensors:
+            whole, norms = np.empty(tensor.shape, np.float32), np.zeros(len(tensor.sites), np.float32)
+            for site, (part, place) in tensor.sites.items():
+                whole[part, 0] = u[site]
+                norms[place] = sigma.get(site, np.nan)
+            self.write({tensor.output: whole, tensor.sigma: norms})
+
+    def twin(self) -> StateBuffers:
+        """Return buffers of their own with the same content."""
+        twin = StateBuffers(self.tensors, self.device)
+        twin.write(self.read())
+        return twin
+
+
+def run_bound(
+    session: InferenceSession,
+    buffers: StateBuffers,
+    names: Sequence[str],
+    feed: Mapping[str, NDArray[Any] | OrtValue],
+    run_options: RunOptions | None = None,
+) -> dict[str, Any]:
+    """Run once with the buffers bound in place; return a copy of each output in `names`."""
+    binding = session.io_binding()
+    fed = {name: to_ort_value(value) if isinstance(value, np.ndarray) else value for name, value in feed.items()}
+    for name, value in fed.items():  # `fed` lives until the run is over: older onnxruntimes bind bare pointers
+        binding.bind_ortvalue_input(name, value)
+    buffers.bind(binding)
+    own = [name for name in dict.fromkeys(names) if name not in buffers.names()]
+    for name in own:
+        binding.bind_output(name, "cpu")
+    session.run_with_iobinding(binding, run_options)
+    return _collect(binding, buffers, names, own)
+
+
+def run_fed(
+    session: InferenceSession,
+    buffers: StateBuffers,
+    names: Sequence[str],
+    feed: Mapping[str, Any],
+    run_options: RunOptions | None = None,
+) -> dict[str, Any]:
+    """Run once with u fed and fetched: for strings, sequences and maps, which IOBinding does not take."""
+    own = [name for name in dict.fromkeys(names) if name not in buffers.names()]
+    values = session.run([*own, *buffers.names()], {**feed, **buffers.feeds()}, run_options)
+    buffers.write(dict(zip(buffers.names(), values[len(own) :], strict=True)))
+    return dict(zip(own, values, strict=False)) | {name: buffers.array(name) for name in {*names} - {*own}}
+
+
+class FixedBinding:
+    """One binding for all runs, of inputs and outputs that stay where they are, as CUDA graphs need it."""
+
+    def __init__(
+        self,
+        session: InferenceSession,
+        buffers: StateBuffers,
+        outputs: Sequence[str],
+        feed: Mapping[str, NDArray[Any]],
+        run_options: RunOptions | None = None,
+    ) -> None:
+        make = import_onnxruntime().OrtValue.ortvalue_from_numpy
+        self._session, self._buffers, self._outputs = session, buffers, outputs
+        self._kind = _kind(feed)
+        self._inputs = {name: make(array.copy(), *buffers.device) for name, array in feed.items()}
+        self._binding = session.io_binding()
+        for name, value in self._inputs.items():
+            self._binding.bind_ortvalue_input(name, value)
+        buffers.bind(self._binding)
+        for name in outputs:
+            self._binding.bind_output(name, *buffers.device)
+        before = buffers.read()
+        session.run_with_iobinding(self._binding, run_options)
+        buffers.write(before)  # to capture its graph, onnxruntime has run it more than once
+
+    def run(
+        self, names: Sequence[str], feed: Mapping[str, NDArray[Any]], run_options: RunOptions | None = None
+    ) -> dict[str, Any]:
+        """Run once; return a copy of each output in `names`.
+
+        Raises:
+            UsageError: The feed has other names, types or shapes than the first.
+        """
+        if _kind(feed) != self._kind:
+            raise UsageError(
+                "the CUDA graph was captured for other inputs; feed the names, types and shapes of the first run, or "
+                "open another session for these"
+            )
+        for name, array in feed.items():
+            self._inputs[name].update_inplace(np.ascontiguousarray(array))
+        self._session.run_with_iobinding(self._binding, run_options)
+        return _collect(self._binding, self._buffers, names, self._outputs)
+
+
+def _kind(feed: Mapping[str, NDArray[Any]]) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+    return {name: (array.shape, array.dtype) for name, array in feed.items()}
+
+
+def _collect(
+    binding: IOBinding, buffers: StateBuffers, names: Sequence[str], own: Sequence[str]
+) -> dict[str, NDArray[Any]]:
+    """Copy the outputs `names` of a run; `own` are those bound behind the buffers."""
+    values = dict(zip(own, binding.get_outputs()[len(buffers.names()) :], strict=True))
+    return {
+        name: from_ort_value(values[name]) if name in values else buffers.array(name) for name in dict.fromkeys(names)
+    }

@@ -1,0 +1,154 @@
+"""Time and error of everything that computes a largest singular value, side by side in one interleaved run.
+
+    python tools/bench/sigma.py --shapes 1024x9216 4096x4096 --repeats 7
+
+Times are medians in milliseconds; the ratio is numpy.linalg.norm(W, 2) over the method, so larger is faster; the error
+is relative to LAPACK's eigenvalue of the float64 Gram matrix. Set OPENBLAS_NUM_THREADS to fix the threads.
+"""
+
+import argparse
+import contextlib
+import importlib
+import os
+import platform
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import scipy
+from numpy.typing import NDArray
+from scipy.linalg import eigh, svdvals
+from scipy.sparse.linalg import svds
+
+from sn_graph.spectral.exact import spectral_norm
+from sn_graph.spectral.power import power_iteration, seeded_state
+
+SHAPES = (
+    "64x27 64x48 64x576 128x1024 256x2304 512x4608 1000x2048 1024x9216 2048x2048 4096x4096 50000x256 3x20000 10x2048"
+)
+# A method slower than this many seconds in its first run is not run again.
+SLOW = 3.0
+# numpy and scipy bring a BLAS each, whose threads spin for some 30 ms after their last call, on the others' cores.
+REST = 0.05
+# A run shorter than this is mostly the caches' waking up after the rest: it is run twice, and the second one counts.
+WARM = 0.02
+
+Matrix = NDArray[np.float32]
+Method = Callable[[Matrix], float]
+
+
+def gram_eigenvalue(matrix: NDArray[Any]) -> float:
+    gram = matrix @ matrix.T if matrix.shape[0] < matrix.shape[1] else matrix.T @ matrix
+    last = len(gram) - 1
+    return float(np.sqrt(eigh(gram, eigvals_only=True, subset_by_index=[last, last])[0]))
+
+
+def sparse_solver(name: str) -> Method:
+    def solve(matrix: Matrix) -> float:
+        # PROPACK's own limit of iterations is too low for most of these.
+        steps = {"propack": max(matrix.shape)}.get(name)
+        return float(svds(matrix, k=1, solver=name, maxiter=steps, return_singular_vectors=False, rng=0)[0])
+
+    return solve
+
+
+def power_steps(matrix: Matrix) -> float:
+    return power_iteration(matrix, seeded_state(0, "weight", matrix.shape[1]), 200, "cols").sigma
+
+
+def optional_methods() -> dict[str, Method]:
+    methods: dict[str, Method] = {}
+    with contextlib.suppress(ImportError):
+        extmath = importlib.import_module("sklearn.utils.extmath")
+        methods["sklearn randomized_svd"] = lambda m: float(extmath.randomized_svd(m, 1, random_state=0)[1][0])
+    with contextlib.suppress(ImportError):
+        torch = importlib.import_module("torch")
+        methods["torch matrix_norm"] = lambda m: float(torch.linalg.matrix_norm(torch.from_numpy(m), 2))
+        methods["torch svd_lowrank"] = lambda m: float(torch.svd_lowrank(torch.from_numpy(m), q=6)[1][0])
+    return methods
+
+
+def methods() -> dict[str, Method]:
+    return {
+        "sn_graph spectral_norm": spectral_norm,
+        "numpy norm 2": lambda m: float(np.linalg.norm(m, 2)),
+        "scipy svdvals": lambda m: float(svdvals(m)[0]),
+        "scipy svds arpack": sparse_solver("arpack"),
+        "scipy svds propack": sparse_solver("propack"),
+        "scipy svds lobpcg": sparse_solver("lobpcg"),
+        "eigh of the Gram matrix, float32": gram_eigenvalue,
+        "eigh of the Gram matrix, float64": lambda m: gram_eigenvalue(m.astype(np.float64)),
+        "200 power steps": power_steps,
+        **optional_methods(),
+    }
+
+
+def measure(matrix: Matrix, repeats: int) -> dict[str, tuple[list[float], float | str]]:
+    """Seconds of each run, and the value or what went wrong."""
+    results: dict[str, tuple[list[float], float | str]] = {name: ([], "") for name in methods()}
+    for _ in range(repeats):
+        for name, method in methods().items():
+            times = results[name][0]
+            if times and times[0] > SLOW:
+                continue
+            time.sleep(REST)
+            seconds, value = run(method, matrix)
+            if seconds < WARM:
+                seconds, value = run(method, matrix)
+            times.append(seconds)
+            results[name] = (times, value)
+    return results
+
+
+def run(method: Method, matrix: Matrix) -> tuple[float, float | str]:
+    begin = time.perf_counter()
+    try:
+        value: float | str = method(matrix)
+    except (ArithmeticError, ValueError, np.linalg.LinAlgError) as failure:
+        value = f"{type(failure).__name__}: {failure}"[:40]
+    return time.perf_counter() - begin, value
+
+
+def report(shape: str, repeats: int, seed: int) -> None:
+    rows, columns = (int(part) for part in shape.split("x"))
+    matrix = np.random.default_rng(seed).standard_normal((rows, columns), dtype=np.float32)
+    exact = gram_eigenvalue(matrix.astype(np.float64))
+    results = measure(matrix, repeats)
+    base = statistics.median(results["numpy norm 2"][0])
+    print(f"\n{shape}")
+    for name, (times, value) in sorted(results.items(), key=lambda item: statistics.median(item[1][0])):
+        median = statistics.median(times)
+        error = value if isinstance(value, str) else f"{value / exact - 1:+.0e}"
+        print(f"  {name:33} {median * 1e3:10.2f} ms  (least {min(times) * 1e3:9.2f})  {base / median:8.2f}x  {error}")
+
+
+def versions() -> str:
+    names = [f"python {platform.python_version()}", f"numpy {np.__version__}", f"scipy {scipy.__version__}"]
+    for name in ("sklearn", "torch"):
+        try:
+            names.append(f"{name} {importlib.import_module(name).__version__}")
+        except ImportError:
+            names.append(f"{name} absent")
+    blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
+    names.append(f"BLAS {blas['name']} {blas['version']}")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return ", ".join([*names, f"BLAS threads {os.environ.get('OPENBLAS_NUM_THREADS', cores)} on {cores} cores"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shapes", nargs="+", default=SHAPES.split(), metavar="ROWSxCOLUMNS")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    print(versions())
+    warnings.simplefilter("ignore")  # lobpcg warns at every run that it has not converged
+    for shape in arguments.shapes:
+        report(shape, arguments.repeats, arguments.seed)
+
+
+if __name__ == "__main__":
+    main()
