@@ -11,10 +11,10 @@ import onnx
 import pytest
 from safetensors.numpy import save_file
 
-from sn_graph.errors import ModelError
+from sn_graph.errors import EnvironmentUnavailable, ModelError
 from sn_graph.model import Model
 from sn_graph.model.storage import Storage
-from sn_graph.state import load_state, skeleton_hash
+from sn_graph.state import State, load_state, read_state, save_state, skeleton_hash
 from tests.builders import Array, model, node, random
 
 LENGTHS = {"a": 4, "If_0/then_branch::b": 3}
@@ -94,6 +94,8 @@ A = U["a.u"]
         ({"a.sigma": A[:1].astype(np.int64)}, {}, "element type I64"),
         ({}, {"sn_graph": "2"}, "version '2'"),
         ({}, {"sn_graph": "1", "model": "0" * 64}, "belongs to another model"),
+        ({}, {"step": "-1"}, "step '-1'"),
+        ({}, {"step": "many"}, "step 'many'"),
     ],
 )
 def test_refusals(tensors: dict[str, Array], header: dict[str, str], complaint: str, tmp_path: Path) -> None:
@@ -102,6 +104,26 @@ def test_refusals(tensors: dict[str, Array], header: dict[str, str], complaint: 
     with pytest.raises(ModelError, match=complaint) as failure:
         load_state(path, network(), LENGTHS)
     assert "\n" not in str(failure.value)
+
+
+def test_what_is_saved_is_read_back(tmp_path: Path) -> None:
+    path, hashed = tmp_path / "state.safetensors", skeleton_hash(network())
+    u = {name.removesuffix(".u"): array for name, array in U.items()}
+    for state in (State(u, {"a": 2.5, "If_0/then_branch::b": 0.1}, 12), State(u, {"a": 2.5}), State(u, {})):
+        save_state(path, state, hashed, "torch")
+        for found in (load_state(path, network(), LENGTHS), read_state(path, LENGTHS, hashed, "it")):
+            assert found.step == state.step
+            assert found.sigma == {site: float(np.float32(sigma)) for site, sigma in state.sigma.items()}
+            for site, vector in u.items():
+                np.testing.assert_array_equal(found.u[site], vector)
+    assert list(tmp_path.iterdir()) == [path]  # nothing temporary stays
+    with pytest.raises(ModelError, match="belongs to another model; use the state saved with it"):
+        read_state(path, LENGTHS, "0" * 64, "it")
+
+
+def test_a_state_in_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(EnvironmentUnavailable, match="can't be written"):
+        save_state(tmp_path / "none" / "state.safetensors", State({}, {}), "0" * 64, "keras")
 
 
 @pytest.mark.parametrize("content", [b"", b"12", b"\x08\0\0\0\0\0\0\0notjson!", b"\xff" * 64, b"{}"])

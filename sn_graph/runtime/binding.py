@@ -139,9 +139,13 @@ def run_bound(
 ) -> dict[str, Any]:
     """Run once with the buffers bound in place; return a copy of each output in `names`."""
     binding = session.io_binding()
-    fed = {name: to_ort_value(value) if isinstance(value, np.ndarray) else value for name, value in feed.items()}
-    for name, value in fed.items():  # `fed` lives until the run is over: older onnxruntimes bind bare pointers
-        binding.bind_ortvalue_input(name, value)
+    kept_alive = []  # onnxruntime holds a bare pointer
+    for name, value in feed.items():
+        if isinstance(value, np.ndarray) and value.dtype.isbuiltin == 1:
+            binding.bind_cpu_input(name, np.asarray(value, order="C"))
+        else:
+            kept_alive.append(to_ort_value(value) if isinstance(value, np.ndarray) else value)
+            binding.bind_ortvalue_input(name, kept_alive[-1])
     buffers.bind(binding)
     own = [name for name in dict.fromkeys(names) if name not in buffers.names()]
     for name in own:

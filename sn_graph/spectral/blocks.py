@@ -13,7 +13,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
-from scipy.linalg import get_blas_funcs
+from scipy.linalg.blas import dgemv, dsyrk, sgemv, ssyrk
+
+# Always scipy's BLAS, here and in what calls this: numpy brings its own, and the two pools of threads wait for work by
+# spinning, each on the cores of the other (2x slower when they alternate).
+GEMV = {"f": sgemv, "d": dgemv}
+SYRK = {"f": ssyrk, "d": dsyrk}
 
 # Smaller blocks lose more to BLAS thread starts than the cache wins (1.7x at 512 kB). A conversion buffer of 4 MB costs
 # 2x, since the allocator maps and unmaps it at each call; without one, 4 MB are as good as 2.
@@ -76,14 +81,9 @@ class BlockedMatrix:
         # A tensor inside a model file may start at any byte; BLAS needs it aligned.
         return self.storage.dtype != self.dtype or self.exponent != 0 or not self.storage.flags.aligned
 
-    def _blas(self, name: str) -> Any:
-        # Always scipy's BLAS, here and in what calls this: numpy brings its own, and the two pools of threads wait for
-        # work by spinning, each on the cores of the other (2x slower when they alternate).
-        return get_blas_funcs(name, dtype=self.dtype)
-
     def multiply(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
         """S x: [columns] to [rows]."""
-        product = self._blas("gemv")
+        product = GEMV[self.dtype.char]
         result = np.empty(self.shape[0])
         cast = x.astype(self.dtype, copy=False)
         for rows, block in self.blocks():
@@ -92,7 +92,7 @@ class BlockedMatrix:
 
     def multiply_transposed(self, y: NDArray[np.float64]) -> NDArray[np.float64]:
         """Sᵀ y: [rows] to [columns]."""
-        product = self._blas("gemv")
+        product = GEMV[self.dtype.char]
         result = np.zeros(self.shape[1])
         cast = y.astype(self.dtype, copy=False)
         for rows, block in self.blocks():
@@ -101,7 +101,7 @@ class BlockedMatrix:
 
     def multiply_both(self, x: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """S x and Sᵀ(S x), [rows] and [columns], in one pass over S."""
-        product = self._blas("gemv")
+        product = GEMV[self.dtype.char]
         forward = np.empty(self.shape[0])
         back = np.zeros(self.shape[1])
         cast = x.astype(self.dtype, copy=False)
@@ -115,7 +115,7 @@ class BlockedMatrix:
         """S Sᵀ or SᵀS, whichever is smaller: [n, n] with n = min(rows, columns), Fortran order, upper triangle only."""
         # numpy's own product of a matrix with its transpose mirrors each strip's triangle, which doubles the time; so
         # do results in fresh memory, whose pages have to be mapped.
-        square = self._blas("syrk")
+        square = SYRK[self.dtype.char]
         rows, columns = self.shape
         size, wide = min(rows, columns), int(rows < columns)
         total = np.zeros((size, size), order="F")

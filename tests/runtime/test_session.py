@@ -265,16 +265,18 @@ def test_fixed_addresses(layout: StateLayout, monkeypatch: pytest.MonkeyPatch) -
         assert len(seen) == 1 or addresses == seen[-1][1] == seen[0][1]
 
     fixed = StatefulSession(model, [("CPUExecutionProvider", {"enable_cuda_graph": "1"})])
-    for seed in range(5):
-        expected = plain.run(None, {"x": x_of(seed=seed)})
+    inputs = [x_of(seed=seed) for seed in range(5)]
+    for x in inputs:
+        expected = plain.run(None, {"x": x})
         with monkeypatch.context() as patched:
             patched.setattr(ort.InferenceSession, "run_with_iobinding", capturing)
-            found = fixed.run(None, {"x": x_of(seed=seed)})
+            found = fixed.run(None, {"x": x})
         for ours, theirs in zip(found, expected, strict=True):
             np.testing.assert_array_equal(ours, theirs)
         assert_same_state(fixed, plain)
         assert fixed.step == plain.step
     assert len({id(binding) for binding, _ in seen}) == 1
+    np.testing.assert_array_equal(inputs, [x_of(seed=seed) for seed in range(5)])
     (following,) = fixed.run(["features"], {"x": x_of()})
     np.testing.assert_array_equal(following, plain.run(["features"], {"x": x_of()})[0])
     with pytest.raises(UsageError, match="captured for other inputs"):
