@@ -43,11 +43,15 @@ class FoldOptions:
 
     Attributes:
         sigma: The estimator.
-        seed: Of the vectors u that the plan's state file does not give; `power` only.
+        seed: Of the vectors u that no state gives; `power` only.
+        state: Where `power` starts from, in place of the plan's state file.
+        last_run: Divide by the σ that `state` holds.
     """
 
     sigma: SigmaMethod = SigmaMethod.EXACT
     seed: int = 0
+    state: State | None = None
+    last_run: bool = False
 
 
 class Fold(Pass[FoldOptions]):
@@ -61,8 +65,7 @@ class Fold(Pass[FoldOptions]):
         Raises:
             ModelError: A weight is not finite, the state file does not fit, or u is orthogonal to a weight.
         """
-        lengths = {site.id: site.view.state_length for site in plan.eligible() if site.view}
-        state = load_state(plan.state, model, lengths) if plan.state else State({}, {})
+        state = self.options.state or plan_state(plan, model)
         graph = Graph(model.proto)
         records: list[SiteRecord] = []
         rescaled: list[Rescaled] = []
@@ -79,11 +82,14 @@ class Fold(Pass[FoldOptions]):
     def _measure(self, model: Model, plan: Plan, planned: PlannedSite, state: State) -> tuple[SiteRecord, list[float]]:
         """Return the site's record, and σ for each use that is divided by its own (else one σ)."""
         matrix = planned.matrix(model)
-        if self.options.sigma is SigmaMethod.EXACT:
-            exact: float | None = exact_sigma(planned, matrix)
-            sigmas = [exact or 0.0]
+        exact: float | None = None
+        if self.options.last_run:
+            sigmas = [state.sigma[planned.id]]
+        elif self.options.sigma is SigmaMethod.EXACT:
+            exact = exact_sigma(planned, matrix)
+            sigmas = [exact]
         else:
-            exact, sigmas = None, self._power(plan, planned, matrix, state)
+            sigmas = self._power(plan, planned, matrix, state)
         sigma = sigmas[-1]
         record = partial(
             record_of,
@@ -116,6 +122,12 @@ class Fold(Pass[FoldOptions]):
             sigmas.append(require_finite_norm(planned, matrix, result.sigma))
             u = result.state
         return sigmas
+
+
+def plan_state(plan: Plan, model: Model) -> State:
+    """Return the state of a plan's file for its eligible sites; empty where it names none."""
+    lengths = {site.id: site.view.state_length for site in plan.eligible() if site.view}
+    return load_state(plan.state, model, lengths) if plan.state else State({}, {})
 
 
 def _factor(planned: PlannedSite, bound: float, sigma: float) -> float:

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from sn_graph.api import fold, inspect
+    from sn_graph.api import fold, insert, inspect, strip
     from sn_graph.errors import EnvironmentUnavailable, ModelError, SnGraphError, UsageError, VerificationFailed
     from sn_graph.model import Model
     from sn_graph.plan import Plan, load_plan, make_plan, save_plan
     from sn_graph.runtime import compare, verify
+    from sn_graph.runtime.session import StatefulSession
 
 # Imported when first used, so that `import sn_graph` and `sn-graph --version` cost next to nothing.
 _HOMES = {
@@ -24,14 +25,17 @@ _HOMES = {
     "ModelError": "sn_graph.errors",
     "Plan": "sn_graph.plan",
     "SnGraphError": "sn_graph.errors",
+    "StatefulSession": "sn_graph.runtime.session",
     "UsageError": "sn_graph.errors",
     "VerificationFailed": "sn_graph.errors",
     "compare": "sn_graph.runtime",
     "fold": "sn_graph.api",
+    "insert": "sn_graph.api",
     "inspect": "sn_graph.api",
     "load_plan": "sn_graph.plan",
     "make_plan": "sn_graph.plan",
     "save_plan": "sn_graph.plan",
+    "strip": "sn_graph.api",
     "verify": "sn_graph.runtime",
 }
 
@@ -41,15 +45,18 @@ __all__ = [
     "ModelError",
     "Plan",
     "SnGraphError",
+    "StatefulSession",
     "UsageError",
     "VerificationFailed",
     "__version__",
     "compare",
     "fold",
+    "insert",
     "inspect",
     "load_plan",
     "make_plan",
     "save_plan",
+    "strip",
     "verify",
 ]
 

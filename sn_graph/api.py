@@ -9,16 +9,19 @@ from pathlib import Path
 import onnx
 
 from sn_graph import measure
+from sn_graph.bake import restore_plan
 from sn_graph.errors import UsageError
+from sn_graph.inserted import read_inserted, site_vectors
 from sn_graph.insertion import StateLayout, StateMode
 from sn_graph.model import Model
 from sn_graph.passes.base import PassResult
-from sn_graph.passes.fold import Fold, FoldOptions, SigmaMethod
+from sn_graph.passes.fold import Fold, FoldOptions, SigmaMethod, plan_state
 from sn_graph.passes.insert import Insert, InsertOptions, Scale
 from sn_graph.passes.strip import Strip, StripOptions
 from sn_graph.plan import Plan, load_plan, make_plan, narrow_plan
 from sn_graph.progress import Progress, silent
 from sn_graph.report import Report
+from sn_graph.state import State
 from sn_graph.views import Convention
 
 Source = str | os.PathLike[str] | onnx.ModelProto | Model
@@ -28,7 +31,7 @@ PathName = str | os.PathLike[str]
 def build_plan(
     model: Model,
     *,
-    plan: PathName | None = None,
+    plan: PathName | Plan | None = None,
     convention: str | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
@@ -47,7 +50,7 @@ def build_plan(
     if plan is None:
         made = make_plan(model, convention=convention or "auto", include=include, exclude=exclude, op_types=op_types)
     else:
-        made = load_plan(plan, model, convention=convention)
+        made = plan if isinstance(plan, Plan) else load_plan(plan, model, convention=convention)
         made = narrow_plan(made, include=include, exclude=exclude, op_types=op_types)
     if bound is not None and not 0 < bound < math.inf:
         raise UsageError(f"a bound of {bound:g} is no norm; give a number above zero")
@@ -85,9 +88,15 @@ def inspect(
     >>> report.sites[0].op_types, report.sites[0].matrix, round(report.sites[0].sigma, 4)
     (('Conv',), (32, 75), 0.3584)
     """
-    model = Model.open(source)
+    model = original(source)
     made = build_plan(model, plan=plan, convention=convention, include=include, exclude=exclude, op_types=op_types)
     return measure.inspect(model, made)
+
+
+def original(source: Source) -> Model:
+    """Open a model; of one that `insert` wrote, what it was before."""
+    model = Model.open(source)
+    return model if read_inserted(model) is None else strip(model).model
 
 
 def fold(
@@ -107,6 +116,9 @@ def fold(
     progress: Progress = silent,
 ) -> PassResult:
     """Replace each weight W of a model by bound · W / σ(W).
+
+    A model that `insert` wrote is baked: its iteration is taken out, its weights are divided by the σ of the last run
+    where `state` is a saved state that holds them, else as for any model, from the u that the model holds.
 
     Args:
         source: A path, a ModelProto or a Model; none of them is changed.
@@ -133,10 +145,16 @@ def fold(
     >>> result.sites[0].status, result.sites[0].matrix
     ('folded', (16, 96))
     """
-    model = Model.open(source).copy()
+    try:
+        method = SigmaMethod(sigma)
+    except ValueError:
+        raise UsageError(f"no estimator '{sigma}'; choose one of {', '.join(SigmaMethod)}") from None
+    opened = Model.open(source)
+    inserted = read_inserted(opened)
+    model, restored = (opened.copy(), None) if inserted is None else restore_plan(opened)
     made = build_plan(
         model,
-        plan=plan,
+        plan=plan or restored,
         convention=convention,
         include=include,
         exclude=exclude,
@@ -146,11 +164,12 @@ def fold(
         clip=clip,
         state=state,
     )
-    try:
-        method = SigmaMethod(sigma)
-    except ValueError:
-        raise UsageError(f"no estimator '{sigma}'; choose one of {', '.join(SigmaMethod)}") from None
-    return Fold(FoldOptions(method, seed)).apply(model, made, progress)
+    options = FoldOptions(method, seed)
+    if inserted is not None:
+        known = plan_state(made, model) if made.state else State(site_vectors(opened, inserted), {})
+        last_run = all(site.id in known.sigma and not site.per_use for site in made.eligible())
+        options = replace(options, state=known, last_run=last_run and made.state is not None)
+    return Fold(options).apply(model, made, progress)
 
 
 def insert(

@@ -7,9 +7,6 @@ What insert wrote is taken out first, so the result is the original model with o
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
-
-from numpy.typing import NDArray
 
 from sn_graph.decisions import PlannedSite, decide
 from sn_graph.errors import ModelError
@@ -40,31 +37,37 @@ def bake(model: Model, sigma: Mapping[str, float]) -> Model:
 
 def fold_inserted(model: Model, sigma: Mapping[str, float]) -> PassResult:
     """Bake as `bake` does; return the result with its record of every site."""
+    bare, plan = restore_plan(model)
+    missing = next((site.id for site in plan.eligible() if site.id not in sigma), None)
+    if missing is not None:
+        raise ModelError(f"no σ is known of weight '{missing}'; run the model once and save its state again")
+    several = next((site.id for site in plan.eligible() if site.per_use and len(site.uses) > 1), None)
+    if several is not None:
+        raise ModelError(
+            f"weight '{several}' is divided by another σ at each of its uses, and a state holds the last one alone; "
+            "strip the model, then fold it with the same plan and --sigma power"
+        )
+    options = FoldOptions(SigmaMethod.POWER, state=State({}, sigma), last_run=True)
+    return Fold(options).apply(bare, plan)
+
+
+def restore_plan(model: Model) -> tuple[Model, Plan]:
+    """Return the model before the insertion, a copy, and the plan that the insertion followed.
+
+    Raises:
+        ModelError: The model holds no insertion, or was changed since.
+    """
     inserted = read_inserted(model)
     if inserted is None:
         raise ModelError(f"{model.name} holds nothing that insert wrote, so there is nothing to bake; fold it instead")
     entries = {entry.id: entry for entry in inserted.sites}
-    missing = next((site for site in entries if site not in sigma), None)
-    if missing is not None:
-        raise ModelError(f"no σ is known of weight '{missing}'; run the model once and save its state again")
     bare = model.copy()
     Strip(StripOptions()).apply(bare, _plan(inserted, bare, ()))
-    sites = tuple(_planned(inserted, decide(site, _convention(inserted), ()), entries) for site in find_sites(bare))
+    sites = tuple(_planned(decide(site, _convention(inserted), ()), entries) for site in find_sites(bare))
     lost = sorted(set(entries) - {planned.id for planned in sites})
     if lost:
         raise ModelError(f"{model.name} lost weight '{lost[0]}' since the insertion; take the original model instead")
-    return _GivenSigma(sigma).apply(bare, _plan(inserted, bare, sites))
-
-
-class _GivenSigma(Fold):
-    """Fold with the estimates of someone else."""
-
-    def __init__(self, sigma: Mapping[str, float]) -> None:
-        super().__init__(FoldOptions(SigmaMethod.POWER))
-        self._sigma = sigma
-
-    def _power(self, plan: Plan, planned: PlannedSite, matrix: NDArray[Any], state: State) -> list[float]:
-        return [self._sigma[planned.id]]
+    return bare, _plan(inserted, bare, sites)
 
 
 def _convention(inserted: Inserted) -> Convention:
@@ -83,18 +86,17 @@ def _plan(inserted: Inserted, model: Model, sites: Sequence[PlannedSite]) -> Pla
     )
 
 
-def _planned(inserted: Inserted, planned: PlannedSite, entries: Mapping[str, InsertedSite]) -> PlannedSite:
+def _planned(planned: PlannedSite, entries: Mapping[str, InsertedSite]) -> PlannedSite:
     """Return what the insertion had decided about a site."""
     entry = entries.get(planned.id)
     if entry is None:
         return replace(planned, status="skipped", reason=planned.reason or "the insertion left it out")
-    uses = tuple(use for use in planned.site.uses if use.node.op_type in entry.op_types)
-    if entry.per_use and len(uses) > 1:
-        raise ModelError(
-            f"weight '{planned.id}' is divided by another σ at each of its uses, and a state holds the last one alone; "
-            "strip the model, then fold it with the same plan and --sigma power"
-        )
-    view = MatrixView(entry.split, entry.perm, entry.rows, entry.cols, "rows" if entry.side == "rows" else "cols")
     return replace(
-        planned, view=view, status="eligible", reason=None, uses=uses, power_iterations=entry.power_iterations
+        planned,
+        view=MatrixView(entry.split, entry.perm, entry.rows, entry.cols, "rows" if entry.side == "rows" else "cols"),
+        status="eligible",
+        reason=None,
+        uses=tuple(use for use in planned.site.uses if use.node.op_type in entry.op_types),
+        power_iterations=entry.power_iterations,
+        per_use=entry.per_use,
     )

@@ -142,6 +142,19 @@ def initial_state(model: Model, inserted: Inserted, seed: int = 0) -> dict[str, 
     }
 
 
+def site_vectors(model: Model, inserted: Inserted, seed: int = 0) -> dict[str, NDArray[np.float32]]:
+    """Return the u [n] that each site begins with, by its id."""
+    start = initial_state(model, inserted, seed)
+    vectors = {}
+    for site in inserted.sites:
+        first, second = site.u
+        if inserted.state.input is None:
+            vectors[site.id] = start[str(first)].reshape(-1)
+        else:
+            vectors[site.id] = start[inserted.state.input].reshape(-1)[int(first) : int(first) + int(second)]
+    return vectors
+
+
 def write_inserted(model: Model, inserted: Inserted) -> None:
     """Put the metadata entry into a model, with the hash of the model as it is."""
     content = asdict(replace(inserted, result=skeleton_hash(model)))

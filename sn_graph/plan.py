@@ -172,7 +172,7 @@ def load_plan(path: str | os.PathLike[str], model: Model, *, convention: str | N
     try:
         content = json.loads(Path(path).read_bytes())
     except OSError as error:
-        raise ModelError(f"plan {path} can't be read: {error.strerror}") from None
+        raise ModelError(f"plan {path} can't be read: {error.strerror}; write one with inspect --plan") from None
     except (ValueError, RecursionError) as error:
         raise ModelError(f"plan {path} is no JSON: {error}; write one with inspect --plan") from None
     try:

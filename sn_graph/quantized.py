@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from sn_graph.model import Model
 from sn_graph.model.graph import Graph, Node, Scope
+from sn_graph.model.payload import FLOAT_TYPES
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +74,8 @@ def read_quantization(graph: Graph, node: Node, shape: tuple[int, ...]) -> Quant
     scale = graph.constant(node.scope, names[1]) if holder is not None else None
     if scale is None or holder is None:
         return "the scale of its DequantizeLinear is not a constant"
+    if scale.data_type not in FLOAT_TYPES:
+        return "the scale of its DequantizeLinear is of a type that holds powers of two only"
     zero_point = None
     if len(names) > 2 and names[2]:
         zero_point = graph.constant(node.scope, names[2])

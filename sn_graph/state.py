@@ -77,7 +77,7 @@ def read_state(path: Path, lengths: Mapping[str, int], model_hash: str, name: st
                 if f"{site}.sigma" in names
             }
     except OSError as error:
-        raise ModelError(f"state {path} can't be read: {error.strerror or error}") from None
+        raise ModelError(f"state {path} can't be read: {error.strerror or 'no such file'}; give a state file") from None
     except SafetensorError as error:
         raise ModelError(f"state {path} is no safetensors file: {error}") from None
     return State(u, sigma, step)

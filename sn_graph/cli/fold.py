@@ -13,6 +13,7 @@ from sn_graph.cli.app import Debug, Quiet, Verbose, app, command
 from sn_graph.cli.console import Settings, print_json
 from sn_graph.cli.render import explain_sites, print_report
 from sn_graph.errors import ModelError, VerificationFailed
+from sn_graph.inserted import read_inserted
 from sn_graph.model import Model
 from sn_graph.model.files import require_writable
 from sn_graph.passes.base import PassResult
@@ -69,7 +70,7 @@ def fold(
     source = Model.open(model)
     if sigma is SigmaMethod.EXACT:
         for flag, value in (("--power-iterations", power_iterations), ("--state", state)):
-            if value is not None:
+            if value is not None and read_inserted(source) is None:
                 settings.say(f"{flag} changes nothing here, for σ is exact; give --sigma power to estimate it")
     with settings.progress() as progress:
         result = api.fold(
@@ -90,7 +91,7 @@ def fold(
         if not result.plan.eligible() and not force:
             raise ModelError(_nothing_to_do(model, result))
         proof = save_verified(
-            source,
+            api.original(source),
             result,
             output,
             o.storage_of(save_as_external_data),

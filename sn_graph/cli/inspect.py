@@ -6,12 +6,11 @@ from typing import Annotated
 import typer
 
 from sn_graph import measure
-from sn_graph.api import build_plan
+from sn_graph.api import build_plan, original
 from sn_graph.cli import options as o
 from sn_graph.cli.app import Debug, Quiet, Verbose, app, command
 from sn_graph.cli.console import Settings, print_json
 from sn_graph.cli.render import explain_sites, print_report, write_html
-from sn_graph.model import Model
 from sn_graph.model.files import require_writable
 from sn_graph.plan import save_plan
 
@@ -51,7 +50,7 @@ def inspect(
     for path in (plan, html):
         if path is not None:
             require_writable(path)
-    opened = Model.open(model)
+    opened = original(model)
     made = build_plan(
         opened, convention=convention, include=include or (), exclude=exclude or (), op_types=op_type or ()
     )

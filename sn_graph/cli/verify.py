@@ -1,4 +1,4 @@
-"""`sn-graph verify`: two models, or one model run in two ways, give the same outputs."""
+"""`sn-graph verify`: two models, or one model run in two ways, give the same outputs; or an inserted state is alive."""
 
 from collections.abc import Iterable, Iterator
 from itertools import groupby
@@ -41,6 +41,12 @@ def verify(
     seed: Annotated[int, typer.Option(metavar="S", min=0, help="Of the random inputs.")] = 0,
     rtol: o.Rtol = None,
     atol: o.Atol = None,
+    state: Annotated[
+        bool,
+        typer.Option(
+            "--state", help="Instead of comparing, find out whether a tool has frozen the state that insert wrote."
+        ),
+    ] = False,
     json: o.Json = False,
     verbose: Verbose = False,
     quiet: Quiet = False,
@@ -54,23 +60,27 @@ def verify(
     An output agrees where max|a-b| <= atol + rtol * max|b|. TF32 is off on CUDA. Ends with exit code 1 where one does
     not.
 
+    --state runs an inserted model A from different u: its u.next and σ must move with them. Ends with exit code 1 where
+    a tool made constants of them.
+
     \b
     sn-graph verify disc.onnx
     sn-graph verify disc.onnx disc.optimized.onnx --steps 3 --dim batch=8
     sn-graph verify disc.onnx --providers cpu,cuda
+    sn-graph verify disc.sn.slim.onnx --state
     """
     from sn_graph import runtime
+    from sn_graph.runtime.liveness import verify_state
 
+    used, sizes = runtime.parse_providers(providers), dict(_dimension(text) for text in dim or ())
+    if state:
+        _refuse_comparison(b is not None, steps > 1, rtol is not None, atol is not None)
+        alive = verify_state(a, providers=used, inputs=inputs, seed=seed, dims=sizes)
+        print_json(alive.to_json()) if json else print_rich(_state_table(alive))
+        alive.raise_if_different()
+        return
     result = runtime.verify(
-        a,
-        b,
-        providers=runtime.parse_providers(providers),
-        inputs=inputs,
-        seed=seed,
-        dims=dict(_dimension(text) for text in dim or ()),
-        rtol=rtol,
-        atol=atol,
-        steps=steps,
+        a, b, providers=used, inputs=inputs, seed=seed, dims=sizes, rtol=rtol, atol=atol, steps=steps
     )
     if json:
         print_json(result.to_json())
@@ -79,6 +89,22 @@ def verify(
     for note in result.notes:
         settings.say(note)
     result.raise_if_different()
+
+
+def _refuse_comparison(*given: bool) -> None:
+    for name, there in zip(("a second model", "--steps", "--rtol", "--atol"), given, strict=True):
+        if there:
+            raise UsageError(f"--state compares nothing, so {name} has no meaning beside it; leave one of them out")
+
+
+def _state_table(result: "ParityResult") -> "Table":
+    from rich.text import Text
+
+    table = new_table("provider", "output", "moves by", "relative", "alive")
+    for row in result.comparisons:
+        cells = (row.provider, row.output, number(row.max_abs), number(row.max_rel_norm), "yes" if row.ok else "NO")
+        table.add_row(*map(Text, cells))
+    return table
 
 
 def _by_sides(result: "ParityResult") -> Iterator["RenderableType"]:

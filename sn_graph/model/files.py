@@ -33,7 +33,7 @@ class StagedFiles:
 
     def __init__(self, target: Path) -> None:
         if target.is_dir():
-            raise EnvironmentUnavailable(f"{target} can't be written: it is a folder; give --output a file's name")
+            raise EnvironmentUnavailable(f"{target} can't be written: it is a folder; choose another place")
         self.target = target
         self.model = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
         free = target.with_name(f"{target.name}.data")
@@ -146,5 +146,5 @@ def _explained(target: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise EnvironmentUnavailable(
-            f"{target} can't be written: {error.strerror}; choose another place with --output"
+            f"{target} can't be written: {error.strerror}; choose another place"
         ) from None

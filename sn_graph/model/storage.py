@@ -76,7 +76,7 @@ class Model:
         try:
             mapped = Source.map(path)
         except OSError as error:
-            raise ModelError(f"{path} can't be read: {error.strerror}") from None
+            raise ModelError(f"{path} can't be read: {error.strerror}; give the path of a model file") from None
         try:
             model = cls(mapped, path)
             for _, tensor in walk_tensors(model.proto):

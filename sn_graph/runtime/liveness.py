@@ -1,17 +1,24 @@
 """Is the state of an inserted model still alive, or did a tool freeze it?
 
 Optimizers and converters that take an input's default for a constant leave a model that runs, keeps its metadata, and
-never iterates again. Feeding another u and looking whether u.next and σ move tells.
+never iterates again. One step is odd in u, and σ is even:
+
+    u'(-u) = -u'(u),  σ(-u) = σ(u)
+
+so a living u' changes with the sign of u whatever the weight is, and σ with its direction, unless M is a single row or
+column.
 """
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
-from sn_graph.errors import ModelError
-from sn_graph.inserted import initial_state, read_inserted, state_names
+from sn_graph.errors import ModelError, VerificationFailed
+from sn_graph.inserted import Inserted, InsertedSite, initial_state, read_inserted, state_names
 from sn_graph.model import Model
 from sn_graph.runtime.parity import Comparison, Inputs, ParityResult, make_feeds
 from sn_graph.runtime.providers import require_provider
@@ -19,6 +26,21 @@ from sn_graph.runtime.running import run_named
 from sn_graph.runtime.side import Side
 
 Source = str | os.PathLike[str] | onnx.ModelProto | Model
+Outputs = Mapping[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class LivenessResult(ParityResult):
+    """For each state output, left from the model's own u and right from another: `ok` where it moved."""
+
+    def raise_if_different(self) -> None:
+        """Raise VerificationFailed, naming what is frozen, unless all is alive."""
+        failed = list(dict.fromkeys(one.output for one in self.comparisons if not one.ok))
+        if failed:
+            raise VerificationFailed(
+                f"the state is frozen: {'; '.join(self.notes)}; run that tool before insert, or insert with "
+                "--state-mode required"
+            )
 
 
 def verify_state(
@@ -28,55 +50,94 @@ def verify_state(
     inputs: Inputs | None = None,
     seed: int = 0,
     dims: Mapping[str, int] | None = None,
-) -> ParityResult:
-    """Run an inserted model from two different u, and say for each state output whether it moved.
+) -> LivenessResult:
+    """Run an inserted model from different u, and say for each state output whether it moved.
 
     Args:
         source: A model that `insert` wrote, as some tool left it.
         providers, inputs, seed, dims: As for `verify`.
 
     Returns:
-        A comparison for each state output and provider, `ok` where it depends on u; `raise_if_different` raises where
-        one does not.
+        A comparison for each state output and provider, `ok` where it depends on u as it must; `raise_if_different`
+        raises where one does not.
 
     Raises:
         ModelError: The model's metadata say nothing of an insertion, or it can't be run.
+        EnvironmentUnavailable: onnxruntime or a provider is missing.
     """
     model = Model.open(source)
     inserted = read_inserted(model)
     if inserted is None:
-        raise ModelError(f"{model.name} holds nothing that insert wrote, so it has no state to check")
-    pairs, sigmas = state_names(inserted)
-    label = model.name
-    taken = {value.name for value in model.proto.graph.input}
+        raise ModelError(
+            f"{model.name} holds nothing that insert wrote (no metadata key sn_graph), so it has no state to check; "
+            "insert it first, or keep the metadata in the tool that dropped them"
+        )
+    (feed,) = make_feeds(model, inputs=inputs, seed=seed, dims=dims)
     rows: list[Comparison] = []
-    notes = [f"the state input {name!r} is gone: a tool froze it" for name in pairs if name not in taken]
+    notes: dict[str, None] = {}
     for provider in providers:
         require_provider(provider)
-        if notes:
-            rows += [_row(label, provider, output, 0.0, False) for output in pairs.values()]
+        found, reasons = _examine(model, inserted, provider, feed, seed)
+        rows += found
+        notes |= dict.fromkeys(reasons)
+    return LivenessResult(tuple(rows), tuple(notes))
+
+
+def _examine(
+    model: Model, inserted: Inserted, provider: str, feed: Mapping[str, NDArray[np.generic]], seed: int
+) -> tuple[list[Comparison], list[str]]:
+    pairs, _ = state_names(inserted)
+    taken = {value.name for value in model.proto.graph.input}
+    reasons = [f"the input {name!r} is gone" for name in pairs if name not in taken]
+    start = {name: u for name, u in initial_state(model, inserted).items() if name in taken}
+    flipped = {name: -u for name, u in start.items()}
+    generator = np.random.default_rng([seed, 1])
+    others = [
+        {name: generator.standard_normal(u.shape).astype(np.float32) for name, u in start.items()} for _ in range(2)
+    ]
+    session = Side(model, model.name, provider).open()
+    # An input that nothing reads any more is dropped by onnxruntime, which then refuses to be fed.
+    known = {value.name for value in [*session.get_inputs(), *session.get_overridable_initializers()]}
+    probes = [{name: u for name, u in state.items() if name in known} for state in (start, flipped, *others)]
+    runs = [run_named(session, {**feed, **state}, label=model.name) for state in probes]
+    rows = []
+    for output, sites in _outputs(inserted).items():
+        if output not in runs[0]:
+            reasons.append(f"the output {output!r} is gone")
+            rows.append(_row(model.name, provider, output, [np.zeros(1, np.float32)] * 2, False))
             continue
-        session = Side(model, label, provider).open()
-        (feed,) = make_feeds(model, inputs=inputs, seed=seed, dims=dims)
-        start = initial_state(model, inserted)
-        # The far side of the sphere would give the same σ, so another direction.
-        generator = np.random.default_rng([seed, 1])
-        other = {name: generator.standard_normal(u.shape).astype(np.float32) for name, u in start.items()}
-        first, second = (run_named(session, {**feed, **state}, label=label) for state in (start, other))
-        for output in (*pairs.values(), *sorted(sigmas)):
-            if output not in first:
-                notes.append(f"the state output {output!r} is gone: a tool cut it off")
-                rows.append(_row(label, provider, output, 0.0, False))
-                continue
-            change = float(np.max(np.abs(first[output] - second[output]), initial=0.0))
-            largest = float(np.max(np.abs(second[output]), initial=0.0))
-            rows.append(_row(label, provider, output, change, change > 0.0, largest))
-    frozen = [row.output for row in rows if not row.ok]
-    if frozen and not notes:
-        notes.append(f"{', '.join(frozen)} do not depend on the u that is fed: a tool froze the state")
-    return ParityResult(tuple(rows), tuple(notes))
+        values = [np.ravel(run[output]) for run in runs]
+        still = [site.id for site, place in sites if not _moved([value[place] for value in values])]
+        rows.append(_row(model.name, provider, output, values, not still))
+        if still:
+            reasons.append(f"{output!r} does not follow the u that is fed ({', '.join(map(repr, still))})")
+    return rows, reasons
 
 
-def _row(label: str, provider: str, output: str, change: float, ok: bool, largest: float = 1.0) -> Comparison:
+def _outputs(inserted: Inserted) -> dict[str, list[tuple[InsertedSite, slice]]]:
+    """Return, for each state output, the sites in it that must move, and where they stand."""
+    found: dict[str, list[tuple[InsertedSite, slice]]] = {}
+    sigmas: dict[str, list[tuple[InsertedSite, slice]]] = {}
+    for site in inserted.sites:
+        first, second = site.u
+        if isinstance(first, int) and isinstance(second, int) and isinstance(site.sigma, int):
+            own, place = str(inserted.state.output), slice(first, first + second)
+            sigma, number = str(inserted.state.sigma), site.sigma
+        else:
+            own, place, sigma, number = str(second), slice(0, site.length), str(site.sigma), 0
+        found.setdefault(own, []).append((site, place))
+        varying = sigmas.setdefault(sigma, [])
+        if min(site.rows, site.cols) > 1:  # else σ is the length of a vector, whatever u is
+            varying.append((site, slice(number, number + 1)))
+    return found | sigmas
+
+
+def _moved(values: Sequence[NDArray[np.float32]]) -> bool:
+    return any(not np.array_equal(values[0], other, equal_nan=True) for other in values[1:])
+
+
+def _row(label: str, provider: str, output: str, values: Sequence[NDArray[np.float32]], ok: bool) -> Comparison:
+    change = max(float(np.max(np.abs(values[0] - other), initial=0.0)) for other in values[1:])
+    largest = float(np.max(np.abs(values[0]), initial=0.0))
     relative = change / largest if largest else 0.0
     return Comparison(f"{label} (its u)", f"{label} (another u)", provider, 0, output, change, relative, 0.0, 0.0, ok)

@@ -137,7 +137,7 @@ _STEPS = 3  # structure, the original's run, the comparison
 
 
 def _load(source: Model) -> onnx.ModelProto:
-    return onnx.load(source.path) if source.path is not None else source.to_proto()
+    return onnx.load(source.path) if source.path is not None and not source.modified else source.to_proto()
 
 
 def _constants(model: onnx.ModelProto) -> dict[Key, onnx.TensorProto]:

@@ -144,6 +144,11 @@ class BlockedMatrix:
         extremes = [max(float(block.max()), -float(block.min())) for _, block in plain.blocks() if block.size]
         return float(np.max(extremes, initial=0.0))
 
+    def restored(self, norm: float) -> float:
+        """A norm of the served values as one of the stored values; infinity where it leaves float64."""
+        with np.errstate(over="ignore"):
+            return float(np.ldexp(norm, self.exponent))
+
     def rescaled(self, largest: float) -> BlockedMatrix:
         """The same matrix divided by a power of two, so that its greatest entry lies in [1/2, 1)."""
         return replace(self, exponent=int(np.frexp(largest)[1]))

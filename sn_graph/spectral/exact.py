@@ -108,7 +108,7 @@ def leading_singular_triplet(matrix: NDArray[Any]) -> SingularTriplet:
             found = _attempt(operand)
     if found is None:
         return _unit_vectors(matrix, math.nan)
-    sigma = math.ldexp(found.sigma, operand.exponent)
+    sigma = operand.restored(found.sigma)
     if operand.transposed:
         return SingularTriplet(sigma, found.right, found.left)
     return SingularTriplet(sigma, found.left, found.right)

@@ -91,7 +91,7 @@ def _iterate(
         return 0.0, start
     scaled = operand.rescaled(largest)
     sigma, final = run(scaled, start, iterations)
-    return math.ldexp(sigma, scaled.exponent), final
+    return scaled.restored(sigma), final
 
 
 def _iterate_along(

@@ -76,3 +76,47 @@ def test_a_provider_that_is_not_there_ends_with_4(cli: Cli, model: Path) -> None
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("CUDA is there")
     assert "'cuda' can't be used" in one_line(cli("verify", model, "--providers", "cpu,cuda"), 4)
+
+
+@pytest.fixture
+def inserted(cli: Cli, model: Path) -> Path:
+    out = model.with_name("inserted.onnx")
+    assert cli("insert", model, "-o", out, "--no-verify").code == 0
+    return out
+
+
+def test_a_living_state(cli: Cli, inserted: Path) -> None:
+    ended = cli("verify", inserted, "--state")
+    assert (ended.code, ended.err) == (0, "")
+    heading, *rows = ended.out.splitlines()
+    assert heading.split() == ["provider", "output", "moves", "by", "relative", "alive"]
+    assert [(row.split()[1], row.split()[-1]) for row in rows] == [("sn_u.next", "yes"), ("sn_sigma", "yes")]
+    content = cli("verify", inserted, "--state", "--json").json
+    assert content.keys() == {"ok", "comparisons", "notes"}
+    assert content["ok"] is True
+    assert content["notes"] == []
+    assert all(row.keys() == ROW for row in content["comparisons"])
+
+
+def test_a_frozen_state_ends_with_1_in_one_line(cli: Cli, inserted: Path) -> None:
+    proto = onnx.load(inserted)
+    proto.graph.input.remove(next(value for value in proto.graph.input if value.name == "sn_u"))
+    onnx.save(proto, inserted)
+    ended = cli("verify", inserted, "--state")
+    assert "the state is frozen: the input 'sn_u' is gone" in one_line(ended, 1)
+    assert [row.split()[-1] for row in ended.out.splitlines()[1:]] == ["NO", "NO"]
+    ended = cli("verify", inserted, "--state", "--json")
+    assert ended.code == 1
+    assert ended.json["ok"] is False
+    assert "the input 'sn_u' is gone" in ended.json["notes"]
+
+
+def test_no_state_ends_with_3(cli: Cli, model: Path) -> None:
+    assert "insert it first" in one_line(cli("verify", model, "--state"), 3)
+
+
+@pytest.mark.parametrize("extra", [["{model}"], ["--steps", "2"], ["--rtol", "1"], ["--atol", "1"]])
+def test_the_state_is_compared_with_nothing(extra: list[str], cli: Cli, model: Path) -> None:
+    ended = cli("verify", model, *(word.format(model=model) for word in extra), "--state")
+    assert ended.code == 2
+    assert "--state compares nothing" in " ".join(ended.err.split())

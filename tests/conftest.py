@@ -1,0 +1,6 @@
+"""What holds for every test: one BLAS thread, set before numpy is imported; test matrices are small, machines shared."""
+
+import os
+
+for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(name, "1")
