@@ -1,4 +1,4 @@
-"""What holds for every test: one BLAS thread, set before numpy is imported; test matrices are small, machines shared."""
+"""What holds for every test: one BLAS thread, set before numpy is imported, for test matrices are small."""
 
 import os
 

@@ -1,6 +1,8 @@
 """`sn-graph insert`: the power iteration in the graph, with persistent u."""
 
+from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,10 +12,11 @@ from sn_graph.cli import options as o
 from sn_graph.cli.app import Debug, Quiet, Verbose, app, command
 from sn_graph.cli.console import Settings, print_json
 from sn_graph.cli.render import print_report
-from sn_graph.errors import ModelError
+from sn_graph.errors import ModelError, UsageError, VerificationFailed
 from sn_graph.insertion import StateLayout, StateMode
 from sn_graph.model import Model
 from sn_graph.model.files import require_writable
+from sn_graph.passes.base import PassResult
 from sn_graph.passes.fold import SigmaMethod
 from sn_graph.passes.insert import Scale
 
@@ -47,9 +50,7 @@ def insert(
     plan: o.PlanFile = None,
     save_as_external_data: o.SaveExternal = None,
     no_verify: o.NoVerify = False,
-    force: Annotated[
-        bool, typer.Option("--force", help="Write OUT even where nothing is to do or the verification fails.")
-    ] = False,
+    force: o.Force = False,
     json: o.Json = False,
     verbose: Verbose = False,
     quiet: Quiet = False,
@@ -60,10 +61,19 @@ def insert(
     """Write MODEL with the power iteration of its weights in the graph, so that each run normalizes them.
 
     The state goes in as sn_u and out as sn_u.next, with sn_sigma, behind the model's own inputs and outputs; strip
-    takes it all out again, and fold bakes it in.
+    takes it all out again, and fold bakes it in. Feed sn_u.next back as sn_u; a client that does not gets the first
+    step at each run. OUT is proved before it takes its place: strip gives MODEL back, and the first step's outputs
+    are those of MODEL folded by the same estimate.
+
+    \b
+    sn-graph insert disc.onnx -o disc.sn.onnx
+    sn-graph insert disc.onnx -o disc.sn.onnx --state disc.u.safetensors --state-mode required
+    sn-graph insert disc.onnx -o disc.sn.onnx --sigma exact --bound 2 --clip
     """
     from sn_graph.runtime.insertion_proof import save_inserted
 
+    if sigma is SigmaMethod.EXACT and state is not None:
+        raise UsageError("--sigma exact starts from the leading singular vectors, --state from its own; give one")
     require_writable(output)
     source = Model.open(model)
     with settings.progress() as progress:
@@ -86,10 +96,7 @@ def insert(
             progress=progress,
         )
         if not any(site.status in ("inserted", "unchanged") for site in result.sites) and not force:
-            raise ModelError(
-                f"{model}: nothing to do, for none of its {len(result.sites)} weights can be normalized; "
-                "inspect says why, --force copies the model"
-            )
+            raise ModelError(_nothing_to_do(model, result))
         options = api.insert_options(sigma=sigma, seed=seed, layout=state_layout, mode=state_mode, scale=scale)
         proof = save_inserted(
             source,
@@ -102,11 +109,32 @@ def insert(
             progress=progress,
         )
     report = replace(result.report, output=str(output), verified=proof.verified)
-    if proof.note:
-        settings.say(f"not verified by running it: {proof.note}")
     if json:
         print_json(report.to_json())
-        return
-    print_report(report)
-    count = sum(site.status == "inserted" for site in report.sites)
-    settings.say(f"inserted the iteration of {count} of {len(report.sites)} weights into {output}")
+    else:
+        print_report(report)
+    if proof.failed:
+        raise VerificationFailed(f"{proof.note}; {output} was written all the same, as --force asks")
+    if proof.note:
+        settings.say(f"verified by structure only: {proof.note}")
+    counts = Counter(site.status for site in report.sites)
+    others = "".join(f", {counts[status]} {status}" for status in ("unchanged", "skipped") if counts[status])
+    settings.say(f"{counts['inserted']} inserted{others}: {output}, {_CHECKED[proof.verified]}")
+
+
+_CHECKED = {"run": "verified by running it", "structure": "verified by structure", "no": "not verified"}
+
+
+def _nothing_to_do(model: Path, result: PassResult) -> str:
+    if not result.sites:
+        return (
+            f"{model}: nothing to do, for no constant in it reaches a Conv, Gemm, MatMul, Gather or the like; "
+            "--force copies the model"
+        )
+    reasons = Counter(site.reason for site in result.sites)
+    (reason, count), *more = reasons.most_common()
+    which = "each" if not more else f"{count} of them"
+    return (
+        f"{model}: nothing to do, for none of its {len(result.sites)} weights can be normalized ({which}: {reason}); "
+        "inspect lists them, --force copies the model"
+    )

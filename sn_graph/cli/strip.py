@@ -25,7 +25,13 @@ def strip(
     *,
     settings: Settings,
 ) -> None:
-    """Write the model that MODEL was before insert: equal as a proto, weights untouched."""
+    """Write the model that MODEL was before insert: equal as a proto, weights untouched.
+
+    A model that another tool has changed since is refused, for that change would be lost.
+
+    \b
+    sn-graph strip disc.sn.onnx -o disc.onnx
+    """
     require_writable(output)
     with settings.progress() as progress:
         api.strip(model).save(output, o.storage_of(save_as_external_data), progress)

@@ -145,6 +145,4 @@ def _explained(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise EnvironmentUnavailable(
-            f"{target} can't be written: {error.strerror}; choose another place"
-        ) from None
+        raise EnvironmentUnavailable(f"{target} can't be written: {error.strerror}; choose another place") from None

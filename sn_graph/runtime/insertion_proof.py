@@ -8,14 +8,18 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import onnx
+from onnx import numpy_helper
 
 from sn_graph.errors import ModelError, VerificationFailed
+from sn_graph.inserted import read_inserted, state_names
+from sn_graph.insertion import StateMode
 from sn_graph.model import Model, Storage
 from sn_graph.model.tensors import walk_tensors
 from sn_graph.passes.base import PassResult
 from sn_graph.passes.fold import Fold, FoldOptions, SigmaMethod
-from sn_graph.passes.insert import InsertOptions
+from sn_graph.passes.insert import Insert, InsertOptions
 from sn_graph.passes.strip import Strip, StripOptions
 from sn_graph.plan import Plan, rebind
 from sn_graph.progress import Progress, silent
@@ -66,9 +70,16 @@ def prove_insertion(source: Model, result: PassResult, options: InsertOptions, w
     """Prove that the file `written` is `source` with the iteration of `result`. Raises VerificationFailed."""
     inserted = Model.open(written)
     stripped = inserted.copy()
-    Strip(StripOptions()).apply(stripped, result.plan)
+    done = {record.id for record in result.sites if record.status == "inserted"}
+    if done:
+        try:
+            Strip(StripOptions()).apply(stripped, result.plan)
+        except ModelError as error:
+            raise VerificationFailed(f"strip does not accept what was written: {error}") from None
     if _inline(stripped.to_proto()) != _inline(source.to_proto()):
         raise VerificationFailed("strip does not give the original back, so the insertion is not what it should be")
+    if not done:
+        return Proof("structure", "nothing was inserted, and it is the model as it was")
     drawn = random_ops(source.proto.graph)
     if drawn:
         return Proof("structure", f"it draws random numbers ({', '.join(drawn)}), so no two runs agree")
@@ -76,11 +87,11 @@ def prove_insertion(source: Model, result: PassResult, options: InsertOptions, w
         feeds = make_feeds(source)
         list(Side(source, "the original").run(feeds))
     except ModelError as error:
-        return Proof("structure", f"onnxruntime can't run it to begin with: {error}")
+        return Proof("structure", f"the original can't be run: {error}")
     folded = source.copy()
-    plan = rebind(_inserted_only(result), folded)
-    method = SigmaMethod.EXACT if options.exact and plan.state is None else SigmaMethod.POWER
-    Fold(FoldOptions(method, options.seed)).apply(folded, plan)
+    plan = rebind(_only(result.plan, done), folded)
+    Fold(FoldOptions(SigmaMethod.EXACT if options.exact else SigmaMethod.POWER, options.seed)).apply(folded, plan)
+    _give_first_state(source, inserted, rebind(plan, source), options)
     try:
         # Without optimizations, which could fuse one of the two and not the other.
         parity = compare_sides(
@@ -94,13 +105,28 @@ def prove_insertion(source: Model, result: PassResult, options: InsertOptions, w
     return Proof("run")
 
 
-def _inserted_only(result: PassResult) -> Plan:
-    done = {record.id for record in result.sites if record.status == "inserted"}
+def _give_first_state(source: Model, inserted: Model, plan: Plan, options: InsertOptions) -> None:
+    """Where the state must be fed, give a model in memory the defaults that a client would feed first."""
+    if options.mode is not StateMode.REQUIRED:
+        return
+    insert, metadata = Insert(options), read_inserted(inserted)
+    assert metadata is not None
+    state = insert.load_state(source, plan)
+    columns = [
+        insert.first_u(site, site.matrix(source), state)[0].astype(np.float32).reshape(-1, 1)
+        for site in plan.eligible()
+    ]
+    starts = columns if metadata.state.input is None else [np.concatenate(columns)]
+    for name, start in zip(state_names(metadata)[0], starts, strict=True):
+        inserted.proto.graph.initializer.append(numpy_helper.from_array(start, name))
+
+
+def _only(plan: Plan, done: set[str]) -> Plan:
     sites = tuple(
         site if site.id in done else replace(site, status="skipped", reason=site.reason or "not inserted")
-        for site in result.plan.sites
+        for site in plan.sites
     )
-    return replace(result.plan, sites=sites)
+    return replace(plan, sites=sites)
 
 
 def _inline(proto: onnx.ModelProto) -> onnx.ModelProto:

@@ -35,10 +35,10 @@ class LivenessResult(ParityResult):
 
     def raise_if_different(self) -> None:
         """Raise VerificationFailed, naming what is frozen, unless all is alive."""
-        failed = list(dict.fromkeys(one.output for one in self.comparisons if not one.ok))
-        if failed:
+        if not self.ok:
+            more = f" (and {len(self.notes) - 1} more findings, see --json)" if len(self.notes) > 1 else ""
             raise VerificationFailed(
-                f"the state is frozen: {'; '.join(self.notes)}; run that tool before insert, or insert with "
+                f"the state is frozen: {self.notes[0]}{more}; run the tool that did it before insert, or insert with "
                 "--state-mode required"
             )
 
@@ -110,7 +110,8 @@ def _examine(
         still = [site.id for site, place in sites if not _moved([value[place] for value in values])]
         rows.append(_row(model.name, provider, output, values, not still))
         if still:
-            reasons.append(f"{output!r} does not follow the u that is fed ({', '.join(map(repr, still))})")
+            whose = "" if len(sites) == len(still) else f" for {', '.join(map(repr, still))}"
+            reasons.append(f"the output {output!r} does not follow the u that is fed{whose}")
     return rows, reasons
 
 

@@ -55,3 +55,30 @@ def test_the_result_goes_on_in_a_graphsurgeon_pipeline() -> None:
 def test_what_is_no_graph_is_refused() -> None:
     with pytest.raises(sn.UsageError, match=r"no onnx_graphsurgeon\.Graph"):
         interop.fold("model.onnx")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("layout", ["packed", "per-weight"])
+def test_an_inserted_graph_iterates_as_the_inserted_model_does(layout: str, tmp_path: Path) -> None:
+    path = Path(__file__).parents[2] / "models" / "keras_dcgan_discriminator.onnx"
+    graph = interop.insert(gs.import_onnx(onnx.load(path)), state_layout=layout)
+    onnx.save(interop.export_onnx(graph), tmp_path / "surgeon.onnx")
+    sn.insert(path, state_layout=layout).save(tmp_path / "direct.onnx")
+
+    ours, theirs = (sn.StatefulSession(tmp_path / f"{name}.onnx") for name in ("surgeon", "direct"))
+    theirs.reset(0)
+    ours.reset(0)
+    (value,) = ours.get_inputs()
+    image = np.random.default_rng(0).standard_normal([2, *value.shape[1:]]).astype(np.float32)
+    for _ in range(3):
+        (a,), (b,) = ours.run(None, {value.name: image}), theirs.run(None, {value.name: image})
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)  # other node orders may fuse in other ways
+    for site, u in theirs.state().items():
+        np.testing.assert_allclose(ours.state()[site], u, atol=1e-6)
+
+
+def test_a_default_that_graphsurgeon_would_freeze_is_refused() -> None:
+    graph = gs.import_onnx(onnx.load(Path(__file__).parents[2] / "models" / "keras_dcgan_discriminator.onnx"))
+    with pytest.raises(sn.UsageError, match="leave state_mode out"):
+        interop.insert(graph, state_mode="default")
+    with pytest.raises(sn.UsageError, match="did not come from"):
+        interop.export_onnx(graph)

@@ -7,6 +7,8 @@ import random
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from dataclasses import field as hidden
+from typing import NamedTuple
 
 import numpy as np
 import onnx
@@ -80,9 +82,9 @@ def unknown(rng: random.Random) -> bytes:
 class Tensor:
     """A serialized TensorProto, and the bytes of its one payload field (None where it comes in several parts)."""
 
-    content: bytes
-    payload: bytes | None
-    form: str
+    content: bytes = hidden(repr=False)
+    payload: bytes | None = hidden(repr=False)
+    recipe: str
 
     @property
     def proto(self) -> onnx.TensorProto:
@@ -129,7 +131,11 @@ def serialize(proto: onnx.TensorProto, form: str, seed: int) -> Tensor:
                 {"packed": [packed], "unpacked": loose, "split": halves, "mixed": [halves[0], *loose[cut:]]}[form]
             )
             payload = b"".join(items) if form == "packed" else None
-    return Tensor(b"".join(_interleave(groups, rng)), payload, form)
+    return Tensor(
+        b"".join(_interleave(groups, rng)),
+        payload,
+        f"{onnx.TensorProto.DataType.Name(proto.data_type)} {form} {proto.dims} seed {seed}",
+    )
 
 
 def _item(name: str, value: float) -> bytes:
@@ -208,6 +214,17 @@ def tensors_by_name(message: Message) -> dict[str, onnx.TensorProto]:
     return named
 
 
+class Made(NamedTuple):
+    """A serialized model, and its tensors by name."""
+
+    content: bytes
+    tensors: dict[str, Tensor]
+    recipe: str
+
+    def __repr__(self) -> str:
+        return f"Made({self.recipe}, {self.tensors})"
+
+
 @st.composite
 def tensors(draw: st.DrawFn, name: str, types: list[str] = TYPES, forms: tuple[str, ...] = FORMS) -> Tensor:
     count = draw(st.sampled_from([0, 1, 7, 255, 513, 1500]))
@@ -217,11 +234,9 @@ def tensors(draw: st.DrawFn, name: str, types: list[str] = TYPES, forms: tuple[s
 
 
 @st.composite
-def models(
-    draw: st.DrawFn, types: list[str] = TYPES, forms: tuple[str, ...] = FORMS
-) -> tuple[bytes, dict[str, Tensor]]:
-    """A serialized model, and its tensors by name."""
+def models(draw: st.DrawFn, types: list[str] = TYPES, forms: tuple[str, ...] = FORMS) -> Made:
     places = draw(st.lists(st.sampled_from(sorted(PLACES)), min_size=1, max_size=6))
     made = [(place, draw(tensors(f"t{i}", types, forms))) for i, place in enumerate(places)]
-    content = make_model(made, draw(st.integers(0, 2**32 - 1)))
-    return content, {f"t{i}": tensor for i, (_, tensor) in enumerate(made)}
+    seed = draw(st.integers(0, 2**32 - 1))
+    named = {f"t{i}": tensor for i, (_, tensor) in enumerate(made)}
+    return Made(make_model(made, seed), named, f"{places} seed {seed}")

@@ -23,7 +23,7 @@ from sn_graph.model.storage import LARGE
 from tests.model.carriers import (
     FLOATS,
     PLACES,
-    Tensor,
+    Made,
     field,
     find_tensors,
     make_model,
@@ -82,8 +82,8 @@ def external(path: Path, proto: onnx.ModelProto, one_file: bool = True) -> Path:
 
 @settings(max_examples=80, deadline=None)
 @given(models())
-def test_a_model_reads_as_onnx_reads_it(made: tuple[bytes, dict[str, Tensor]]) -> None:
-    content, tensors = made
+def test_a_model_reads_as_onnx_reads_it(made: Made) -> None:
+    content, tensors, _ = made
     expected = onnx.ModelProto.FromString(content)
     with folder() as place:
         for model in (Model.open(write(place / "m.onnx", content)), Model.open(expected)):
@@ -94,8 +94,9 @@ def test_a_model_reads_as_onnx_reads_it(made: tuple[bytes, dict[str, Tensor]]) -
                 assert found.dtype == array(reference).dtype
                 np.testing.assert_array_equal(found, array(reference))
                 assert (named[name].dims, named[name].data_type) == (reference.dims, reference.data_type)
-            large = [t.payload for t in tensors.values() if t.payload is not None and len(t.payload) >= LARGE]
-            assert not any(payload in model.proto.SerializeToString() for payload in large)
+            for name, tensor in tensors.items():
+                if tensor.payload is not None and len(tensor.payload) >= LARGE:
+                    assert tensor.payload not in named[name].SerializeToString()
             assert model.to_proto() == expected
             if model.path:
                 assert saved(model, place / "out.onnx") == content
@@ -145,8 +146,8 @@ def test_a_proto_is_copied_when_it_is_opened() -> None:
 
 @settings(max_examples=80, deadline=None)
 @given(models(types=FLOATS), st.integers(0, 2**32), st.floats(0.01, 100))
-def test_scaling_changes_the_payload_alone(made: tuple[bytes, dict[str, Tensor]], choice: int, factor: float) -> None:
-    content, tensors = made
+def test_scaling_changes_the_payload_alone(made: Made, choice: int, factor: float) -> None:
+    content, tensors, _ = made
     name = random.Random(choice).choice(sorted(tensors))
     tensor, before = tensors[name], onnx.ModelProto.FromString(content)
     if not tensors_by_name(before)[name].dims[0]:
@@ -174,8 +175,8 @@ def test_scaling_changes_the_payload_alone(made: tuple[bytes, dict[str, Tensor]]
 
 @settings(max_examples=40, deadline=None)
 @given(models(), st.integers(0, 2**32))
-def test_replacing_changes_the_payload_alone(made: tuple[bytes, dict[str, Tensor]], choice: int) -> None:
-    content, tensors = made
+def test_replacing_changes_the_payload_alone(made: Made, choice: int) -> None:
+    content, tensors, _ = made
     name = random.Random(choice).choice(sorted(tensors))
     before = onnx.ModelProto.FromString(content)
     old = array(tensors_by_name(before)[name])
@@ -402,8 +403,8 @@ def test_where_data_are_external_inline_leftovers_do_not_count(tmp_path: Path) -
 
 @settings(max_examples=60, deadline=None)
 @given(models())
-def test_storage_converts_there_and_back(made: tuple[bytes, dict[str, Tensor]]) -> None:
-    content, _ = made
+def test_storage_converts_there_and_back(made: Made) -> None:
+    content, *_ = made
     expected = onnx.ModelProto.FromString(content)
     with folder() as place:
         Model.open(write(place / "m.onnx", content)).save(place / "out.onnx", Storage.EXTERNAL)

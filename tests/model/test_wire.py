@@ -11,7 +11,18 @@ from hypothesis import strategies as st
 from sn_graph.errors import ModelError
 from sn_graph.model import wire
 from sn_graph.model.tensors import walk_tensors
-from tests.model.carriers import PLACES, field, find_tensors, make_model, make_tensor, models, tag, unknown, varint
+from tests.model.carriers import (
+    PLACES,
+    Made,
+    field,
+    find_tensors,
+    make_model,
+    make_tensor,
+    models,
+    tag,
+    unknown,
+    varint,
+)
 
 
 def joined(pieces: list[wire.Piece]) -> bytes:
@@ -63,8 +74,8 @@ def test_the_data_fields_are_onnxs() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(models())
-def test_rewriting_nothing_gives_the_same_bytes_and_visits_every_tensor(made: tuple[bytes, object]) -> None:
-    content, _ = made
+def test_rewriting_nothing_gives_the_same_bytes_and_visits_every_tensor(made: Made) -> None:
+    content, *_ = made
     visited = {}
 
     def visit(path: wire.TensorPath, start: int, end: int) -> None:
@@ -78,8 +89,8 @@ def test_rewriting_nothing_gives_the_same_bytes_and_visits_every_tensor(made: tu
 
 @settings(max_examples=60, deadline=None)
 @given(models(), st.randoms(use_true_random=False))
-def test_rewritten_tensors_stand_in_their_place(made: tuple[bytes, object], rng: random.Random) -> None:
-    content, _ = made
+def test_rewritten_tensors_stand_in_their_place(made: Made, rng: random.Random) -> None:
+    content, *_ = made
 
     def shrink_or_grow(path: wire.TensorPath, start: int, end: int) -> list[wire.Piece] | None:
         if rng.random() < 0.3:

@@ -46,7 +46,8 @@ def failure(proto: onnx.ModelProto) -> str:
     message = str(caught.value)
     assert message.startswith("the state is frozen: ")
     assert "\n" not in message
-    assert all(note in message for note in result.notes)
+    assert result.notes[0] in message
+    assert ("more findings" in message) == (len(result.notes) > 1)
     return message
 
 
@@ -113,7 +114,7 @@ def test_the_input_taken_for_a_constant() -> None:
 
 def test_an_input_that_nothing_reads() -> None:
     message = failure(baked(inserted_proto(), "sn_u"))
-    assert "'sn_u.next' does not follow the u that is fed" in message
+    assert "the output 'sn_u.next' does not follow the u that is fed" in message
     assert "--state-mode required" in message
 
 
@@ -152,7 +153,7 @@ def test_a_sigma_made_a_constant() -> None:
     node.output[0] = "unused"
     proto.graph.initializer.append(numpy_helper.from_array(np.ones(3, np.float32), "baked"))
     proto.graph.node.append(helper.make_node("Identity", ["baked"], ["sn_sigma"]))
-    assert "'sn_sigma' does not follow" in failure(proto)
+    assert "the output 'sn_sigma' does not follow" in failure(proto)
 
 
 def test_a_default_made_required_is_alive() -> None:
