@@ -3,9 +3,10 @@
     python -m tools.cuda_parity                              # from the checkout; writes docs/parity-cuda.md
     python -m tools.cuda_parity --right cpu --output t.md    # the same without a GPU, to try this tool
 
-Every model of models/ and a generated one per kind of weight-bearing op: outputs with TF32 off (compared by the
-tolerances of `sn-graph verify`) and on (reported: TF32 keeps 10 bits), and the providers that onnxruntime's own
-profile names. Ends with 0, with 1 where outputs differ or a generated op ran elsewhere, with 4 without the provider.
+Every model of models/ and a generated one per kind of weight-bearing op, as it is and inserted (outputs, u and σ over
+10 steps): TF32 off (compared by the tolerances of `sn-graph verify`) and on (reported: TF32 keeps 10 bits), and the
+providers that onnxruntime's own profile names. On CUDA, inserted models run through CUDA graphs too. Ends with 0, with
+1 where outputs differ or a generated op ran elsewhere, with 4 without the provider.
 """
 
 from __future__ import annotations
@@ -13,30 +14,29 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import json
-import math
 import platform
 import shlex
 import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
 
+import sn_graph
 from sn_graph.errors import ModelError, SnGraphError
 from sn_graph.model import Model
 from sn_graph.runtime import ParityResult, Side, compare_sides, make_feeds, run_named
 from sn_graph.runtime.providers import PROVIDERS, require_provider
+from tools.op_models import op_models
 
 ROOT = Path(__file__).resolve().parents[1]
+INSERTED_STEPS = 10  # of the state: σ and u are compared at each
 SHORT = {full: short for short, full in PROVIDERS.items()}
 
 
@@ -70,14 +70,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         for provider in (options.left, options.right):
             require_provider(provider)
-        rows, failures = measure(cases(options.models), options.left, options.right, options.seed)
+        todo = list(cases(options.models))
+        rows, failures = measure(todo, options.left, options.right, options.seed)
+        graphs = [captured(case, options.right, options.seed) for case in todo if may_capture(case, options.right)]
     except SnGraphError as error:
         print(f"cuda_parity: {error}", file=sys.stderr)
         return error.exit_code
     command = shlex.join(["python", "-m", "tools.cuda_parity", *(sys.argv[1:] if arguments is None else arguments)])
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(render(rows, failures, options.left, options.right, command), encoding="utf-8")
+    options.output.write_text(
+        render(rows, failures, options.left, options.right, command) + render_graphs(graphs), encoding="utf-8"
+    )
     bad = [row.case.name for row in rows if not row.ok] + [name for name, _ in failures]
+    bad += [graph.name for graph in graphs if not graph.ok]
     print(f"{len(rows) + len(failures) - len(bad)} of {len(rows) + len(failures)} models agree; wrote {options.output}")
     return 1 if bad else 0
 
@@ -93,13 +98,17 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def cases(models: Path) -> Iterator[Case]:
-    """All there is to run; a later feature adds its cases here."""
-    for path in sorted(models.glob("*.onnx")):
-        yield Case(f"models/{path.name}", Model.open(path))
-    yield from op_cases()
+    """All there is to run: each model as it is, and with the iteration inserted over 10 steps."""
+    plain = [Case(f"models/{path.name}", Model.open(path)) for path in sorted(models.glob("*.onnx"))]
+    for case in [*plain, *op_cases()]:
+        yield case
+        result = sn_graph.insert(case.model)
+        if any(site.status == "inserted" for site in result.sites):
+            inserted = Model.open(result.to_proto())
+            yield replace(case, name=f"{case.name}, inserted", model=inserted, steps=INSERTED_STEPS)
 
 
-def measure(todo: Iterator[Case], left: str, right: str, seed: int) -> tuple[list[Row], list[tuple[str, str]]]:
+def measure(todo: Sequence[Case], left: str, right: str, seed: int) -> tuple[list[Row], list[tuple[str, str]]]:
     """A row for each case, and name and reason of those that would not run."""
     rows, failures = [], []
     for case in todo:
@@ -138,93 +147,59 @@ def count_nodes(profile: Sequence[dict[str, Any]]) -> Counter[tuple[str, str]]:
     return Counter((provider, op) for _, _, provider, op in seen)
 
 
-# A model per kind of op
+# CUDA graphs
+
+
+@dataclass(frozen=True)
+class Captured:
+    """An inserted model run through a CUDA graph and without one: the largest difference of outputs, u and σ."""
+
+    name: str
+    ok: bool
+    difference: float
+
+
+def may_capture(case: Case, provider: str) -> bool:
+    """Say whether a case is an inserted model of models/, without control flow, on a provider that captures."""
+    return provider == "cuda" and case.name.startswith("models/") and case.steps > 1
+
+
+def captured(case: Case, provider: str, seed: int, options: Mapping[str, str] | None = None) -> Captured:
+    """Run a case's steps with the provider's graph capture (or other `options`) and without, and compare."""
+    capture = {"enable_cuda_graph": "1"} if options is None else dict(options)
+    sessions = [
+        sn_graph.StatefulSession(case.model, providers=[(PROVIDERS[provider], extra)])
+        for extra in (capture, {})
+    ]
+    (feed,) = make_feeds(case.model, seed=seed)
+    difference, largest_value = 0.0, 0.0
+    for _ in range(case.steps):
+        ours, theirs = (session.run(None, feed) for session in sessions)
+        u, v = (session.state() for session in sessions)
+        for a, b in [*zip(ours, theirs, strict=True), *((u[site], v[site]) for site in v)]:
+            difference = max(difference, float(np.max(np.abs(a - b), initial=0.0)))
+            largest_value = max(largest_value, float(np.max(np.abs(b), initial=0.0)))
+    return Captured(case.name, difference <= 1e-6 + 1e-4 * largest_value, difference)
+
+
+def render_graphs(graphs: Sequence[Captured]) -> str:
+    if not graphs:
+        return ""
+    rows = [f"| {graph.name} | {'yes' if graph.ok else 'no'} | {graph.difference:.1e} |" for graph in graphs]
+    head = [
+        "",
+        "CUDA graphs against none, outputs, u and σ over 10 steps:",
+        "",
+        "| model | ok | max abs |",
+        "|---|---|---|",
+    ]
+    return "\n".join([*head, *rows]) + "\n"
 
 
 def op_cases() -> Iterator[Case]:
-    rng = np.random.default_rng(0)
-
-    def weight(*shape: int) -> NDArray[np.float32]:
-        return (rng.standard_normal(shape) / math.sqrt(math.prod(shape[1:]))).astype(np.float32)
-
-    image = [2, 32, 24, 24]
-    kinds: list[tuple[str, str, list[int], NDArray[Any], dict[str, Any]]] = [
-        ("Conv 1-D", "Conv", [2, 32, 64], weight(48, 32, 5), {}),
-        ("Conv 2-D, stride 2", "Conv", image, weight(48, 32, 4, 4), {"strides": [2, 2], "pads": [1] * 4}),
-        ("Conv 3-D", "Conv", [2, 16, 8, 12, 12], weight(24, 16, 3, 3, 3), {}),
-        ("Conv 2-D, 4 groups", "Conv", image, weight(48, 8, 3, 3), {"group": 4}),
-        ("Conv 2-D, depthwise", "Conv", image, weight(64, 1, 3, 3), {"group": 32}),
-        ("Conv 2-D, dilation 2", "Conv", image, weight(48, 32, 3, 3), {"dilations": [2, 2]}),
-        ("ConvTranspose 1-D", "ConvTranspose", [2, 32, 64], weight(32, 16, 4), {"strides": [2]}),
-        ("ConvTranspose 2-D", "ConvTranspose", image, weight(32, 16, 4, 4), {"strides": [2, 2], "pads": [1] * 4}),
-        ("ConvTranspose 2-D, 2 groups", "ConvTranspose", image, weight(32, 16, 4, 4), {"group": 2}),
-        *(
-            (
-                f"Gemm, transA={a}, transB={b}",
-                "Gemm",
-                [256, 16] if a else [16, 256],
-                weight(128, 256) if b else weight(256, 128),
-                {"transA": a, "transB": b},
-            )
-            for a in (0, 1)
-            for b in (0, 1)
-        ),
-        ("MatMul, weight right", "MatMul", [4, 16, 256], weight(256, 128), {}),
-        ("MatMul, weight left", "MatMul", [4, 256, 16], weight(128, 256), {"left": True}),
-        ("MatMul, weight of rank 3", "MatMul", [4, 16, 256], weight(4, 256, 128), {}),
-        ("Gather", "Gather", [2, 50], weight(1000, 64), {"left": True}),
-    ]
-    for name, op, shape, array, attributes in kinds:
-        yield Case(name, Model.open(op_model(op, shape, array, **attributes)), op)
-    for name, op, shape, array, attributes in kinds:
-        if name in ("Conv 2-D, stride 2", "ConvTranspose 2-D", "MatMul, weight right", "Gather") or op == "Gemm":
-            half = Model.open(op_model(op, shape, array.astype(np.float16), **attributes))
-            yield Case(f"{name}, float16", half, op)
-    for flag in (True, False):
-        model = Model.open(if_model(weight(256, 128), taken=flag))
-        yield Case(f"If, captured weight, {'then' if flag else 'else'}", model, "MatMul")
-
-
-def op_model(
-    op: str, shape: Sequence[int], weight: NDArray[Any], *, left: bool = False, **attributes: Any
-) -> onnx.ModelProto:
-    """One node of `op` with `weight` as its second input, or its first (`left`)."""
-    element = helper.np_dtype_to_tensor_dtype(weight.dtype)
-    node = helper.make_node(op, ["w", "x"] if left else ["x", "w"], ["y"], name=op, **attributes)
-    graph = helper.make_graph(
-        [node],
-        op,
-        [helper.make_tensor_value_info("x", TensorProto.INT64 if op == "Gather" else element, shape)],
-        [helper.make_tensor_value_info("y", element, None)],
-        [numpy_helper.from_array(weight, "w")],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-
-
-def if_model(weight: NDArray[np.float32], *, taken: bool) -> onnx.ModelProto:
-    """Both branches multiply by the outer graph's weight; which one runs depends on the input, not on a constant."""
-
-    def branch(name: str, nodes: list[onnx.NodeProto]) -> onnx.GraphProto:
-        return helper.make_graph(nodes, name, [], [helper.make_tensor_value_info(name, TensorProto.FLOAT, None)])
-
-    then = branch("a", [helper.make_node("MatMul", ["x", "w"], ["a"], name="then")])
-    other = branch(
-        "b", [helper.make_node("MatMul", ["x", "w"], ["c"], name="else"), helper.make_node("Neg", ["c"], ["b"])]
-    )
-    nodes = [
-        helper.make_node("Mul", ["x", "x"], ["squares"]),
-        helper.make_node("ReduceMax", ["squares"], ["most"], keepdims=0),
-        helper.make_node("Greater" if taken else "Less", ["most", "zero"], ["flag"]),
-        helper.make_node("If", ["flag"], ["y"], then_branch=then, else_branch=other, name="If"),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "If",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [16, 256])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
-        [numpy_helper.from_array(weight, "w"), numpy_helper.from_array(np.array(0, np.float32), "zero")],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    """A case per kind of op."""
+    for name, op, model in op_models():
+        yield Case(name, Model.open(model), op)
 
 
 # The record

@@ -11,7 +11,9 @@ import onnx
 import onnxruntime
 import pytest
 
+import sn_graph
 from sn_graph.model import Model
+from tools.op_models import op_model
 
 ROOT = Path(__file__).parents[2]
 spec = importlib.util.spec_from_file_location("cuda_parity", ROOT / "tools" / "cuda_parity.py")
@@ -21,21 +23,22 @@ spec.loader.exec_module(cuda_parity)
 
 
 def case(**changes):
-    model = Model.open(cuda_parity.op_model("MatMul", [2, 4], np.ones((4, 3), np.float32)))
+    model = Model.open(op_model("MatMul", [2, 4], np.ones((4, 3), np.float32)))
     return cuda_parity.Case(**{"name": "m", "model": model, "op": "MatMul", **changes})
 
 
 def test_cpu_against_cpu_writes_the_record(tmp_path, capsys):
     models = tmp_path / "models"
     models.mkdir()
-    onnx.save(cuda_parity.op_model("Gather", [5], np.ones((9, 3), np.float32), left=True), models / "table.onnx")
+    onnx.save(op_model("Gather", [5], np.ones((9, 3), np.float32), left=True), models / "table.onnx")
     record = tmp_path / "docs" / "parity.md"
     options = ["--left", "cpu", "--right", "cpu", "--models", str(models), "--output", str(record)]
     assert cuda_parity.main(options) == 0
     text = record.read_text(encoding="utf-8")
     rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")]
     assert rows[1][:3] == ["| models/table.onnx", "1", "yes"]
-    assert len(rows) == 2 + len(list(cuda_parity.op_cases()))
+    assert rows[2][:3] == ["| models/table.onnx, inserted", "10", "yes"]
+    assert len(rows) == 1 + 2 * (1 + len(list(cuda_parity.op_cases())))
     assert all(row[2] == "yes" and row[-1] == "– |" for row in rows[1:])
     for kind in ("Conv 3-D", "ConvTranspose 1-D", "Gemm, transA=1, transB=1", "Gather, float16", "If, captured weight"):
         assert kind in text
@@ -79,10 +82,20 @@ def test_steps_and_misplaced_ops():
 
 
 def test_a_model_that_does_not_run_fails_the_record(tmp_path, monkeypatch):
-    broken = cuda_parity.Case("broken", Model.open(cuda_parity.op_model("NoSuchOp", [2], np.ones((2, 2), np.float32))))
+    broken = cuda_parity.Case("broken", Model.open(op_model("NoSuchOp", [2], np.ones((2, 2), np.float32))))
     monkeypatch.setattr(cuda_parity, "op_cases", lambda: iter([case(), broken]))
     record = tmp_path / "r.md"
     assert cuda_parity.main(["--right", "cpu", "--models", str(tmp_path), "--output", str(record)]) == 1
     text = record.read_text(encoding="utf-8")
-    assert "- 1 of 2 models agree" in text
+    assert "- 2 of 3 models agree" in text
     assert "- broken: onnxruntime can't load broken (cpu)" in text
+
+
+def test_a_capture_is_compared_at_every_step():
+    # Without a GPU the same options on both sides: the comparison must run, and find nothing.
+    inserted = Model.open(sn_graph.insert(op_model("MatMul", [2, 4], np.ones((4, 3), np.float32))).to_proto())
+    one = cuda_parity.captured(case(model=inserted, steps=3, name="models/m"), "cpu", 0, options={})
+    assert one == cuda_parity.Captured("models/m", True, 0.0)
+    assert "| models/m | yes |" in cuda_parity.render_graphs([one])
+    assert cuda_parity.may_capture(case(steps=10, name="models/m"), "cuda")
+    assert not cuda_parity.may_capture(case(steps=10, name="models/m"), "cpu")
