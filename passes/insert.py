@@ -7,7 +7,8 @@ as they were. Gather's rows are scaled; where the op is not linear in X, the wei
 https://arxiv.org/abs/1802.05957, algorithm 1.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
@@ -16,12 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sn_graph.errors import ModelError
-from sn_graph.hoist import hoist_weights
+from sn_graph.hoist import Hoist
 from sn_graph.inserted import pack_original, read_inserted, write_inserted
-from sn_graph.insertion import Insertion, StateLayout, StateMode
-from sn_graph.measure import exact_triplet, readings, require_finite, with_progress
+from sn_graph.insertion import NOT_LINEAR, Insertion, StateLayout, StateMode
+from sn_graph.measure import KERAS_FLOOR, exact_sigma, exact_triplet, notes, readings, require_finite, with_progress
 from sn_graph.model import Model
-from sn_graph.model.graph import Scope
 from sn_graph.passes.base import Pass, PassResult
 from sn_graph.plan import Plan, PlannedSite
 from sn_graph.progress import Progress, silent
@@ -32,7 +32,8 @@ from sn_graph.state import State, load_state, skeleton_hash
 
 OLDEST_OPSET = 7  # the first whose Div broadcasts
 LARGEST, SMALLEST = 1e18, 1e-15  # of float32 weights: beyond these a square leaves float32
-_OPEN_BODIES = frozenset({"If", "Loop", "Scan"})  # whose bodies may capture whatever is around them
+_DOUBLE_RANGE = (1e-30, 1e30)  # of float64 weights: σ goes out as float32
+_HALF_RANGE = (6.2e-5, 6.5e4)  # float16's, without its subnormals
 
 
 class Scale(StrEnum):
@@ -47,8 +48,8 @@ class InsertOptions:
     """How to insert.
 
     Attributes:
-        exact: Start from the leading singular vectors, so that σ is exact from the first run on.
-        seed: Of the vectors u that the plan's state file does not give.
+        exact: Start from the leading singular vectors, so that σ is exact from the first run on; not from a state.
+        seed: Of the vectors u that the plan has no state file for.
         layout: One state tensor for all weights, or one for each.
         mode: Whether the state input has a default.
         scale: Divide what the node reads, or the weight.
@@ -81,81 +82,113 @@ class Insert(Pass[InsertOptions]):
                 f"{model.name} has opset {opset}, and insert needs {OLDEST_OPSET} or later; "
                 "upgrade it with onnx.version_converter.convert_version first, or fold it, which works on any"
             )
-        state = self._load_state(model, plan)
+        hoist = Hoist(model)
+        state = self.load_state(model, plan)
         records: list[SiteRecord] = []
-        chosen: list[tuple[PlannedSite, NDArray[np.floating]]] = []
+        chosen: list[_Chosen] = []
         for planned in with_progress(model, plan, progress):
-            record, u = self._decide(model, planned, state)
+            record, choice = self._decide(model, plan, planned, state, hoist.refusal)
             records.append(record)
-            if u is not None:
-                chosen.append((planned, u))
+            if choice is not None:
+                chosen.append(choice)
         if chosen:
-            self._write(model, plan, chosen)
+            self._write(model, plan, chosen, hoist)
         return PassResult(model, plan, tuple(records))
 
-    def _load_state(self, model: Model, plan: Plan) -> State:
-        if plan.state is None:
+    def load_state(self, model: Model, plan: Plan) -> State:
+        """Return what the plan's state file holds, where the iteration starts from that. Raises ModelError."""
+        if plan.state is None or self.options.exact:
             return State({}, {})
         lengths = {site.id: site.view.state_length for site in plan.eligible() if site.view}
         return load_state(plan.state, model, lengths)
 
+    def first_u(self, planned: PlannedSite, matrix: NDArray[Any], state: State) -> tuple[NDArray[Any], float | None]:
+        """Return the u that a site starts from, and its σ where that had to be computed for it."""
+        assert planned.view is not None
+        if self.options.exact:
+            found = exact_triplet(planned, matrix)
+            return found.left if planned.view.side == "rows" else found.right, found.sigma
+        if planned.id in state.u:
+            return state.u[planned.id], None
+        return seeded_state(self.options.seed, planned.id, planned.view.state_length), None
+
     def _decide(
-        self, model: Model, planned: PlannedSite, state: State
-    ) -> tuple[SiteRecord, NDArray[np.floating] | None]:
-        """Return the site's record, and its first u where it is inserted."""
+        self, model: Model, plan: Plan, planned: PlannedSite, state: State, refusal: Callable[[PlannedSite], str | None]
+    ) -> "tuple[SiteRecord, _Chosen | None]":
+        """Return the site's record, and how it begins where it is inserted."""
         if planned.status == "skipped" or planned.view is None:
             return record_of(planned), None
-        closed = next(
-            (name for use in planned.uses for name in _owners(use.node.scope) if name not in _OPEN_BODIES), None
-        )
-        closed = closed or next((n for n in _owners(planned.site.scope) if n not in _OPEN_BODIES), None)
-        if closed is not None:
-            return record_of(planned, "skipped", reason=f"inside a {closed}, whose body can't read the state"), None
+        reason = refusal(planned) or _not_linear(planned)
+        if reason is not None:
+            return record_of(planned, "skipped", reason=reason), None
         matrix = planned.matrix(model)
         require_finite(planned, matrix)
         largest = BlockedMatrix.of(matrix).largest()
         if largest == 0.0:
             return record_of(planned, "unchanged", reason="all zeros: no spectral norm to divide by"), None
-        if matrix.dtype != np.float64 and not SMALLEST <= largest <= LARGEST:
-            reason = f"its largest element {largest:.3g} would leave float32 in the iteration; rescale it, or fold"
+        reason = _out_of_range(plan, planned, matrix, largest)
+        if reason is not None:
             return record_of(planned, "skipped", reason=reason), None
-        sigma = None
-        if planned.id in state.u:
-            u: NDArray[Any] = state.u[planned.id]
-        elif self.options.exact:
-            found = exact_triplet(planned, matrix)
-            sigma, u = found.sigma, found.left if planned.view.side == "rows" else found.right
-        else:
-            u = seeded_state(self.options.seed, planned.id, planned.view.state_length)
+        u, sigma = self.first_u(planned, matrix, state)
+        small = largest < KERAS_FLOOR  # and so may the norm be; rare enough to compute it
         record = record_of(
             planned,
             "inserted",
             sigma=sigma,
-            notes=tuple(_cost(planned)),
+            notes=(*_costs(planned), *(notes(planned, exact_sigma(planned, matrix)) if small else ())),
             readings=readings(model, planned, sigma),
         )
-        return record, u
+        return record, _Chosen(planned, u, plan.eps * (largest if largest < _TINY else 1.0))
 
-    def _write(self, model: Model, plan: Plan, chosen: list[tuple[PlannedSite, NDArray[np.floating]]]) -> None:
+    def _write(self, model: Model, plan: Plan, chosen: "list[_Chosen]", hoist: Hoist) -> None:
         original = model.copy()
-        hoisted = hoist_weights(model, [planned for planned, _ in chosen])
+        hoisted = hoist.apply([one.planned for one in chosen])
         packed = pack_original(original, model, hoisted.moved)
         insertion = Insertion(model, plan, self.options.layout, self.options.mode, self.options.scale is Scale.WEIGHT)
-        for planned, u in chosen:
-            insertion.add(planned, hoisted.weights[planned.id], u)
+        for one in chosen:
+            insertion.add(one.planned, hoisted.weights[one.planned.id], one.u, one.floor)
         inserted = insertion.finish()
         write_inserted(model, replace(inserted, model=skeleton_hash(original), original=packed))
 
 
-def _owners(scope: Scope | None) -> Iterator[str]:
-    """Yield the op types of the nodes whose bodies a scope stands in."""
-    while scope is not None:
-        if scope.owner is not None:
-            yield scope.owner.op_type
-        scope = scope.parent
+@dataclass(frozen=True, eq=False)
+class _Chosen:
+    """A site to insert, the u it starts from, and the floor under ‖x‖."""
+
+    planned: PlannedSite
+    u: NDArray[np.floating]
+    floor: float
 
 
-def _cost(planned: PlannedSite) -> Iterator[str]:
+_TINY = 1e-6  # a largest element below which eps itself could act, and make σ wrong
+
+
+def _not_linear(planned: PlannedSite) -> str | None:
+    op_type = next((use.node.op_type for use in planned.uses if use.node.op_type in NOT_LINEAR), None)
+    if op_type is None or planned.site.quantization is None:
+        return None
+    return f"quantized, and {op_type} is not linear in its input, so nothing can be scaled; fold it instead"
+
+
+def _out_of_range(plan: Plan, planned: PlannedSite, matrix: NDArray[Any], largest: float) -> str | None:
+    """Return why numbers on the way would leave their type, or None. σ is at most largest · √(rows · cols)."""
+    highest = largest * math.sqrt(matrix.size)
+    if matrix.dtype == np.float64:
+        if largest < _DOUBLE_RANGE[0] or highest > _DOUBLE_RANGE[1]:
+            return f"its largest element is {largest:.3g}, and the σ that goes out is float32; rescale it, or fold"
+        return None
+    if largest < SMALLEST or largest > LARGEST or highest > LARGEST * 10:
+        return f"its largest element {largest:.3g} would leave float32 in the iteration; rescale it, or fold"
+    if planned.site.dtype == "float16":
+        low, high = (float(bound) * plan.bound for bound in _HALF_RANGE)
+        if highest > high or largest < low:
+            sigma = exact_sigma(planned, matrix)
+            if not low <= sigma <= high:
+                return f"its norm {sigma:.3g} does not fit into float16, in which its consumer divides; fold it"
+    return None
+
+
+def _costs(planned: PlannedSite) -> Iterator[str]:
     """Yield a warning where the iteration costs far more than the node itself."""
     if planned.site.op_types == ("Gather",) and planned.view is not None:
         megabytes = 2 * planned.view.rows * planned.view.cols * 4 / 1e6
@@ -163,3 +196,5 @@ def _cost(planned: PlannedSite) -> Iterator[str]:
             f"each run reads the whole table twice ({megabytes:.3g} MB) where the node itself reads a few rows; "
             "folding costs nothing at run time"
         )
+    if planned.site.quantization is not None:
+        yield "runtimes that fuse DequantizeLinear and its consumer into an integer operator do so no more; fold it"

@@ -1,5 +1,6 @@
-"""Nodes in the making: names, constants and the differences between opsets, for passes that write arithmetic."""
+"""Nodes in the making: names, constants, the differences between opsets, and putting nodes where they belong."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from sn_graph.model.graph import Graph
+from sn_graph.model.graph import Graph, Node
 
 
 class Emitter:
@@ -50,6 +51,13 @@ class Emitter:
             self._graph.model.graph.initializer.append(numpy_helper.from_array(values, self._constants[key]))
         return self._constants[key]
 
+    def copy(self, name: str, tensor: onnx.TensorProto) -> str:
+        """Add a copy of a tensor of the model to the main graph's initializers."""
+        copied = self._graph.model.graph.initializer.add()
+        copied.CopyFrom(tensor)
+        copied.name = self._graph.fresh_name(name)
+        return copied.name
+
     def reshape(self, value: str, shape: Sequence[int], name: str) -> str:
         target = "x".join(map(str, shape))
         return self.op("Reshape", [value, self.constant(f"sn/shape_{target}", np.array(shape, np.int64))], name)
@@ -71,6 +79,13 @@ class Emitter:
         """‖v‖ of a column [n, 1], as [1, 1]. ReduceL2 without `axes` is the same in every opset."""
         return self.op("ReduceL2", [column], name, keepdims=1)
 
+    def maximum(self, value: str, least: str, name: str, *, double: bool) -> str:
+        """The larger of two [1, 1]; onnxruntime has no Max of float64 below opset 8."""
+        if self._opset >= 8 or not double:
+            return self.op("Max", [value, least], name)
+        above = self.op("Relu", [self.op("Sub", [value, least], f"{name}_difference")], f"{name}_above")
+        return self.op("Add", [above, least], name)
+
     def split_column(self, column: str, lengths: Sequence[int], names: Sequence[str]) -> list[str]:
         """Cut a column [N, 1] into columns of these lengths."""
         if len(lengths) == 1:
@@ -88,3 +103,34 @@ class Emitter:
     def rename(self, value: str, name: str) -> None:
         """Copy a value under a name that the caller has reserved."""
         self.nodes.append(helper.make_node("Identity", [value], [name], name=self._graph.fresh_name(name)))
+
+
+class Edits:
+    """Nodes waiting to be put before, or behind, nodes of any scope; or at the main graph's beginning or end."""
+
+    def __init__(self) -> None:
+        self.first: list[onnx.NodeProto] = []
+        self.last: list[onnx.NodeProto] = []
+        self._before: dict[int, list[onnx.NodeProto]] = defaultdict(list)
+        self._behind: dict[int, list[onnx.NodeProto]] = defaultdict(list)
+
+    def before(self, node: Node, nodes: Sequence[onnx.NodeProto]) -> None:
+        self._before[id(node.proto)] += nodes
+
+    def behind(self, node: Node | None, nodes: Sequence[onnx.NodeProto]) -> None:
+        """Put nodes behind one, or with None at the main graph's beginning."""
+        waiting = self.first if node is None else self._behind[id(node.proto)]
+        waiting += nodes
+
+    def apply(self, graph: Graph) -> None:
+        """Write them into the model, inner scopes first: a scope's nodes are copied when it is rebuilt."""
+        for scope in reversed(graph.scopes):
+            main = scope is graph.main
+            nodes = [*self.first] if main else []
+            for proto in scope.proto.node:
+                nodes += [*self._before.get(id(proto), ()), proto, *self._behind.get(id(proto), ())]
+            nodes += self.last if main else []
+            if len(nodes) > len(scope.proto.node):
+                rebuilt = onnx.GraphProto(node=nodes)
+                del scope.proto.node[:]
+                scope.proto.node.extend(rebuilt.node)

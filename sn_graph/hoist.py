@@ -1,10 +1,11 @@
 """Bringing weights into the main graph, where state can reach them.
 
-Local functions that hold or are handed a weight are inlined (only those); a weight that a subgraph or an inlined
-function holds becomes one initializer of the main graph, under its site's id.
+Local functions that hold or are handed a weight are inlined (those and the functions that call them); a weight that a
+subgraph or an inlined function holds becomes one initializer of the main graph, under its site's id.
 """
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import onnx
@@ -13,9 +14,10 @@ from onnx import inliner
 from sn_graph.constants import constants
 from sn_graph.decisions import PlannedSite
 from sn_graph.model import Model
-from sn_graph.model.graph import Graph, Scope
+from sn_graph.model.graph import ONNX_DOMAINS, Graph, Node, Scope
 
 Key = tuple[str, str]  # a scope's id and the name of a constant in it
+_OPEN_BODIES = frozenset({"If", "Loop", "Scan"})  # whose bodies may capture whatever is around them
 
 
 @dataclass(frozen=True)
@@ -31,87 +33,162 @@ class Hoisted:
     moved: dict[Key, Key]
 
 
-def hoist_weights(model: Model, planned: Iterable[PlannedSite]) -> Hoisted:
-    """Change `model` so that the main graph holds every planned weight and no weight passes a local function."""
-    planned = tuple(planned)
-    graph = Graph(model.proto)
-    entered = [graph.function(call) for site in planned for use in site.uses for call in use.calls]
-    holding = [root for site in planned if (root := _root(graph, site.site.scope)).is_function]
-    functions = {scope.id: scope for scope in [*entered, *holding] if scope is not None}
-    tags = _inline(model, graph, list(functions.values())) if functions else {}
-    weights, moved = {}, {}
-    for site in planned:
-        key = (site.site.scope.id, site.site.weight)
-        name = site.site.weight
-        if key in tags:
-            name = _unify(model, site.id, tags.pop(key))
-        elif key[0]:
-            name = _lift(model, key, site.id)
-        weights[site.id] = name
-        if (new := ("", name)) != key:
-            moved[key] = new
-    moved |= {key: _place(model, tag) for key, tag in tags.items()}
-    _untag(model)
-    return Hoisted(weights, moved)
+class Hoist:
+    """Hoists the weights of one model; asked before it changes anything which ones it can't."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._graph = Graph(model.proto)
+        self._callers: dict[str, list[Node]] = defaultdict(list)
+        for scope in self._graph.scopes:
+            for node in scope.nodes:
+                function = self._graph.function(node)
+                if function is not None:
+                    self._callers[function.id].append(node)
+
+    def refusal(self, planned: PlannedSite) -> str | None:
+        """Return why the state can't reach a weight or its uses, or None."""
+        scopes = [planned.site.scope, *(use.node.scope for use in planned.uses)]
+        scopes += [call.scope for use in planned.uses for call in use.calls]
+        root = self._root(planned.site.scope)
+        if root.is_function:
+            if not self._is_called(root):
+                return "held by a local function that the graph never calls"
+            callers = [node for function in self._with_callers([root]) for node in self._callers[function.id]]
+            scopes += [node.scope for node in callers]
+        closed = next((op for scope in scopes for op in _owners(scope) if op not in _OPEN_BODIES), None)
+        if closed is not None:
+            return f"inside a {closed}, whose body can't read the state"
+        other = next((function for function in self._to_inline(planned) if not self._same_opset(function)), None)
+        if other is not None:
+            return f"{other.id} has another opset than the model, so it can't be inlined; convert the model first"
+        return None
+
+    def apply(self, planned: Iterable[PlannedSite]) -> Hoisted:
+        """Change the model so that the main graph holds every planned weight and none passes a local function."""
+        planned = tuple(planned)
+        functions = {f.id: f for site in planned for f in self._to_inline(site)}
+        if not functions and not any(site.site.scope.id for site in planned):
+            return Hoisted({site.id: site.site.weight for site in planned}, {})
+        tags = _Tags(self._model)
+        if functions:
+            _inline(self._model.proto, {(f.proto.domain, f.proto.name) for f in functions.values()})  # type: ignore[union-attr]
+        graph = Graph(self._model.proto)
+        held = tags.held(graph)
+        weights = {}
+        for site in planned:
+            key = (site.site.scope.id, site.site.weight)
+            weights[site.id] = key[1] if not key[0] else _lift(graph, held[key], site.id)
+        return Hoisted(weights, tags.remove())
+
+    def _root(self, scope: Scope) -> Scope:
+        """Return the main graph or function that a scope of this id stands in."""
+        found = next(own for own in self._graph.scopes if own.id == scope.id)
+        while found.parent is not None:
+            found = found.parent
+        return found
+
+    def _is_called(self, function: Scope) -> bool:
+        roots = [self._root(node.scope) for each in self._with_callers([function]) for node in self._callers[each.id]]
+        return any(not root.is_function for root in roots)
+
+    def _with_callers(self, functions: Iterable[Scope]) -> list[Scope]:
+        """Return functions, and those whose bodies call them, and so on."""
+        found, waiting = {}, list(functions)
+        while waiting:
+            function = waiting.pop()
+            if function.id not in found:
+                found[function.id] = function
+                waiting += [r for node in self._callers[function.id] if (r := self._root(node.scope)).is_function]
+        return list(found.values())
+
+    def _to_inline(self, planned: PlannedSite) -> list[Scope]:
+        root = self._root(planned.site.scope)
+        entered = [self._graph.function(call) for use in planned.uses for call in use.calls]
+        return self._with_callers([f for f in (root if root.is_function else None, *entered) if f is not None])
+
+    def _same_opset(self, function: Scope) -> bool:
+        ours = {_domain(entry.domain): entry.version for entry in self._model.proto.opset_import}
+        assert isinstance(function.proto, onnx.FunctionProto)
+        theirs = {_domain(entry.domain): entry.version for entry in function.proto.opset_import}
+        return all(ours.get(domain, version) == version for domain, version in theirs.items())
 
 
-def _root(graph: Graph, scope: Scope) -> Scope:
-    """Return the main graph or function that a scope of this id stands in."""
-    found = next(own for own in graph.scopes if own.id == scope.id)
-    while found.parent is not None:
-        found = found.parent
-    return found
+def _owners(scope: Scope | None) -> Iterator[str]:
+    """Yield the op types of the nodes whose bodies a scope stands in."""
+    while scope is not None:
+        if scope.owner is not None:
+            yield scope.owner.op_type
+        scope = scope.parent
 
 
-_TAG = "sn_graph.tag."
+def _domain(domain: str) -> str:
+    return "" if domain in ONNX_DOMAINS else domain
 
 
-def _inline(model: Model, graph: Graph, functions: list[Scope]) -> dict[Key, str]:
-    """Inline functions; return a tag for each of their constants, which its copies carry as the tensor's name."""
-    tags: dict[Key, str] = {}
-    chosen = {id(function) for function in functions}
-    for scope, name, tensor, _ in constants(graph):
-        if id(_root(graph, scope)) in chosen:
-            tags[scope.id, name] = f"{_TAG}{len(tags)}.{tensor.name}"
-            tensor.name = tags[scope.id, name]
-    names = [(function.proto.domain, function.proto.name) for function in functions]  # type: ignore[union-attr]
-    model.proto.CopyFrom(inliner.inline_selected_functions(model.proto, names))
-    return tags
+class _Tags:
+    """Every constant of a model under a tag, in its doc_string, which inlining and renumbering leave alone."""
+
+    def __init__(self, model: Model) -> None:
+        self._proto = model.proto
+        self._keys: dict[str, Key] = {}
+        self._docs: dict[str, str | None] = {}
+        for scope, name, tensor, _ in constants(Graph(model.proto)):
+            tag = f"sn_graph.tag.{len(self._keys)}"
+            self._keys[tag] = (scope.id, name)
+            self._docs[tag] = tensor.doc_string if tensor.HasField("doc_string") else None
+            tensor.doc_string = tag
+
+    def held(self, graph: Graph) -> dict[Key, list[tuple[Scope, str, onnx.TensorProto]]]:
+        """Return where each constant is now (in several places once inlined), by its old key."""
+        found = defaultdict(list)
+        for scope, name, tensor, _ in constants(graph):
+            found[self._keys[tensor.doc_string]].append((scope, name, tensor))
+        return found
+
+    def remove(self) -> dict[Key, Key]:
+        """Take the tags off; return the new key of each constant that has one."""
+        moved: dict[Key, Key] = {}
+        for scope, name, tensor, _ in constants(Graph(self._proto)):
+            tag = tensor.doc_string
+            moved.setdefault(self._keys[tag], (scope.id, name))
+            documentation = self._docs[tag]
+            tensor.ClearField("doc_string")
+            if documentation is not None:
+                tensor.doc_string = documentation
+        return {old: new for old, new in moved.items() if old != new}
 
 
-def _unify(model: Model, wanted: str, tag: str) -> str:
-    """Make one initializer of all constants with a tag."""
-    graph = Graph(model.proto)
-    copies = [(scope, name, tensor) for scope, name, tensor, _ in constants(graph) if tensor.name == tag]
-    fresh = graph.fresh_name(wanted)
-    _add_initializer(model, copies[0][2], fresh)
-    for scope, name, _ in copies:
-        _read_instead(graph, scope, name, fresh)
-        _remove_holder(scope, name)
-    return fresh
+def _inline(proto: onnx.ModelProto, names: set[tuple[str, str]]) -> None:
+    """Inline these functions. The inliner refuses a model with any function of another opset: it gets only ours."""
+    part = onnx.ModelProto()
+    part.CopyFrom(proto)
+    chosen = [function for function in proto.functions if (function.domain, function.name) in names]
+    others = [function for function in proto.functions if (function.domain, function.name) not in names]
+    del part.functions[:]
+    part.functions.extend(chosen)
+    inlined = inliner.inline_selected_functions(part, sorted(names))
+    inlined.functions.extend(others)
+    imported = {_domain(entry.domain) for entry in inlined.opset_import}
+    for entry in (entry for function in chosen for entry in function.opset_import):
+        if _domain(entry.domain) not in imported:
+            imported.add(_domain(entry.domain))
+            inlined.opset_import.append(entry)
+    proto.CopyFrom(inlined)
 
 
-def _lift(model: Model, key: Key, wanted: str) -> str:
-    """Move a subgraph's constant to the main graph."""
-    graph = Graph(model.proto)
-    scope, name, tensor = next((s, n, t) for s, n, t, _ in constants(graph) if (s.id, n) == key)
-    fresh = graph.fresh_name(wanted)
-    _add_initializer(model, tensor, fresh)
-    _read_instead(graph, scope, name, fresh)
-    _remove_holder(scope, name)
-    return fresh
-
-
-def _add_initializer(model: Model, tensor: onnx.TensorProto, name: str) -> None:
-    copy = model.proto.graph.initializer.add()
-    copy.CopyFrom(tensor)
-    copy.name = name
-
-
-def _read_instead(graph: Graph, scope: Scope, name: str, fresh: str) -> None:
-    for use in graph.uses(scope, name):
-        if use.node is not None:
-            use.node.proto.input[use.index] = fresh
+def _lift(graph: Graph, copies: list[tuple[Scope, str, onnx.TensorProto]], wanted: str) -> str:
+    """Make one initializer of the main graph of all copies of a constant; return its name."""
+    name = graph.fresh_name(wanted)
+    lifted = graph.model.graph.initializer.add()
+    lifted.CopyFrom(copies[0][2])
+    lifted.name = name
+    for scope, old, _ in copies:
+        for use in graph.uses(scope, old):
+            if use.node is not None:
+                use.node.proto.input[use.index] = name
+        _remove_holder(scope, old)
+    return name
 
 
 def _remove_holder(scope: Scope, name: str) -> None:
@@ -123,13 +200,3 @@ def _remove_holder(scope: Scope, name: str) -> None:
         scope.proto.initializer.remove(scope.initializers[name])
         for value in [value for value in scope.proto.input if value.name == name]:
             scope.proto.input.remove(value)
-
-
-def _place(model: Model, tag: str) -> Key:
-    return next((s.id, n) for s, n, tensor, _ in constants(Graph(model.proto)) if tensor.name == tag)
-
-
-def _untag(model: Model) -> None:
-    for _, _, tensor, _ in constants(Graph(model.proto)):
-        if tensor.name.startswith(_TAG):
-            tensor.name = tensor.name[len(_TAG) :].split(".", 1)[1]

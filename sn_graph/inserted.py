@@ -13,13 +13,16 @@ from typing import Any
 
 import numpy as np
 import onnx
+from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from sn_graph.constants import constants
 from sn_graph.errors import ModelError
 from sn_graph.hoist import Key
-from sn_graph.model import Model
+from sn_graph.model import Model, wire
+from sn_graph.model.external import clear_data
 from sn_graph.model.graph import Graph
+from sn_graph.model.skeleton import gather
 from sn_graph.model.tensors import walk_tensors
 from sn_graph.spectral.power import seeded_state
 from sn_graph.state import skeleton_hash
@@ -114,7 +117,7 @@ def read_inserted(model: Model) -> Inserted | None:
         content["state"] = InsertedState(**content["state"])
         content["sites"] = tuple(InsertedSite(**{**site, **_tuples(site)}) for site in content["sites"])
         return Inserted(clip=content.pop("clip", False), **content)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelError(f"{model.name} has metadata of an insertion that can't be read: {error!r}") from None
 
 
@@ -177,7 +180,7 @@ def drop_inserted(proto: onnx.ModelProto) -> None:
 
 
 def pack_original(original: Model, inserted: Model, moved: Mapping[Key, Key]) -> str:
-    """Compress a model's skeleton, its large constants exchanged for where `inserted` holds them.
+    """Compress a model's skeleton, its constants exchanged for where `inserted` holds them.
 
     Args:
         original: The model before the insertion.
@@ -188,32 +191,69 @@ def pack_original(original: Model, inserted: Model, moved: Mapping[Key, Key]) ->
     proto.CopyFrom(original.proto)
     held = constants_by_key(inserted.proto)
     for key, tensor in constants_by_key(proto).items():
-        if original.is_large(tensor):
-            new = moved.get(key, key)
-            assert new in held, new
+        new = moved.get(key, key)
+        field = _data_field(original, tensor)
+        if new in held and field is not None and _data(held[new]) == _data(tensor):
+            clear_data(tensor)
             tensor.ClearField("data_location")
             del tensor.external_data[:]
-            tensor.external_data.add(key=_FROM, value=json.dumps(new))
+            tensor.external_data.add(key=_FROM, value=json.dumps([*new, field]))
     for _, tensor in walk_tensors(proto):
-        if original.is_large(tensor):  # in a sparse tensor or an odd attribute: goes along
+        if original.is_large(tensor):  # in a sparse tensor, an odd attribute or a function that nothing calls
             original.embed(tensor)
     return base64.b85encode(zlib.compress(proto.SerializeToString(deterministic=True), 9)).decode()
 
 
 def unpack_original(inserted: Inserted, model: Model) -> onnx.ModelProto:
-    """Return the skeleton of the model before the insertion, its large constants those of `model`."""
-    proto = onnx.ModelProto.FromString(zlib.decompress(base64.b85decode(inserted.original)))
-    held = constants_by_key(model.proto)
-    for tensor in constants_by_key(proto).values():
-        if tensor.external_data and tensor.external_data[0].key == _FROM:
-            source = held.get(tuple(json.loads(tensor.external_data[0].value)))
-            if source is None:
-                raise ModelError(f"{model.name} lost a weight since the insertion; take the original model instead")
-            model.share(source, tensor)
+    """Return the skeleton of the model before the insertion, its constants those of `model`.
+
+    Raises:
+        ModelError: The metadata are damaged, or a constant is gone.
+    """
+    try:
+        proto = onnx.ModelProto.FromString(zlib.decompress(base64.b85decode(inserted.original)))
+        held = constants_by_key(model.proto)
+        for tensor in constants_by_key(proto).values():
+            if tensor.external_data and tensor.external_data[0].key == _FROM:
+                *key, field = json.loads(tensor.external_data[0].value)
+                _restore(model, held[key[0], key[1]], tensor, field)
+    except (ValueError, KeyError, TypeError, zlib.error, DecodeError):
+        raise ModelError(f"{model.name} has damaged metadata; take the model from before the insertion") from None
     return proto
 
 
-_FROM = "sn_graph.from"  # the entry that stands for a large constant's data in a packed skeleton
+_FROM = "sn_graph.from"  # the entry that stands for a constant's data in a packed skeleton
+_LITTLE = 64  # bytes; a reference would take as much
+
+
+def _data_field(model: Model, tensor: onnx.TensorProto) -> int | None:
+    """Return the field that a tensor's data stand in; None where they had better stay in the skeleton."""
+    payload = model.payload(tensor)
+    if payload is None or (payload.size < _LITTLE and not model.is_large(tensor)):
+        return None
+    return payload.field
+
+
+def _data(tensor: onnx.TensorProto) -> bytes:
+    """Return a tensor without its name and documentation, serialized: equal for equal data."""
+    bare = onnx.TensorProto()
+    bare.CopyFrom(tensor)
+    bare.ClearField("name")
+    bare.ClearField("doc_string")
+    return bare.SerializeToString(deterministic=True)
+
+
+def _restore(model: Model, source: onnx.TensorProto, tensor: onnx.TensorProto, field: int) -> None:
+    """Give a tensor of a packed skeleton the data of one of `model`, in the field where they stood."""
+    payload = model.payload(source)
+    if payload is None:
+        raise ValueError
+    model.share(source, tensor)
+    if payload.field != field:  # a tool, or saving as external data, has made raw bytes of them
+        clear_data(tensor)
+        tensor.ClearField("data_location")
+        del tensor.external_data[:]
+        tensor.MergeFromString(gather(wire.length_delimited(field, [b"".join(payload.blocks(field))])))
 
 
 def constants_by_key(proto: onnx.ModelProto) -> dict[Key, onnx.TensorProto]:

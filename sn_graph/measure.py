@@ -46,7 +46,6 @@ def _inspected(model: Model, planned: PlannedSite) -> SiteRecord:
 def with_progress(model: Model, plan: Plan, progress: Progress) -> Iterator[PlannedSite]:
     """Yield the plan's sites, telling after each how many elements have been measured."""
     sizes = [int(np.prod(site.site.shape or (0,))) if site.status == "eligible" else 0 for site in plan.sites]
-    model.touch_ahead([site.site.tensor for site in plan.eligible() if site.site.tensor is not None])
     done = 0
     for planned, size in zip(plan.sites, sizes, strict=True):
         yield planned

@@ -168,8 +168,7 @@ def captured(case: Case, provider: str, seed: int, options: Mapping[str, str] | 
     """Run a case's steps with the provider's graph capture (or other `options`) and without, and compare."""
     capture = {"enable_cuda_graph": "1"} if options is None else dict(options)
     sessions = [
-        sn_graph.StatefulSession(case.model, providers=[(PROVIDERS[provider], extra)])
-        for extra in (capture, {})
+        sn_graph.StatefulSession(case.model, providers=[(PROVIDERS[provider], extra)]) for extra in (capture, {})
     ]
     (feed,) = make_feeds(case.model, seed=seed)
     difference, largest_value = 0.0, 0.0

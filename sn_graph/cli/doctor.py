@@ -1,6 +1,7 @@
-"""`sn-graph doctor`: what is installed, what runs, and what collides."""
+"""`sn-graph doctor`: what is installed, what runs, what collides, and which tools freeze an inserted state."""
 
 import platform
+from dataclasses import asdict
 from importlib import metadata
 from typing import Any
 
@@ -47,8 +48,9 @@ def doctor(
     *,
     settings: Settings,
 ) -> None:
-    """Show versions, execution providers and conflicts.
+    """Show versions, execution providers, conflicts, and what other tools do to an inserted state.
 
+    A tool that freezes a state takes its default for a constant; verify --state finds out.
     Ends with exit code 4 where packages collide, or one that sn-graph needs is missing.
     """
     report = examine()
@@ -59,7 +61,11 @@ def doctor(
         for name, version in {**report["versions"], **report["packages"]}.items():
             table.add_row(name, version or "not installed")
         table.add_row("providers", ", ".join(report["providers"]) or "none")
-        print_rich(table)
+        tools = new_table("tool", "version", "tried", "--state-mode default", "--state-mode required")
+        for tool in report["tools"]:
+            version = tool["version"] or ("not installed" if tool["registry"] == "pypi" else tool["registry"])
+            tools.add_row(tool["name"], version, tool["tested"], tool["default"], tool["required"])
+        print_rich(table, "", tools)
     if not report["providers"]:
         settings.say(
             "without onnxruntime nothing is run: fold needs --no-verify; pip install 'sn-graph[cpu]', or [gpu]"
@@ -69,8 +75,9 @@ def doctor(
 
 
 def examine() -> dict[str, Any]:
-    """Return versions, packages, usable execution providers and conflicts."""
+    """Return versions, packages, usable execution providers, conflicts and tools that an inserted state may meet."""
     from sn_graph.runtime import available_providers
+    from sn_graph.runtime.liveness import TOOLS
 
     packages = {name: _version(name) for name in _PACKAGES}
     conflicts = [
@@ -86,7 +93,14 @@ def examine() -> dict[str, Any]:
         if packages["onnxruntime"] or packages["onnxruntime-gpu"]:
             conflicts.append(str(error))
     versions = {"sn-graph": __version__, "python": platform.python_version(), "platform": platform.platform()}
-    return {"versions": versions, "packages": packages, "providers": providers, "conflicts": conflicts}
+    tools = [{**asdict(tool), "version": _version(tool.package) if tool.registry == "pypi" else None} for tool in TOOLS]
+    return {
+        "versions": versions,
+        "packages": packages,
+        "providers": providers,
+        "conflicts": conflicts,
+        "tools": tools,
+    }
 
 
 def _version(package: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -17,8 +18,14 @@ from sn_graph.insertion import StateLayout, StateMode
 from sn_graph.model import Model
 from sn_graph.model.files import require_writable
 from sn_graph.passes.base import PassResult
-from sn_graph.passes.fold import SigmaMethod
 from sn_graph.passes.insert import Scale
+
+
+class Start(StrEnum):
+    """The values of --sigma: what u starts from."""
+
+    POWER = "power"
+    EXACT = "exact"
 
 
 @app.command()
@@ -28,8 +35,8 @@ def insert(
     model: o.ModelArgument,
     output: o.Output,
     sigma: Annotated[
-        SigmaMethod, typer.Option(help="Start from random u, or exactly: from the leading singular vectors.")
-    ] = SigmaMethod.POWER,
+        Start, typer.Option(help="Start from random u, or exactly: from the leading singular vectors.")
+    ] = Start.POWER,
     power_iterations: o.PowerIterations = None,
     seed: o.Seed = 0,
     state: o.StateFile = None,
@@ -72,7 +79,7 @@ def insert(
     """
     from sn_graph.runtime.insertion_proof import save_inserted
 
-    if sigma is SigmaMethod.EXACT and state is not None:
+    if sigma is Start.EXACT and state is not None:
         raise UsageError("--sigma exact starts from the leading singular vectors, --state from its own; give one")
     require_writable(output)
     source = Model.open(model)

@@ -4,10 +4,7 @@ Opening reads the skeleton only. Saving streams: untouched payloads go from file
 a block at a time. Where no more than payloads changed, the output is the source with those bytes exchanged.
 """
 
-import mmap
 import os
-import threading
-from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 
@@ -25,7 +22,6 @@ from sn_graph.model.skeleton import LARGE, Encoded, chunks, exchange_payloads, g
 from sn_graph.model.tensors import walk_tensors
 from sn_graph.progress import Progress, silent
 
-_MANY_PAGES = 1 << 26  # bytes from which a thread for page faults pays
 PROTOBUF_LIMIT = 2**31 - 1
 # The fields that lead to initializers of the graph and of subgraphs. In Constant nodes, functions and training info,
 # not even onnx itself looks for external data.
@@ -136,20 +132,6 @@ class Model:
                 return Payload.empty(tensor.data_type).elements(tuple(tensor.dims))
             raise ModelError(f"tensor '{tensor.name}' holds no data; export the model with its weights")
         return payload.elements(tuple(tensor.dims))
-
-    def touch_ahead(self, tensors: Sequence[onnx.TensorProto]) -> None:
-        """Map the pages of tensors that are about to be read, on a thread of its own.
-
-        A third of the time of reading a gigabyte for the first time is page faults.
-        """
-        payloads = [payload for tensor in tensors if self.is_large(tensor) and (payload := self.payload(tensor))]
-
-        def touch() -> None:
-            for payload in payloads:
-                np.frombuffer(payload.data, np.uint8)[:: mmap.PAGESIZE].max(initial=0)
-
-        if sum(payload.size for payload in payloads) > _MANY_PAGES:
-            threading.Thread(target=touch, daemon=True).start()
 
     def scale(self, tensor: onnx.TensorProto, factor: float) -> None:
         """Multiply a tensor of the skeleton by `factor` when the model is written. Its encoding stays."""

@@ -6,7 +6,7 @@ never iterates again. One step is odd in u, and σ is even:
     u'(-u) = -u'(u),  σ(-u) = σ(u)
 
 so a living u' changes with the sign of u whatever the weight is, and σ with its direction, unless M is a single row or
-column.
+column. TOOLS says what tools did when `tools/frozen_state.py` last tried them; docs/frozen-state.md is its record.
 """
 
 import os
@@ -27,6 +27,47 @@ from sn_graph.runtime.side import Side
 
 Source = str | os.PathLike[str] | onnx.ModelProto | Model
 Outputs = Mapping[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A tool that reads ONNX models, and what becomes of the state.
+
+    Attributes:
+        name: The tool, and how it was used.
+        package, registry: Where it comes from: "pypi" or "npm".
+        default, required: What it does with a state of that mode, in the layout that it takes worse: "alive", "frozen"
+            or "refused" (it fails).
+        tested: The version that was tried.
+    """
+
+    name: str
+    package: str
+    default: str
+    required: str
+    tested: str
+    registry: str = "pypi"
+
+
+TOOLS = (
+    Tool("onnxruntime", "onnxruntime", "alive", "alive", "1.32.0"),
+    Tool("onnxruntime, saved at level basic", "onnxruntime", "alive", "alive", "1.32.0"),
+    Tool("onnxruntime, saved at level extended", "onnxruntime", "alive", "alive", "1.32.0"),
+    Tool("onnxruntime, saved at level all", "onnxruntime", "alive", "alive", "1.32.0"),
+    Tool("onnxruntime quantize_dynamic", "onnxruntime", "frozen", "alive", "1.32.0"),
+    Tool("onnxruntime quant_pre_process", "onnxruntime", "alive", "alive", "1.32.0"),
+    Tool("onnx-graphsurgeon, import and export", "onnx-graphsurgeon", "frozen", "alive", "0.6.1"),
+    Tool("onnxslim", "onnxslim", "frozen", "alive", "0.1.98"),
+    Tool("onnxsim", "onnxsim", "frozen", "alive", "0.8.1"),
+    Tool("onnxoptimizer", "onnxoptimizer", "alive", "alive", "0.4.2"),
+    Tool("onnxscript optimizer", "onnxscript", "alive", "alive", "0.7.2"),
+    Tool("onnx-ir RemoveInitializersFromInputs", "onnx-ir", "frozen", "alive", "1.1.0"),
+    Tool("onnx version_converter", "onnx", "alive", "alive", "1.23.2"),
+    Tool("onnxconverter-common float16", "onnxconverter-common", "refused", "alive", "1.16.0"),
+    Tool("OpenVINO", "openvino", "frozen", "alive", "2026.4.1"),
+    Tool("onnxruntime-node", "onnxruntime-node", "frozen", "alive", "1.30.0", "npm"),
+    Tool("onnxruntime-web", "onnxruntime-web", "frozen", "alive", "1.30.0", "npm"),
+)
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,7 @@ MOST_RUNS = 20  # in a turn
 LEAST_ROUNDS = 5
 DCGAN = (3, 64, 128, 256, 512)
 RESNET = ((64, 3), (128, 4), (256, 6), (512, 3))  # width, blocks
+MARK = "<!-- written by tools/bench/runtime.py -->"
 PACKAGES = ("sn-graph", "onnxruntime", "onnx", "numpy", "torch", "keras", "tensorflow-cpu", "tensorflow")
 
 Run = Callable[[], object]
@@ -96,7 +99,10 @@ class Builder:
 
     def conv(self, x: str, outputs: int, inputs: int, size: int, stride: int, gain: float = 2.0) -> str:
         pad = size // 2 if size % 2 else (size - stride) // 2
-        names = [self.weight(random(outputs, inputs, size, size, gain=gain)), self.weight(np.zeros(outputs, np.float32))]
+        names = [
+            self.weight(random(outputs, inputs, size, size, gain=gain)),
+            self.weight(np.zeros(outputs, np.float32)),
+        ]
         return self.op("Conv", x, *names, kernel_shape=[size] * 2, strides=[stride] * 2, pads=[pad] * 4)
 
     def model(self, shape: Sequence[int], output: str, element: int = TensorProto.FLOAT) -> onnx.ModelProto:
@@ -110,7 +116,7 @@ class Builder:
 
 def dcgan() -> onnx.ModelProto:
     build, y = Builder(), "x"
-    for inputs, outputs in zip(DCGAN, DCGAN[1:], strict=False):
+    for inputs, outputs in pairwise(DCGAN):
         y = build.op("LeakyRelu", build.conv(y, outputs, inputs, 4, 2), alpha=0.2)
     return build.model((3, 64, 64), build.conv(y, 1, DCGAN[-1], 4, 4))
 
@@ -251,7 +257,7 @@ def onnx_figures(network: Network, batches: Sequence[int], seconds: float) -> It
                 runs["inserted, StatefulSession"] = stateful_run(path)
         for batch in batches:
             x = network.x(batch)
-            bound: dict[str, Run] = {way: lambda run=run: run(x) for way, run in runs.items()}
+            bound: dict[str, Run] = {way: partial(run, x) for way, run in runs.items()}
             yield from figures(network.title, batch, measure(bound, seconds), {})
 
 
@@ -267,7 +273,7 @@ def torch_figures(name: str, batches: Sequence[int], seconds: float) -> Iterator
         if name == "matmul":
             return nn.Sequential(wrap(nn.Linear(4096, 4096, bias=False))).train()
         layers = []
-        for inputs, outputs in zip(DCGAN, DCGAN[1:], strict=False):
+        for inputs, outputs in pairwise(DCGAN):
             layers += [wrap(nn.Conv2d(inputs, outputs, 4, 2, 1)), nn.LeakyReLU(0.2)]
         return nn.Sequential(*layers, wrap(nn.Conv2d(DCGAN[-1], 1, 4))).train()
 
@@ -281,7 +287,7 @@ def torch_figures(name: str, batches: Sequence[int], seconds: float) -> Iterator
     for batch in batches:
         x = torch.from_numpy(NETWORKS[name].x(batch))
         with torch.no_grad():
-            taken = measure({way: lambda model=model: model(x) for way, model in models.items()}, seconds)
+            taken = measure({way: partial(model, x) for way, model in models.items()}, seconds)
         yield from figures(NETWORKS[name].title, batch, taken, dict.fromkeys(models, plain))
 
 
@@ -307,7 +313,7 @@ def keras_figures(name: str, batches: Sequence[int], seconds: float) -> Iterator
                 x = layer(x, training=True) if isinstance(layer, layers.SpectralNormalization) else layer(x)
             return x
 
-        return call
+        return lambda x: call(x).numpy()
 
     plain, wrapped = "Keras", "Keras, `SpectralNormalization`, training=True"
     calls = {plain: make(lambda layer: layer), wrapped: make(layers.SpectralNormalization)}
@@ -316,7 +322,7 @@ def keras_figures(name: str, batches: Sequence[int], seconds: float) -> Iterator
         x = tensorflow.constant(np.moveaxis(x, 1, -1) if x.ndim == 4 else x)
         for call in calls.values():
             call(x)
-        taken = measure({way: lambda call=call: call(x).numpy() for way, call in calls.items()}, seconds)
+        taken = measure({way: partial(call, x) for way, call in calls.items()}, seconds)
         yield from figures(NETWORKS[name].title, batch, taken, dict.fromkeys(calls, plain))
 
 
@@ -334,10 +340,9 @@ def render(found: Sequence[Figure], command: str) -> str:
         "| network | batch | way | ratio | of the least times | ms | rounds |",
         "|---|---|---|---|---|---|---|",
     ]
-    lines += [
-        f"| {one.network} | {one.batch} | {one.way} | {one.ratio:.2f} | {one.least:.2f} | {one.milliseconds:.3g} | {one.rounds} |"
-        for one in found
-    ]
+    for one in found:
+        ratios = f"{one.ratio:.2f} | {one.least:.2f} | {one.milliseconds:.3g}"
+        lines.append(f"| {one.network} | {one.batch} | {one.way} | {ratios} | {one.rounds} |")
     return "\n".join(lines) + "\n"
 
 
@@ -355,7 +360,7 @@ def main() -> None:
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 16, 64])
     parser.add_argument("--seconds", type=float, default=20.0, help="for each network and batch, at least")
     parser.add_argument("--frameworks", nargs="*", choices=FRAMEWORKS, default=[*FRAMEWORKS])
-    parser.add_argument("--output", type=Path, help="a file whose part behind the mark is replaced by the table")
+    parser.add_argument("--output", type=Path, help="write the table behind the mark in this file")
     options = parser.parse_args()
     found: list[Figure] = []
     for name in options.networks:
@@ -368,8 +373,12 @@ def main() -> None:
         for figure in (figure for source in sources for figure in source):
             print(figure, file=sys.stderr, flush=True)
             found.append(figure)
-    command = shlex.join(["python", "tools/bench/runtime.py", *sys.argv[1:]])
-    print(render(found, command))
+    table = render(found, shlex.join(["python", "tools/bench/runtime.py", *sys.argv[1:]]))
+    if options.output is None:
+        print(table)
+        return
+    before = options.output.read_text(encoding="utf-8").partition(MARK)[0] if options.output.exists() else ""
+    options.output.write_text(f"{before}{MARK}\n{table}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,116 @@
+"""What insert skips, leaves unchanged or refuses, and the sizes of weights between."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from onnx import helper
+
+import sn_graph as sn
+from tests.passes.insert_reference import (
+    Array,
+    branch,
+    call,
+    check,
+    close,
+    constant,
+    divided,
+    drawn,
+    function,
+    iterate,
+    network,
+    seeded,
+    session,
+    strips_to,
+)
+from tests.passes.reference import rows
+
+node = helper.make_node
+KERAS = {"convention": "keras", "steps": (1, 10)}
+
+
+# Skipped, unchanged, refused
+
+
+@pytest.mark.parametrize("through", ["", "function"])
+def test_bodies_that_cannot_read_the_state(through: str) -> None:
+    weight = drawn(4, 4)
+    body = branch(
+        "decoder",
+        [call("dense", ["h"], "t")] if through else [node("MatMul", ["h", "own"], ["t"])],
+        {} if through else {"own": weight},
+    )
+    search = node("BeamSearch", ["x"], ["y"], name="search", domain="com.microsoft", decoder=body)
+    dense = function("dense", ["x"], [constant("w", weight), node("MatMul", ["x", "w"], ["y"])])
+    model = network([search], {}, {"x": (2, 4)}, functions=[dense] if through else [])
+    (site,) = sn.insert(model).sites
+    assert (site.status, site.reason) == ("skipped", "inside a BeamSearch, whose body can't read the state")
+
+
+@pytest.mark.parametrize(
+    ("weight", "status", "words"),
+    [
+        (np.zeros((4, 4), np.float32), "unchanged", "all zeros"),
+        (drawn(4, 4) * np.float32(1e19), "skipped", "would leave float32"),
+        (drawn(4, 4) * np.float32(1e-17), "skipped", "would leave float32"),
+        (np.full((4, 400), 9e17, np.float32), "skipped", "would leave float32"),
+        (np.full((4, 4), 3e4, np.float16), "skipped", "does not fit into float16"),
+        (np.full((4, 4), 1e-6, np.float16), "skipped", "does not fit into float16"),
+        (drawn(4, 4).astype(np.float64) * 1e40, "skipped", "σ that goes out is float32"),
+    ],
+)
+def test_weights_that_are_left_alone(weight: Array, status: str, words: str) -> None:
+    model = network([node("MatMul", ["x", "w"], ["y"])], {"w": weight}, {"x": (2, 4)}, dtype=weight.dtype.name)
+    result = sn.insert(model)
+    (site,) = result.sites
+    assert site.status == status
+    assert words in str(site.reason)
+    assert result.to_proto() == model
+
+
+@pytest.mark.parametrize("size", [1e-14, 1e-11, 1e-7, 1e17])
+def test_weights_of_any_size_between_are_exact(size: float) -> None:
+    """The floor of 1e-12 under ‖x‖ does not act on small weights, where it would make σ wrong."""
+    weight = (drawn(5, 4) * size).astype(np.float32)
+    model = network([node("MatMul", ["x", "w"], ["y"])], {"w": weight}, {"x": (2, 5)})
+    result = sn.insert(model, convention="keras")
+    y, u_next, sigma = session(result.to_proto()).run(None, {"x": drawn(2, 5)})
+    expected, u = iterate(weight.T.astype(np.float64) / size, seeded("w", 4))
+    close(sigma, np.array([expected * size]), 1e-5, "σ")
+    close(u_next, u.reshape(-1, 1), 1e-5, "u")
+    close(y, session(divided(model, {"w": expected * size})).run(None, {"x": drawn(2, 5)})[0], 1e-5, "y")
+    assert any("Keras's own epsilon" in note for note in result.sites[0].notes) == (size < 1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+def test_nan_is_refused(dtype: Any) -> None:
+    weight = drawn(4, 4)
+    weight[1, 2] = np.nan
+    model = network([node("MatMul", ["x", "w"], ["y"])], {"w": weight.astype(dtype)}, {"x": (2, 4)})
+    with pytest.raises(sn.ModelError, match=r"weight 'w' holds 1 NaN value.*--exclude"):
+        sn.insert(model)
+    assert sn.insert(model, exclude=["w"]).sites[0].status == "skipped"
+
+
+def test_opset_6_is_refused_with_the_way_out() -> None:
+    model = network([node("MatMul", ["x", "w"], ["y"])], {"w": drawn(4, 4)}, {"x": (2, 4)}, opset=6, ir=3)
+    with pytest.raises(sn.ModelError, match=r"has opset 6.*version_converter.*or fold it"):
+        sn.insert(model)
+
+
+def test_an_old_model_lists_its_initializers_as_inputs() -> None:
+    weight, bias = drawn(6, 3, 3, 3), drawn(6, seed=1)
+    model = network(
+        [node("Conv", ["x", "w", "b"], ["y"])],
+        {"w": weight, "b": bias},
+        {"x": (1, 3, 5, 5), "w": (6, 3, 3, 3), "b": (6,)},
+        opset=8,
+        ir=3,
+    )
+    inserted = check(model, {"w": rows(weight)}, {"x": drawn(1, 3, 5, 5)}, **KERAS)
+    assert inserted.ir_version == 4
+    assert [one.name for one in inserted.graph.input] == ["x", "sn_u"]
+    strips_to(inserted, model)

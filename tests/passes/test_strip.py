@@ -1,0 +1,194 @@
+"""strip(insert(m)) = m, as a proto, and as bytes where m was serialized canonically; on every real model at hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import sn_graph as sn
+from sn_graph.model import Storage
+from tests.passes.insert_reference import drawn, network, tensors
+
+ROOT = Path(__file__).parents[2]
+CORPUS = ROOT.parent / "shared" / "corpus"
+INDEX = CORPUS / "index.jsonl"
+ROWS = [json.loads(line) for line in INDEX.read_text().splitlines()] if INDEX.exists() else []
+CASES = [pytest.param(CORPUS / row["path"], id=row["path"]) for row in ROWS]
+CASES += [pytest.param(path, id=path.name) for path in sorted((ROOT / "models").glob("*.onnx"))]
+EVERY = ["Conv", "ConvTranspose", "Gemm", "MatMul", "Gather", "LSTM", "GRU", "RNN", "Attention", "FusedConv"]
+WAYS: list[dict[str, Any]] = [
+    {},
+    {"state_layout": "per-weight", "state_mode": "required"},
+    {"scale": "weight", "bound": 2.0, "clip": True, "op_types": EVERY},
+]
+node = helper.make_node
+
+
+def test_the_corpus_is_here() -> None:
+    if not ROWS:
+        pytest.skip(f"no corpus of real models beside the checkout (looked for shared/corpus/{INDEX.name})")
+
+
+@pytest.mark.parametrize("way", WAYS, ids=["packed", "per-weight", "weight"])
+@pytest.mark.parametrize("path", CASES)
+def test_every_model_at_hand(path: Path, way: dict[str, Any], tmp_path: Path) -> None:
+    try:
+        result = sn.insert(path, **way)
+    except sn.ModelError as error:
+        refusal = str(error)
+    else:
+        refusal = ""
+    if refusal:
+        assert "needs 7 or later" in refusal
+        return
+    original = sn.Model.open(path).to_proto()
+    inserted = result.to_proto()
+    if not any(site.status == "inserted" for site in result.sites):
+        assert inserted == original
+        return
+    assert sn.strip(inserted).to_proto() == original
+    result.save(tmp_path / "in.onnx", Storage.EXTERNAL if way.get("bound") else Storage.KEEP)
+    sn.strip(tmp_path / "in.onnx").save(tmp_path / "out.onnx", Storage.INLINE)
+    assert without_place(onnx.load(tmp_path / "out.onnx")) == without_place(onnx.load(path))
+    if path.read_bytes() == original.SerializeToString(deterministic=True):
+        assert (tmp_path / "out.onnx").read_bytes() == path.read_bytes()
+    if is_valid(original):
+        onnx.checker.check_model(inserted)
+
+
+def is_valid(model: onnx.ModelProto) -> bool:
+    try:
+        onnx.checker.check_model(model)
+    except onnx.checker.ValidationError:
+        return False
+    return True
+
+
+@pytest.fixture
+def model() -> onnx.ModelProto:
+    weights = {"w": drawn(32, 32), "v": drawn(4, 32, seed=1)}
+    nodes = [node("MatMul", ["x", "w"], ["h"]), node("Gemm", ["h", "v", "b"], ["y"], transB=1)]
+    return network(nodes, weights | {"b": drawn(4)}, {"x": ("n", 32)})
+
+
+@pytest.mark.parametrize("storage", list(Storage))
+@pytest.mark.parametrize("source", ["inline", "external"])
+@pytest.mark.parametrize("encoding", ["raw", "typed"])
+def test_every_storage(encoding: str, source: str, storage: Storage, model: onnx.ModelProto, tmp_path: Path) -> None:
+    if encoding == "typed":
+        for tensor in model.graph.initializer:
+            array = numpy_helper.to_array(tensor)
+            tensor.CopyFrom(helper.make_tensor(tensor.name, TensorProto.FLOAT, array.shape, array.reshape(-1)))
+    external = source == "external"
+    onnx.save(model, tmp_path / "m.onnx", save_as_external_data=external, location="m.data", size_threshold=0)
+    original = onnx.load(tmp_path / "m.onnx")
+    sn.insert(tmp_path / "m.onnx").save(tmp_path / "i.onnx", storage)
+    sn.strip(tmp_path / "i.onnx").save(tmp_path / "s.onnx", Storage.INLINE)
+    assert without_place(onnx.load(tmp_path / "s.onnx")) == without_place(original)
+    if not external:
+        assert (tmp_path / "s.onnx").read_bytes() == original.SerializeToString(deterministic=True)
+    sn.strip(tmp_path / "i.onnx").save(tmp_path / "k.onnx")
+    kept = storage is Storage.EXTERNAL or (external and storage is Storage.KEEP)
+    assert (tmp_path / "k.onnx.data").exists() == (kept and encoding == "raw")  # typed fields have no external form
+    assert without_place(onnx.load(tmp_path / "k.onnx")) == without_place(original)
+
+
+def without_place(model: onnx.ModelProto) -> onnx.ModelProto:
+    """onnx.load leaves data_location set on what it read from a data file."""
+    for _, tensor in tensors(model.graph):
+        tensor.ClearField("data_location")
+    return model
+
+
+def test_sixteen_bit_floats_as_varints_come_back_from_external_data(tmp_path: Path) -> None:
+    array = drawn(64, 64).astype(np.float16)
+    tensor = helper.make_tensor("w", TensorProto.FLOAT16, array.shape, array.reshape(-1))
+    assert tensor.int32_data
+    model = network([node("MatMul", ["x", "w"], ["y"])], {"w": tensor}, {"x": (2, 64)}, dtype="float16")
+    sn.insert(model).save(tmp_path / "i.onnx", Storage.EXTERNAL)
+    assert sn.strip(tmp_path / "i.onnx").to_proto() == model
+
+
+def test_a_plain_model_is_refused(model: onnx.ModelProto) -> None:
+    with pytest.raises(sn.ModelError, match="nothing that insert wrote"):
+        sn.strip(model)
+
+
+def test_a_model_that_another_tool_changed_is_refused(model: onnx.ModelProto) -> None:
+    def renamed(proto: onnx.ModelProto) -> None:
+        proto.graph.node[-1].name = "other"
+
+    def dropped(proto: onnx.ModelProto) -> None:
+        del proto.graph.node[-1]
+
+    def frozen(proto: onnx.ModelProto) -> None:
+        del proto.graph.input[-1]
+
+    for change in (renamed, dropped, frozen):
+        inserted = sn.insert(model).to_proto()
+        change(inserted)
+        with pytest.raises(sn.ModelError, match="changed by another tool since the insertion"):
+            sn.strip(inserted)
+
+
+def changed_metadata(inserted: onnx.ModelProto, change: Any) -> onnx.ModelProto:
+    (entry,) = inserted.metadata_props
+    entry.value = change(entry.value)
+    return inserted
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text[:-9],
+        lambda text: "[]",
+        lambda text: "{}",
+        lambda text: "[" * 100_000,
+        lambda text: json.dumps(json.loads(text) | {"version": 2}),
+        lambda text: json.dumps(json.loads(text) | {"kind": "lifted"}),
+        lambda text: json.dumps(json.loads(text) | {"sites": [1]}),
+        lambda text: json.dumps(json.loads(text) | {"original": json.loads(text)["original"][:-7]}),
+        lambda text: json.dumps(json.loads(text) | {"original": "\x00"}),
+        lambda text: json.dumps(json.loads(text) | {"original": "00000"}),
+        lambda text: json.dumps(json.loads(text) | {"original": 5}),
+    ],
+)
+def test_damaged_metadata_are_refused(change: Any, model: onnx.ModelProto) -> None:
+    with pytest.raises(sn.ModelError):
+        sn.strip(changed_metadata(sn.insert(model).to_proto(), change))
+
+
+def test_a_weight_changed_since_stays_changed(model: onnx.ModelProto) -> None:
+    """The data are the inserted model's: after training there, say, strip gives the model with the new weights."""
+    inserted = sn.insert(model).to_proto()
+    after = drawn(32, 32, seed=9)
+    inserted.graph.initializer[0].raw_data = after.tobytes()
+    stripped = sn.strip(inserted).to_proto()
+    assert numpy_helper.to_array(stripped.graph.initializer[0]).tobytes() == after.tobytes()
+    model.graph.initializer[0].raw_data = after.tobytes()
+    assert stripped == model
+
+
+def test_weights_are_not_stored_twice() -> None:
+    """A ResNet's hundreds of small vectors neither: the kept skeleton holds names and structure alone."""
+    nodes, weights, name = [], {}, "x"
+    for number in range(50):
+        weights[f"w{number}"] = drawn(8, 8, 3, 3, seed=number)
+        weights |= {f"{kind}{number}": drawn(8, seed=number) ** 2 + 1 for kind in ("scale", "bias", "mean", "var")}
+        nodes.append(node("Conv", [name, f"w{number}"], [f"c{number}"], pads=[1] * 4))
+        parts = [f"c{number}", *(f"{kind}{number}" for kind in ("scale", "bias", "mean", "var"))]
+        name = f"h{number}"
+        nodes.append(node("BatchNormalization", parts, [name]))
+    nodes.append(node("Relu", [name], ["y"]))
+    model = network(nodes, {key: value.astype(np.float32) for key, value in weights.items()}, {"x": (1, 8, 8, 8)})
+    inserted = sn.insert(model).to_proto()
+    content = json.loads(inserted.metadata_props[0].value)
+    assert len(content["sites"]) == 50
+    assert len(content["original"]) < 10_000  # 8 kB of vectors alone would not go in
+    assert sn.strip(inserted).to_proto() == model

@@ -1,0 +1,72 @@
+"""The tools that are installed here do to a state what the package and the record say of them."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import onnx
+import pytest
+
+from sn_graph.runtime.liveness import TOOLS, Tool, verify_state
+
+ROOT = Path(__file__).parents[2]
+spec = importlib.util.spec_from_file_location("frozen_state", ROOT / "tools" / "frozen_state.py")
+frozen_state = importlib.util.module_from_spec(spec)
+sys.modules["frozen_state"] = frozen_state  # dataclasses look their module up
+spec.loader.exec_module(frozen_state)
+
+
+@pytest.mark.filterwarnings("ignore")  # theirs
+@pytest.mark.parametrize("tool", TOOLS, ids=lambda tool: tool.name)
+def test_what_a_tool_does_is_what_is_said_of_it(tool: Tool) -> None:
+    if frozen_state.version(tool, ROOT) is None:
+        pytest.skip(f"{tool.package} is not installed")
+    found = frozen_state.measure(ROOT, [tool.name])
+    for outcome in found[tool.name].values():
+        if outcome.word == "absent":
+            pytest.skip(outcome.detail)
+    assert frozen_state.disagreements(found) == []
+
+
+def test_the_record_says_the_same() -> None:
+    text = (ROOT / "docs" / "frozen-state.md").read_text(encoding="utf-8")
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    recorded = {row[0]: (row[1], row[2].split()[0], row[3].split()[0]) for row in rows[1:]}
+    assert recorded == {tool.name: (tool.tested, tool.default, tool.required) for tool in TOOLS}
+
+
+def test_every_tool_has_a_way() -> None:
+    assert list(frozen_state.ways(ROOT)) == [tool.name for tool in TOOLS]
+
+
+@pytest.mark.parametrize("layout", frozen_state.LAYOUTS)
+def test_the_tool_and_verify_agree_on_a_model_frozen_by_hand(layout: str, tmp_path: Path) -> None:
+    path = frozen_state.make_models(tmp_path)["default", layout]
+    assert frozen_state.judge(frozen_state.run_onnxruntime, path).word == "alive"
+    assert verify_state(path).ok
+    proto = onnx.load(path)
+    proto.graph.input.remove(proto.graph.input[-1])
+    onnx.save(proto, path)
+    assert frozen_state.judge(frozen_state.run_onnxruntime, path).word != "alive"
+    assert not verify_state(path).ok
+
+
+def test_disagreements_are_found_and_absent_tools_are_said() -> None:
+    outcome = frozen_state.Outcome
+    found = {tool.name: {mode: outcome(getattr(tool, mode)) for mode in frozen_state.MODES} for tool in TOOLS}
+    assert frozen_state.disagreements(found) == []
+    found["onnxslim"] = {"default": outcome("alive"), "required": outcome("absent")}
+    assert frozen_state.disagreements(found) == ["onnxslim, default: TOOLS says frozen, found alive"]
+    text = frozen_state.render(found, ROOT / "nowhere", "the command")
+    assert "| onnxruntime-web | not installed | frozen | alive |  |" in text
+    assert "`the command`" in text
+
+
+def test_the_worse_layout_counts() -> None:
+    outcome = frozen_state.Outcome
+    alive, frozen = outcome("alive", "", 0.0), outcome("frozen", "gone")
+    assert frozen_state.worse(alive, frozen) == outcome("frozen", "only per-weight: gone")
+    assert frozen_state.worse(frozen, alive) == outcome("frozen", "only packed: gone")
+    assert frozen_state.worse(alive, alive) == alive
