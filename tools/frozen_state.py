@@ -337,8 +337,8 @@ def render(found: Mapping[str, Mapping[str, Outcome]], modules: Path, command: s
         INTRODUCTION,
         f"Found on {date.today().isoformat()} with `{command}`, Python {platform.python_version()}, "
         f"onnx {onnx.__version__}, onnxruntime {onnxruntime.__version__}, on `models/{MODEL.name}` in both layouts. "
-        "The last column is how far u.next, of length 1, is from onnxruntime's with the state required (OpenVINO computes "
-        "in bfloat16 where the processor can).",
+        "The last column is how far u.next, of length 1, is from onnxruntime's with the state required (OpenVINO "
+        "computes in bfloat16 where the processor can).",
         "",
         "| tool | version | default | required | error |",
         "|---|---|---|---|---|",

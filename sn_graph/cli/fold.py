@@ -1,8 +1,5 @@
 """`sn-graph fold`: W·c/σ(W) written into the model."""
 
-from collections import Counter
-from dataclasses import replace
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,13 +7,12 @@ import typer
 from sn_graph import api
 from sn_graph.cli import options as o
 from sn_graph.cli.app import Debug, Quiet, Verbose, app, command
-from sn_graph.cli.console import Settings, print_json
-from sn_graph.cli.render import explain_sites, print_report
-from sn_graph.errors import ModelError, VerificationFailed
+from sn_graph.cli.conclusion import conclude, nothing_to_do
+from sn_graph.cli.console import Settings
+from sn_graph.errors import ModelError
 from sn_graph.inserted import read_inserted
 from sn_graph.model import Model
 from sn_graph.model.files import require_writable
-from sn_graph.passes.base import PassResult
 from sn_graph.passes.fold import SigmaMethod
 
 
@@ -89,7 +85,7 @@ def fold(
             progress=progress,
         )
         if not result.plan.eligible() and not force:
-            raise ModelError(_nothing_to_do(model, result))
+            raise ModelError(nothing_to_do(model, result))
         proof = save_verified(
             api.original(source),
             result,
@@ -101,34 +97,4 @@ def fold(
             atol=atol,
             progress=progress,
         )
-    explain_sites(settings, result.report)
-    report = replace(result.report, output=str(output), verified=proof.verified)
-    if json:
-        print_json(report.to_json())
-    else:
-        print_report(report)
-    if proof.failed:
-        raise VerificationFailed(f"{proof.note}; {output} was written all the same, as --force asks")
-    if proof.note:
-        settings.say(f"verified by structure only: {proof.note}")
-    counts = Counter(site.status for site in report.sites)
-    others = "".join(f", {counts[status]} {status}" for status in ("unchanged", "skipped") if counts[status])
-    settings.say(f"{counts['folded']} folded{others}: {output}, {_CHECKED[proof.verified]}")
-
-
-_CHECKED = {"run": "verified by running it", "structure": "verified by structure", "no": "not verified"}
-
-
-def _nothing_to_do(model: Path, result: PassResult) -> str:
-    if not result.sites:
-        return (
-            f"{model}: nothing to do, for no constant in it reaches a Conv, Gemm, MatMul, Gather or the like; "
-            "--force copies the model"
-        )
-    reasons = Counter(site.reason for site in result.sites)
-    (reason, count), *more = reasons.most_common()
-    which = "each" if not more else f"{count} of them"
-    return (
-        f"{model}: nothing to do, for none of its {len(result.sites)} weights can be normalized ({which}: {reason}); "
-        "inspect lists them with the reasons, --force copies the model"
-    )
+    conclude(settings, result, proof, output, json)

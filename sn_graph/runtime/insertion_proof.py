@@ -6,6 +6,7 @@ the outputs of the original folded by the same estimate, which NumPy computed.
 
 import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from sn_graph.passes.strip import Strip, StripOptions
 from sn_graph.plan import Plan, rebind
 from sn_graph.progress import Progress, silent
 from sn_graph.runtime.parity import compare_sides, make_feeds, random_ops
-from sn_graph.runtime.proof import Proof
+from sn_graph.runtime.proof import Proof, save_proven
 from sn_graph.runtime.side import Side
 
 
@@ -53,17 +54,8 @@ def save_inserted(
         VerificationFailed: The written file is not what it should be; nothing is put in place.
         EnvironmentUnavailable: The folder can't be written, or onnxruntime is missing.
     """
-    with result.model.stage(path, storage, progress) as staged:
-        proof = Proof("no")
-        if verify:
-            try:
-                proof = prove_insertion(source, result, options, staged.model)
-            except VerificationFailed as error:
-                if not force:
-                    raise
-                proof = Proof("no", str(error), failed=True)
-        staged.commit()
-    return proof
+    prover = partial(prove_insertion, source, result, options) if verify else None
+    return save_proven(result, path, storage, prover, force, progress)
 
 
 def prove_insertion(source: Model, result: PassResult, options: InsertOptions, written: Path) -> Proof:

@@ -7,8 +7,9 @@ its initializers overridden in memory.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,15 +74,32 @@ def save_verified(
         VerificationFailed: The written file differs from what it should be; nothing is put in place.
         EnvironmentUnavailable: The folder can't be written, or onnxruntime is missing.
     """
+    prover = partial(prove, source, result.rescaled, rtol=rtol, atol=atol, progress=progress)
+    return save_proven(result, path, storage, prover if verify else None, force, progress)
+
+
+def save_proven(
+    result: PassResult,
+    path: str | os.PathLike[str],
+    storage: Storage,
+    prover: Callable[[Path], Proof] | None,
+    force: bool,
+    progress: Progress,
+) -> Proof:
+    """Write a model beside `path`, let `prover` look at the file, and put it in place.
+
+    Raises:
+        VerificationFailed: The prover raised it, and `force` is not given; nothing is put in place.
+    """
     with result.model.stage(path, storage, progress) as staged:
         proof = Proof("no")
-        if verify:
-            try:
-                proof = prove(source, result.rescaled, staged.model, rtol=rtol, atol=atol, progress=progress)
-            except VerificationFailed as error:
-                if not force:
-                    raise
-                proof = Proof("no", str(error), failed=True)
+        try:
+            if prover is not None:
+                proof = prover(staged.model)
+        except VerificationFailed as error:
+            if not force:
+                raise
+            proof = Proof("no", str(error), failed=True)
         staged.commit()
     return proof
 
