@@ -27,7 +27,7 @@ from sn_graph.report import SiteRecord, record_of
 from sn_graph.rewire import copy_constant, copy_reading, redirect
 from sn_graph.sites import WeightUse
 from sn_graph.spectral.power import power_iteration, seeded_state
-from sn_graph.state import State, load_state
+from sn_graph.state import State, plan_state
 
 
 class SigmaMethod(StrEnum):
@@ -124,14 +124,18 @@ class Fold(Pass[FoldOptions]):
         return sigmas
 
 
-def plan_state(plan: Plan, model: Model) -> State:
-    """Return the state of a plan's file for its eligible sites; empty where it names none."""
-    lengths = {site.id: site.view.state_length for site in plan.eligible() if site.view}
-    return load_state(plan.state, model, lengths) if plan.state else State({}, {})
+# The smallest normal number of each type: a weight of a smaller norm would be rounded away.
+_SMALLEST = {"float16": 2.0**-14, "bfloat16": 2.0**-126, "float32": 2.0**-126, "float64": 2.0**-1022}
 
 
 def _factor(planned: PlannedSite, bound: float, sigma: float) -> float:
     factor = bound / sigma
+    smallest = _SMALLEST.get(planned.site.dtype or "", 0.0)
+    if bound < smallest:
+        raise ModelError(
+            f"weight '{planned.id}' can't get norm {bound:g}, for {planned.site.dtype} holds nothing of use below "
+            f"{smallest:.2g}; give a larger --bound"
+        )
     if not 0.0 < factor < math.inf:
         raise ModelError(
             f"weight '{planned.id}' of norm {sigma:.3g} can't get norm {bound:g}, for no float64 holds the factor; "

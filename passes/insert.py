@@ -28,7 +28,7 @@ from sn_graph.progress import Progress, silent
 from sn_graph.report import SiteRecord, record_of
 from sn_graph.spectral.blocks import BlockedMatrix
 from sn_graph.spectral.power import seeded_state
-from sn_graph.state import State, load_state, skeleton_hash
+from sn_graph.state import State, plan_state, skeleton_hash
 
 OLDEST_OPSET = 7  # the first whose Div broadcasts
 LARGEST, SMALLEST = 1e18, 1e-15  # of float32 weights: beyond these a square leaves float32
@@ -83,7 +83,7 @@ class Insert(Pass[InsertOptions]):
                 "upgrade it with onnx.version_converter.convert_version first, or fold it, which works on any"
             )
         hoist = Hoist(model)
-        state = self.load_state(model, plan)
+        state = self.start(model, plan)
         records: list[SiteRecord] = []
         chosen: list[_Chosen] = []
         for planned in with_progress(model, plan, progress):
@@ -95,13 +95,6 @@ class Insert(Pass[InsertOptions]):
             self._write(model, plan, chosen, hoist)
         return PassResult(model, plan, tuple(records))
 
-    def load_state(self, model: Model, plan: Plan) -> State:
-        """Return what the plan's state file holds, where the iteration starts from that. Raises ModelError."""
-        if plan.state is None or self.options.exact:
-            return State({}, {})
-        lengths = {site.id: site.view.state_length for site in plan.eligible() if site.view}
-        return load_state(plan.state, model, lengths)
-
     def first_u(self, planned: PlannedSite, matrix: NDArray[Any], state: State) -> tuple[NDArray[Any], float | None]:
         """Return the u that a site starts from, and its σ where that had to be computed for it."""
         assert planned.view is not None
@@ -111,6 +104,10 @@ class Insert(Pass[InsertOptions]):
         if planned.id in state.u:
             return state.u[planned.id], None
         return seeded_state(self.options.seed, planned.id, planned.view.state_length), None
+
+    def start(self, model: Model, plan: Plan) -> State:
+        """Return the state that the iteration starts from, where it is not random or exact. Raises ModelError."""
+        return State({}, {}) if self.options.exact else plan_state(plan, model)
 
     def _decide(
         self, model: Model, plan: Plan, planned: PlannedSite, state: State, refusal: Callable[[PlannedSite], str | None]

@@ -15,13 +15,13 @@ from sn_graph.inserted import read_inserted, site_vectors
 from sn_graph.insertion import StateLayout, StateMode
 from sn_graph.model import Model
 from sn_graph.passes.base import PassResult
-from sn_graph.passes.fold import Fold, FoldOptions, SigmaMethod, plan_state
+from sn_graph.passes.fold import Fold, FoldOptions, SigmaMethod
 from sn_graph.passes.insert import Insert, InsertOptions, Scale
 from sn_graph.passes.strip import Strip, StripOptions
 from sn_graph.plan import Plan, load_plan, make_plan, narrow_plan
 from sn_graph.progress import Progress, silent
 from sn_graph.report import Report
-from sn_graph.state import State
+from sn_graph.state import State, plan_state
 from sn_graph.views import Convention
 
 Source = str | os.PathLike[str] | onnx.ModelProto | Model

@@ -66,6 +66,8 @@ def resolve_convention(name: str, model: Model, sites: Iterable[Site]) -> tuple[
 
 def check_op_types(op_types: Sequence[str]) -> None:
     """Raise UsageError where an op type has no weight inputs."""
+    if isinstance(op_types, str):
+        raise UsageError(f"op types are a list; give ['{op_types}']")
     for op_type in op_types:
         if op_type not in WEIGHT_OP_TYPES:
             raise UsageError(f"no weights are known at op type '{op_type}'; choose from {', '.join(WEIGHT_OP_TYPES)}")
@@ -130,6 +132,8 @@ def _not_named(site: Site) -> str:
 
 def patterns(expressions: Sequence[str]) -> list[re.Pattern[str]]:
     """Compile regular expressions. Raises UsageError."""
+    if isinstance(expressions, str):  # which would be read letter by letter
+        expressions = [expressions]
     try:
         return [re.compile(expression) for expression in expressions]
     except re.error as error:

@@ -99,6 +99,10 @@ def make_plan(
 
     Raises:
         UsageError: An expression, convention or op type is not valid.
+
+    >>> plan = make_plan(Model.open("models/keras_dcgan_discriminator.onnx"), op_types=["Conv"])
+    >>> [(site.site.op_types, site.status) for site in plan.sites][-2:]
+    [(('Conv',), 'eligible'), (('MatMul',), 'skipped')]
     """
     sites = find_sites(model)
     chosen, reason = resolve_convention(convention, model, sites)
@@ -153,7 +157,11 @@ def _site_to_json(planned: PlannedSite) -> dict[str, Any]:
 
 
 def save_plan(plan: Plan, path: str | os.PathLike[str]) -> None:
-    """Write a plan file, atomically; its `state` is written relative to it."""
+    """Write a plan file, atomically; its `state` is written relative to it. See `load_plan` for an example.
+
+    Raises:
+        EnvironmentUnavailable: The folder can't be written.
+    """
     content = plan.to_json()
     if plan.state is not None:
         content["state"] = Path(os.path.relpath(plan.state, Path(path).parent)).as_posix()
@@ -168,6 +176,13 @@ def load_plan(path: str | os.PathLike[str], model: Model, *, convention: str | N
 
     Raises:
         ModelError: The file can't be read, is no plan, or names weights or matrices that the model does not have.
+
+    >>> import tempfile
+    >>> model = Model.open("models/keras_dcgan_discriminator.onnx")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_plan(make_plan(model), f"{folder}/plan.json")
+    ...     load_plan(f"{folder}/plan.json", model).convention_reason
+    'the plan says so'
     """
     try:
         content = json.loads(Path(path).read_bytes())

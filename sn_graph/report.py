@@ -67,7 +67,7 @@ def record_of(planned: PlannedSite, status: Status | None = None, **known: Any) 
     """Return the record of a planned site, with its own status or another, and what else is known."""
     site, view = planned.site, planned.view
     known.setdefault("reason", planned.reason)
-    known["notes"] = (*site.notes, *known.get("notes", ()))
+    known["notes"] = (*site.notes, *_left_alone(planned), *known.get("notes", ()))
     return SiteRecord(
         id=site.id,
         weight=site.weight,
@@ -82,6 +82,14 @@ def record_of(planned: PlannedSite, status: Status | None = None, **known: Any) 
         status=status or planned.status,
         **known,
     )
+
+
+def _left_alone(planned: PlannedSite) -> tuple[str, ...]:
+    normalized = {(id(use.node), use.index) for use in planned.uses}
+    others = [use.node.path for use in planned.site.uses if (id(use.node), use.index) not in normalized]
+    if planned.status == "skipped" or not others:
+        return ()
+    return (f"also read by {', '.join(others)}, where the original values stay, for --op-type does not name it",)
 
 
 @dataclass(frozen=True)

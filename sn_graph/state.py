@@ -16,6 +16,7 @@ from sn_graph.errors import ModelError
 from sn_graph.model import Model
 from sn_graph.model.files import write_file
 from sn_graph.model.tensors import without_data
+from sn_graph.plan import Plan
 
 VERSION = "1"
 _FLOATS = ("F16", "BF16", "F32", "F64")  # safetensors' names of the element types
@@ -29,11 +30,13 @@ class State:
         u: For each site's id, the vector u, float32 or float64 [n].
         sigma: For each site's id that has one, σ of the last run.
         step: Runs since the state was reset.
+        convention: Whose matrices u belongs to, where the file says so.
     """
 
     u: Mapping[str, NDArray[np.floating]]
     sigma: Mapping[str, float]
     step: int = 0
+    convention: str | None = None
 
 
 def skeleton_hash(model: Model) -> str:
@@ -51,6 +54,24 @@ def load_state(path: Path, model: Model, lengths: Mapping[str, int]) -> State:
     return read_state(path, lengths, skeleton_hash(model), model.name)
 
 
+def plan_state(plan: Plan, model: Model) -> State:
+    """Return the state of a plan's file for its eligible sites; empty where it names none.
+
+    Raises:
+        ModelError: As `load_state`, or the file's header names another convention, whose u may be on the other side.
+    """
+    if plan.state is None:
+        return State({}, {})
+    lengths = {site.id: site.view.state_length for site in plan.eligible() if site.view}
+    state = load_state(plan.state, model, lengths)
+    if state.convention not in (None, str(plan.convention)):
+        raise ModelError(
+            f"state {plan.state} is of convention {state.convention}, and {plan.convention} is in force; "
+            f"give --convention {state.convention}"
+        )
+    return state
+
+
 def read_state(path: Path, lengths: Mapping[str, int], model_hash: str, name: str) -> State:
     """Read a state file of the model that has this hash, as `load_state` does; messages call the model `name`.
 
@@ -60,7 +81,8 @@ def read_state(path: Path, lengths: Mapping[str, int], model_hash: str, name: st
 
     try:
         with safe_open(path, framework="numpy") as file:
-            step = _check_header(path, file.metadata() or {}, model_hash, name)
+            header = file.metadata() or {}
+            step = _check_header(path, header, model_hash, name)
             names = set(file.keys())
             for name in names & {f"{site}.{kind}" for site in lengths for kind in ("u", "sigma")}:
                 dtype = file.get_slice(name).get_dtype()
@@ -80,7 +102,7 @@ def read_state(path: Path, lengths: Mapping[str, int], model_hash: str, name: st
         raise ModelError(f"state {path} can't be read: {error.strerror or 'no such file'}; give a state file") from None
     except SafetensorError as error:
         raise ModelError(f"state {path} is no safetensors file: {error}") from None
-    return State(u, sigma, step)
+    return State(u, sigma, step, header.get("convention"))
 
 
 def save_state(path: Path, state: State, model_hash: str, convention: str) -> None:

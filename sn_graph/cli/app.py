@@ -74,6 +74,11 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         settings = context.obj.merged(verbose, quiet, debug)
         try:
             function(context=context, settings=settings, **arguments)
+        except OSError as error:  # stdout, above all: a full disk behind a redirection
+            if settings.debug:
+                raise
+            say_error(f"output can't be written: {error.strerror or error}; make room, or send it elsewhere")
+            raise typer.Exit(EnvironmentUnavailable.exit_code) from None
         except Exception as error:
             if isinstance(error, typer.Exit):
                 raise

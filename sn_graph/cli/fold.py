@@ -62,12 +62,9 @@ def fold(
     """
     from sn_graph.runtime.proof import save_verified
 
+    o.require_apart(output, plan=plan, state=state)
     require_writable(output)
     source = Model.open(model)
-    if sigma is SigmaMethod.EXACT:
-        for flag, value in (("--power-iterations", power_iterations), ("--state", state)):
-            if value is not None and read_inserted(source) is None:
-                settings.say(f"{flag} changes nothing here, for σ is exact; give --sigma power to estimate it")
     with settings.progress() as progress:
         result = api.fold(
             source,
@@ -97,4 +94,8 @@ def fold(
             atol=atol,
             progress=progress,
         )
+    if sigma is SigmaMethod.EXACT and read_inserted(source) is None:
+        for flag, value in (("--power-iterations", power_iterations), ("--state", state)):
+            if value is not None:
+                settings.say(f"{flag} changed nothing, for σ is exact; give --sigma power to estimate it")
     conclude(settings, result, proof, output, json)

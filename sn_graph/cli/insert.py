@@ -77,6 +77,7 @@ def insert(
 
     if sigma is Start.EXACT and state is not None:
         raise UsageError("--sigma exact starts from the leading singular vectors, --state from its own; give one")
+    o.require_apart(output, plan=plan, state=state)
     require_writable(output)
     source = Model.open(model)
     with settings.progress() as progress:

@@ -23,10 +23,13 @@ def inspect(
     json: o.Json = False,
     plan: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write a plan that fold and insert obey, to edit.", show_default=False),
+        typer.Option(
+            metavar="FILE", help="Write a plan that fold and insert obey, to edit.", show_default=False, readable=False
+        ),
     ] = None,
     html: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the table as a web page.", show_default=False)
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the table as a web page.", show_default=False, readable=False),
     ] = None,
     convention: o.Convention = None,
     include: o.Include = None,
@@ -49,6 +52,7 @@ def inspect(
     """
     for path in (plan, html):
         if path is not None:
+            o.require_apart(path, model=model)
             require_writable(path)
     opened = original(model)
     made = build_plan(

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from sn_graph.errors import UsageError
 from sn_graph.model import Storage
 
 
@@ -18,10 +19,19 @@ class ConventionChoice(StrEnum):
     TORCH_PARAMETRIZATION = "torch-parametrization"
 
 
-ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX model file.", show_default=False)]
+ModelArgument = Annotated[
+    Path, typer.Argument(metavar="MODEL", help="An ONNX model file.", show_default=False, readable=False)
+]
 Output = Annotated[
     Path,
-    typer.Option("--output", "-o", metavar="OUT", help="The file to write; may be MODEL itself.", show_default=False),
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="OUT",
+        help="The file to write; may be MODEL itself.",
+        show_default=False,
+        readable=False,
+    ),
 ]
 Convention = Annotated[
     ConventionChoice | None,
@@ -57,6 +67,7 @@ PlanFile = Annotated[
         metavar="FILE",
         help="Do what this plan says (inspect --plan writes one); other options override it.",
         show_default=False,
+        readable=False,
     ),
 ]
 PowerIterations = Annotated[
@@ -69,6 +80,7 @@ StateFile = Annotated[
         metavar="FILE",
         help="A safetensors file with the u of each weight that --sigma power starts from. [default: random u]",
         show_default=False,
+        readable=False,
     ),
 ]
 Seed = Annotated[int, typer.Option(metavar="S", min=0, help="Of the random u that --sigma power starts from.")]
@@ -105,6 +117,13 @@ Force = Annotated[
     bool, typer.Option("--force", help="Write OUT even where nothing is to do or the verification fails.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
+
+
+def require_apart(output: Path, **inputs: Path | None) -> None:
+    """Raise UsageError where a file to be written is one of the files to be read, which would be lost."""
+    for name, path in inputs.items():
+        if path is not None and output.exists() and path.exists() and output.samefile(path):
+            raise UsageError(f"{output} would overwrite the {name} that is read; give another file")
 
 
 def storage_of(external: bool | None) -> Storage:

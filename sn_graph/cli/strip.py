@@ -16,7 +16,9 @@ from sn_graph.model.files import require_writable
 @command
 def strip(
     context: typer.Context,
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model that insert wrote.", show_default=False)],
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="A model that insert wrote.", show_default=False, readable=False)
+    ],
     output: o.Output,
     save_as_external_data: o.SaveExternal = None,
     verbose: Verbose = False,

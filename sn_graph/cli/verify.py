@@ -23,14 +23,18 @@ if TYPE_CHECKING:
 @command
 def verify(
     context: typer.Context,
-    a: Annotated[Path, typer.Argument(metavar="A", help="An ONNX model file.", show_default=False)],
+    a: Annotated[Path, typer.Argument(metavar="A", help="An ONNX model file.", show_default=False, readable=False)],
     b: Annotated[
-        Path | None, typer.Argument(metavar="B", help="The model to compare it with.", show_default=False)
+        Path | None,
+        typer.Argument(metavar="B", help="The model to compare it with.", show_default=False, readable=False),
     ] = None,
     providers: Annotated[str, typer.Option(metavar="P,P", help="Execution providers: cpu, cuda.")] = "cpu",
     steps: Annotated[int, typer.Option(metavar="N", min=1, help="How many runs to compare.")] = 1,
     inputs: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Inputs by name, as .npz. [default: random]", show_default=False)
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Inputs by name, as .npz. [default: random]", show_default=False, readable=False
+        ),
     ] = None,
     dim: Annotated[
         list[str] | None,

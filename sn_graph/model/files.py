@@ -5,7 +5,6 @@ that no file had; the model file, which refers to it, takes its place last, in o
 """
 
 import contextlib
-import errno
 import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator
@@ -32,10 +31,9 @@ class StagedFiles:
     """
 
     def __init__(self, target: Path) -> None:
-        if target.is_dir():
-            raise EnvironmentUnavailable(f"{target} can't be written: it is a folder; choose another place")
+        target = _followed(target)
         self.target = target
-        self.model = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+        self.model = _temporary(target)
         free = target.with_name(f"{target.name}.data")
         if os.path.lexists(free):
             free = target.with_name(f"{target.name}.{secrets.token_hex(4)}.data")
@@ -57,7 +55,7 @@ class StagedFiles:
 
     def write_data(self, chunks: Iterable[memoryview], tick: Callable[[int], None]) -> None:
         """Write the data file, complete, under its final name."""
-        part = self._data.with_name(f".{self._data.name}.{secrets.token_hex(4)}.tmp")
+        part = _temporary(self._data)
         self._write(part, chunks, tick)
         self._created.append(self._data)
         with _explained(self._data):
@@ -123,6 +121,20 @@ def data_files(path: Path) -> set[Path]:
     return found
 
 
+def _followed(target: Path) -> Path:
+    """Return where a link leads, so that the link stays. Raises EnvironmentUnavailable for what is no plain file."""
+    if target.is_symlink():
+        target = Path(os.path.realpath(target))
+    if os.path.lexists(target) and not target.is_file():
+        what = "a folder" if target.is_dir() else "no plain file"  # a device would be replaced, not written to
+        raise EnvironmentUnavailable(f"{target} can't be written: it is {what}; choose another place")
+    return target
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".sn-graph.{secrets.token_hex(4)}.tmp")
+
+
 def write_file(path: Path, content: bytes) -> None:
     """Write a small file atomically. Raises EnvironmentUnavailable where the folder can't be written."""
     with StagedFiles(path) as staged:
@@ -133,9 +145,7 @@ def write_file(path: Path, content: bytes) -> None:
 def require_writable(target: Path) -> None:
     """Raise EnvironmentUnavailable where a file can't be put at `target`: before work is done that would be lost."""
     with _explained(target):
-        if target.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        probe = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+        probe = _temporary(_followed(target))
         os.close(os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
         probe.unlink()
 

@@ -131,7 +131,10 @@ class Model:
             if 0 in tensor.dims:
                 return Payload.empty(tensor.data_type).elements(tuple(tensor.dims))
             raise ModelError(f"tensor '{tensor.name}' holds no data; export the model with its weights")
-        return payload.elements(tuple(tensor.dims))
+        try:
+            return payload.elements(tuple(tensor.dims))
+        except ModelError as error:
+            raise ModelError(f"{self.name}: tensor '{tensor.name}': {error}; export or download it again") from None
 
     def scale(self, tensor: onnx.TensorProto, factor: float) -> None:
         """Multiply a tensor of the skeleton by `factor` when the model is written. Its encoding stays."""

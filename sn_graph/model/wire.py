@@ -120,9 +120,13 @@ def _field(buffer: Buffer, tag: int, start: int, value: int, end: int, depth: in
                 break
             stop = _field(buffer, inner, stop, content, end, depth + 1).end
     else:
-        raise ModelError("the file is corrupt or no ONNX model: it holds an impossible field")
+        raise ModelError(
+            "the file is corrupt or no ONNX model: it holds an impossible field; export or download it again"
+        )
     if number == 0 or stop > end:
-        raise ModelError("the file is corrupt or cut off: a part of it reaches beyond its end")
+        raise ModelError(
+            "the file is corrupt or cut off: a part of it reaches beyond its end; export or download it again"
+        )
     return Field(number, wire_type, start, value, stop)
 
 

@@ -103,7 +103,7 @@ def _give_first_state(source: Model, inserted: Model, plan: Plan, options: Inser
         return
     insert, metadata = Insert(options), read_inserted(inserted)
     assert metadata is not None
-    state = insert.load_state(source, plan)
+    state = insert.start(source, plan)
     columns = [
         insert.first_u(site, site.matrix(source), state)[0].astype(np.float32).reshape(-1, 1)
         for site in plan.eligible()

@@ -106,7 +106,8 @@ def compare(
         left, right: a path, a ModelProto or a Model.
         provider: "cpu" or "cuda"; TF32 is off.
         inputs: arrays by name or an .npz file of them, used at every step; by default each step draws its own.
-        seed, dims: of the inputs drawn, see `make_inputs`.
+        seed, dims: of the inputs drawn (standard normal; integers within the tables they index), and the sizes of
+            dynamic dimensions by name (2).
         rtol, atol: for floats of any type; by default they follow from the type (difference.py).
         steps: how many runs to compare, counted from 0.
 
@@ -114,6 +115,11 @@ def compare(
         ModelError: a model or the inputs can't be used, or the signatures differ.
         EnvironmentUnavailable: onnxruntime or the provider is missing.
         UsageError: an unknown provider or dimension, `steps` below 1.
+
+    >>> from sn_graph import insert, fold
+    >>> model = "models/keras_dcgan_discriminator.onnx"
+    >>> compare(insert(model).to_proto(), fold(model, sigma="power").to_proto()).ok
+    True
     """
     return verify(
         left, right, providers=(provider,), inputs=inputs, seed=seed, dims=dims, rtol=rtol, atol=atol, steps=steps
@@ -137,6 +143,9 @@ def verify(
     One model alone is compared across the providers, the first of them being the left side of each comparison; on
     one provider, with onnxruntime's graph optimizations off (left) and on (right). Arguments and errors are those
     of `compare`.
+
+    >>> verify("models/keras_dcgan_discriminator.onnx").comparisons[0].output
+    'logits'
     """
     if steps < 1:
         raise UsageError(f"{steps} steps compare nothing; give 1 or more")

@@ -155,7 +155,12 @@ _STEPS = 3  # structure, the original's run, the comparison
 
 
 def _load(source: Model) -> onnx.ModelProto:
-    return onnx.load(source.path) if source.path is not None and not source.modified else source.to_proto()
+    if source.path is not None and not source.modified:
+        try:
+            return onnx.load(source.path)
+        except onnx.checker.ValidationError:
+            pass  # onnx refuses data files with several hard links, which copies of a folder often have
+    return source.to_proto()
 
 
 def _constants(model: onnx.ModelProto) -> dict[Key, onnx.TensorProto]:

@@ -55,12 +55,8 @@ class StatefulSession:
         EnvironmentUnavailable: onnxruntime is missing, or a provider is or can't start.
         UsageError: onnxruntime has no provider of that name.
 
-    >>> from sn_graph.model import Model
-    >>> from sn_graph.passes.insert import Insert, InsertOptions
-    >>> from sn_graph.plan import make_plan
-    >>> model = Model.open("models/keras_dcgan_discriminator.onnx").copy()
-    >>> _ = Insert(InsertOptions()).apply(model, make_plan(model))
-    >>> session = StatefulSession(model)
+    >>> import sn_graph as sn
+    >>> session = sn.StatefulSession(sn.insert("models/keras_dcgan_discriminator.onnx").to_proto())
     >>> (logits,) = session.run(None, {"image": np.zeros((1, 32, 32, 3), np.float32)})
     >>> logits.shape, session.step, len(session.sigma)
     ((1, 1), 1, 4)
