@@ -59,8 +59,15 @@ class Emitter:
         return copied.name
 
     def reshape(self, value: str, shape: Sequence[int], name: str) -> str:
-        target = "x".join(map(str, shape))
-        return self.op("Reshape", [value, self.constant(f"sn/shape_{target}", np.array(shape, np.int64))], name)
+        return self.op("Reshape", [value, self._shape(shape)], name)
+
+    def reshape_to(self, value: str, shape: Sequence[int], output: str) -> None:
+        """Reshape into the value `output`, whose name the caller has reserved."""
+        inputs = [value, self._shape(shape)]
+        self.nodes.append(helper.make_node("Reshape", inputs, [output], name=self._graph.fresh_name(f"sn/{output}")))
+
+    def _shape(self, shape: Sequence[int]) -> str:
+        return self.constant(f"sn/shape_{'x'.join(map(str, shape))}", np.array(shape, np.int64))
 
     def cast(self, value: str, data_type: int, name: str) -> str:
         return self.op("Cast", [value], name, to=data_type)
@@ -102,7 +109,7 @@ class Emitter:
 
     def rename(self, value: str, name: str) -> None:
         """Copy a value under a name that the caller has reserved."""
-        self.nodes.append(helper.make_node("Identity", [value], [name], name=self._graph.fresh_name(name)))
+        self.nodes.append(helper.make_node("Identity", [value], [name], name=self._graph.fresh_name(f"sn/{name}")))
 
 
 class Edits:
