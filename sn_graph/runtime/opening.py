@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from sn_graph.errors import EnvironmentUnavailable, ModelError, UsageError
 from sn_graph.model import Model
 from sn_graph.runtime.providers import (
-    _SILENT,
     PROVIDERS,
-    _cannot_start,
-    _preload_cuda,
+    SILENT,
+    cannot_start,
     import_onnxruntime,
     one_line,
+    preload_cuda,
     require_provider,
 )
 
@@ -77,7 +77,7 @@ CUDA_GRAPH = "enable_cuda_graph"
 def quiet_options() -> SessionOptions:
     """Return onnxruntime's session options with its log silenced: what fails is raised."""
     options = import_onnxruntime().SessionOptions()
-    options.log_severity_level = _SILENT
+    options.log_severity_level = SILENT
     return options
 
 
@@ -92,19 +92,19 @@ def open_on(model: Model, chain: Chain, options: SessionOptions) -> InferenceSes
     with _file_of(model) as path:
         try:
             if any(name == CUDA for name, _ in chain):
-                _preload_cuda(ort)
+                preload_cuda(ort)
             session = ort.InferenceSession(str(path), options, providers=list(chain), enable_fallback=0)
         except Exception as error:  # onnxruntime's exceptions have no base of their own
             if any(name != CPU for name, _ in chain):
                 open_on(model, ((CPU, {}),), options)  # where the model is at fault, this says so
-                raise EnvironmentUnavailable(_cannot_start(chain[0][0], one_line(error))) from error
+                raise EnvironmentUnavailable(cannot_start(chain[0][0], one_line(error))) from error
             raise ModelError(
                 f"onnxruntime can't load {model.name}: {one_line(error)}; repair the model (onnx.checker tells more), "
                 "or use an onnxruntime that has its operators"
             ) from error
     for name, _ in chain:
         if name not in session.get_providers():
-            raise EnvironmentUnavailable(_cannot_start(name, "onnxruntime put another in its place without an error"))
+            raise EnvironmentUnavailable(cannot_start(name, "onnxruntime put another in its place without an error"))
     return session
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-_SILENT = 4  # onnxruntime's severity "fatal": every failure is raised as well, so its log says it twice
+SILENT = 4  # onnxruntime's severity "fatal": every failure is raised as well, so its log says it twice
 
 
 def parse_providers(text: str) -> tuple[str, ...]:
@@ -75,7 +75,7 @@ def import_onnxruntime() -> ModuleType:
             "pip install 'sn-graph[cpu]' (or 'sn-graph[gpu]')"
         ) from error
     if first:
-        onnxruntime.set_default_logger_severity(_SILENT)
+        onnxruntime.set_default_logger_severity(SILENT)
     module: ModuleType = onnxruntime
     return module
 
@@ -113,7 +113,7 @@ def open_session(
     require_provider(provider)
     label = label or (str(source) if isinstance(source, Path) else "the model")
     options = ort.SessionOptions()
-    options.log_severity_level = _SILENT
+    options.log_severity_level = SILENT
     options.intra_op_num_threads = threads
     if not optimize or overrides:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -126,18 +126,18 @@ def open_session(
     model = str(source) if isinstance(source, Path) else source
     try:
         if provider == "cuda":
-            _preload_cuda(ort)
+            preload_cuda(ort)
         session = ort.InferenceSession(model, options, providers=_chain(provider, tf32), enable_fallback=0)
     except Exception as error:  # onnxruntime's exceptions have no base of their own
         if provider != "cpu":
             open_session(source, "cpu", overrides=overrides, label=label)  # where the model is at fault, this says so
-            raise EnvironmentUnavailable(_cannot_start(provider, one_line(error))) from error
+            raise EnvironmentUnavailable(cannot_start(provider, one_line(error))) from error
         raise ModelError(
             f"onnxruntime can't load {label}: {one_line(error)}; repair the model (onnx.checker tells more), or use "
             "an onnxruntime that has its operators"
         ) from error
     if session.get_providers()[0] != PROVIDERS[provider]:
-        raise EnvironmentUnavailable(_cannot_start(provider, "onnxruntime put the CPU in its place without an error"))
+        raise EnvironmentUnavailable(cannot_start(provider, "onnxruntime put the CPU in its place without an error"))
     session.kept_alive = kept_alive  # onnxruntime holds bare pointers to them
     return session
 
@@ -155,14 +155,14 @@ def _chain(provider: str, tf32: bool) -> list[str | tuple[str, dict[str, str]]]:
     return [PROVIDERS[provider]]
 
 
-def _preload_cuda(ort: ModuleType) -> None:
+def preload_cuda(ort: ModuleType) -> None:
     """Load the CUDA libraries that come as Python packages; onnxruntime >= 1.21 prints which it lacks."""
     with contextlib.redirect_stdout(io.StringIO()):
         if hasattr(ort, "preload_dlls"):
             ort.preload_dlls()
 
 
-def _cannot_start(provider: str, reason: str) -> str:
+def cannot_start(provider: str, reason: str) -> str:
     return (
         f"execution provider {provider!r} can't be used: {reason}; check the driver and the CUDA and cuDNN versions "
         "that this onnxruntime needs (sn-graph doctor shows what is installed)"
