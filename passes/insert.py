@@ -135,7 +135,7 @@ class Insert(Pass[InsertOptions]):
             notes=(*_costs(planned), *(notes(planned, exact_sigma(planned, matrix)) if small else ())),
             readings=readings(model, planned, sigma),
         )
-        return record, _Chosen(planned, u, plan.eps * (largest if largest < _TINY else 1.0))
+        return record, _Chosen(planned, u, plan.eps * (largest if largest < _TINY else 1.0), largest)
 
     def _write(self, model: Model, plan: Plan, chosen: "list[_Chosen]", hoist: Hoist) -> None:
         original = model.copy()
@@ -143,18 +143,19 @@ class Insert(Pass[InsertOptions]):
         packed = pack_original(original, model, hoisted.moved)
         insertion = Insertion(model, plan, self.options.layout, self.options.mode, self.options.scale is Scale.WEIGHT)
         for one in chosen:
-            insertion.add(one.planned, hoisted.weights[one.planned.id], one.u, one.floor)
+            insertion.add(one.planned, hoisted.weights[one.planned.id], one.u, one.floor, one.largest)
         inserted = insertion.finish()
         write_inserted(model, replace(inserted, model=skeleton_hash(original), original=packed))
 
 
 @dataclass(frozen=True, eq=False)
 class _Chosen:
-    """A site to insert, the u it starts from, and the floor under ‖x‖."""
+    """A site to insert, the u it starts from, the floor under ‖x‖, and the largest |element|."""
 
     planned: PlannedSite
     u: NDArray[np.floating]
     floor: float
+    largest: float
 
 
 _TINY = 1e-6  # a largest element below which eps itself could act, and make σ wrong

@@ -16,12 +16,13 @@ class Emitter:
     """Makes nodes for the main opset of a model. Nothing is in the model until the caller puts `nodes` there.
 
     Attributes:
+        opset: The main opset.
         nodes: What was made since the list was last taken, in topological order.
     """
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
-        self._opset = graph.opset() or 1
+        self.opset = graph.opset() or 1
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
         self.nodes: list[onnx.NodeProto] = []
 
@@ -77,10 +78,15 @@ class Emitter:
 
         As operand B the weight would be packed a second time; a MatMul with a 1-D vector is 9 to 12 times slower.
         """
-        inputs = [matrix, column]
-        if self._opset < 11:  # C is optional from there on
+        return self.gemm(matrix, column, name, transposed=(transposed, False), double=double)
+
+    def gemm(self, left: str, right: str, name: str, *, transposed: tuple[bool, bool], double: bool) -> str:
+        """The product of two matrices, either of them transposed."""
+        inputs = [left, right]
+        if self.opset < 11:  # C is optional from there on
             inputs.append(self.constant("sn/zero", np.zeros(1, np.float64 if double else np.float32)))
-        return self.op("Gemm", inputs, name, **({"transA": 1} if transposed else {}))
+        flags = {key: 1 for key, flag in zip(("transA", "transB"), transposed, strict=True) if flag}
+        return self.op("Gemm", inputs, name, **flags)
 
     def norm(self, column: str, name: str) -> str:
         """‖v‖ of a column [n, 1], as [1, 1]. ReduceL2 without `axes` is the same in every opset."""
@@ -88,7 +94,7 @@ class Emitter:
 
     def maximum(self, value: str, least: str, name: str, *, double: bool) -> str:
         """The larger of two [1, 1]; onnxruntime has no Max of float64 below opset 8."""
-        if self._opset >= 8 or not double:
+        if self.opset >= 8 or not double:
             return self.op("Max", [value, least], name)
         above = self.op("Relu", [self.op("Sub", [value, least], f"{name}_difference")], f"{name}_above")
         return self.op("Add", [above, least], name)
@@ -97,7 +103,7 @@ class Emitter:
         """Cut a column [N, 1] into columns of these lengths."""
         if len(lengths) == 1:
             return [column]
-        if self._opset < 13:  # the lengths are an attribute below, an input from there on
+        if self.opset < 13:  # the lengths are an attribute below, an input from there on
             return self.ops("Split", [column], names, "sn/split", axis=0, split=list(lengths))
         sizes = self.constant("sn/lengths", np.array(lengths, np.int64))
         return self.ops("Split", [column, sizes], names, "sn/split", axis=0)

@@ -1,5 +1,6 @@
 """One weight on its way into the graph, and the state that all of them share: its inputs, outputs and metadata."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -14,6 +15,7 @@ from sn_graph.emit import Emitter
 from sn_graph.inserted import InsertedSite, InsertedState
 from sn_graph.model.graph import Graph
 from sn_graph.sites import Site, WeightUse
+from sn_graph.views import MatrixView
 
 
 class StateLayout(StrEnum):
@@ -39,6 +41,7 @@ class Entry:
         site, uses: Where it is now, in the main graph, and the weight inputs to normalize.
         u: Its first state [n].
         floor: What ‖x‖ is at least, as a divisor.
+        largest: The largest |element| of the weight.
         weight_scaled: Whether the weight itself is divided.
         sigmas: Once emitted: σ [1, 1] for each use, or one for all.
         last: Once emitted: the new u [n, 1], float32.
@@ -49,6 +52,7 @@ class Entry:
     u: NDArray[np.floating]
     uses: tuple[WeightUse, ...]
     floor: float
+    largest: float
     weight_scaled: bool
     sigmas: list[str] = field(default_factory=list)
     last: str = ""
@@ -57,6 +61,17 @@ class Entry:
     def at(self) -> str:
         """What the names of its nodes begin with."""
         return f"sn/{self.planned.id}"
+
+    @property
+    def view(self) -> MatrixView:
+        """How the weight becomes M."""
+        assert self.planned.view is not None
+        return self.planned.view
+
+    @property
+    def highest(self) -> float:
+        """What σ is at most, by Frobenius' norm."""
+        return self.largest * math.sqrt(self.view.rows * self.view.cols)
 
     @property
     def stored_type(self) -> int:
@@ -135,8 +150,7 @@ class StateTensors:
         """Yield the metadata of each site."""
         offset = 0
         for number, entry in enumerate(self._entries):
-            planned, view, size = entry.planned, entry.planned.view, entry.u.size
-            assert view is not None
+            planned, view, size = entry.planned, entry.view, entry.u.size
             yield InsertedSite(
                 id=planned.id,
                 weight=planned.site.weight,

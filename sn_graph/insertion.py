@@ -11,6 +11,7 @@ from sn_graph.decisions import PlannedSite
 from sn_graph.emit import Edits, Emitter
 from sn_graph.entry import Entry, StateLayout, StateMode, StateTensors
 from sn_graph.inserted import Inserted
+from sn_graph.iteration import Iteration, uses_gram
 from sn_graph.model import Model
 from sn_graph.model.graph import Graph, Node
 from sn_graph.plan import Plan
@@ -37,13 +38,13 @@ class Insertion:
         self._sites = {site.weight: site for site in find_sites(model) if not site.scope.id}
         self._entries: list[Entry] = []
 
-    def add(self, planned: PlannedSite, weight: str, u: NDArray[np.floating], floor: float) -> None:
-        """Take a site whose weight the main graph holds as `weight`, its first u, and the floor under ‖x‖."""
+    def add(self, planned: PlannedSite, weight: str, u: NDArray[np.floating], floor: float, largest: float) -> None:
+        """Take a site whose weight the main graph holds as `weight`, its first u, and more of its Entry."""
         site = self._sites[weight]
         kinds = {use.node.op_type for use in planned.uses}
         uses = tuple(use for use in site.uses if use.node.op_type in kinds)
         scaled = site.quantization is None and (self._weights or bool(kinds & NOT_LINEAR))
-        self._entries.append(Entry(planned, site, u, uses, floor, scaled))
+        self._entries.append(Entry(planned, site, u, uses, floor, largest, scaled))
 
     def finish(self) -> Inserted:
         """Write everything into the model; return its metadata but for the original."""
@@ -80,22 +81,13 @@ class Insertion:
 
     def _iterate(self, emitter: Emitter, entry: Entry, piece: str) -> None:
         """Emit the iterations of one site; fill its `sigmas` and `last`."""
-        planned, view, at, double = entry.planned, entry.planned.view, entry.at, entry.double
-        assert view is not None
+        planned, at, double = entry.planned, entry.at, entry.double
         matrix = _matrix(emitter, entry)
         u = emitter.cast(piece, TensorProto.DOUBLE, f"{at}/u_float64") if double else piece
-        floor = emitter.constant("sn/eps", np.full((1, 1), entry.floor, np.float64 if double else np.float32))
-        first, second = view.side == "rows", view.side != "rows"  # which product takes M transposed
+        iteration = Iteration(emitter, entry, matrix)
+        advance = iteration.by_gram() if uses_gram(entry, emitter.opset) else iteration.by_passes()
         for _ in entry.uses if planned.per_use else entry.uses[:1]:
-            for _ in range(planned.power_iterations or self._plan.power_iterations):
-                across = emitter.gemv(matrix, u, f"{at}/across", transposed=first, double=double)
-                length = emitter.norm(across, f"{at}/length")
-                floored = emitter.maximum(length, floor, f"{at}/length_floored", double=double)
-                v = emitter.op("Div", [across, floored], f"{at}/v")
-                t = emitter.gemv(matrix, v, f"{at}/t", transposed=second, double=double)
-                sigma = emitter.norm(t, f"{at}/sigma")
-                floored = emitter.maximum(sigma, floor, f"{at}/sigma_floored", double=double)
-                u = emitter.op("Div", [t, floored], f"{at}/u_next")
+            u, sigma = advance(u, planned.power_iterations or self._plan.power_iterations)
             entry.sigmas.append(sigma)
         entry.last = emitter.cast(u, TensorProto.FLOAT, f"{at}/u_next_float32") if double else u
 
@@ -124,8 +116,7 @@ def _dequantizer_inputs(entry: Entry) -> Sequence[str]:
 
 def _matrix(emitter: Emitter, entry: Entry) -> str:
     """Emit M, [rows, cols], from the weight; nothing where the weight is M already."""
-    value, site, view, at = entry.site.weight, entry.site, entry.planned.view, entry.at
-    assert view is not None
+    value, site, view, at = entry.site.weight, entry.site, entry.view, entry.at
     assert site.shape is not None
     quantization = site.quantization
     if quantization is not None:
