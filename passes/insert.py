@@ -2,9 +2,9 @@
 
     t = M v,  σ = ‖t‖,  u' = t / σ        with v = n(Mᵀu), n(x) = x / max(‖x‖, eps)
 
-and every consumer computes Y = Op(X/σ, W, B): the weight stays a constant, bias, alpha, beta and fused activations stay
-as they were. Gather's rows are scaled; where the op is not linear in X, the weight is. Miyato et al., 2018,
-https://arxiv.org/abs/1802.05957, algorithm 1.
+in the nodes that sn_graph.iteration chooses, and every consumer computes Y = Op(X/σ, W, B): the weight stays a constant,
+bias, alpha, beta and fused activations stay as they were. Gather's rows are scaled; where the op is not linear in X, the
+weight is. Miyato et al., 2018, https://arxiv.org/abs/1802.05957, algorithm 1.
 """
 
 import math
@@ -20,6 +20,7 @@ from sn_graph.errors import ModelError
 from sn_graph.hoist import Hoist
 from sn_graph.inserted import pack_original, read_inserted, write_inserted
 from sn_graph.insertion import NOT_LINEAR, Insertion, StateLayout, StateMode
+from sn_graph.iteration import bytes_read
 from sn_graph.measure import KERAS_FLOOR, exact_sigma, exact_triplet, notes, readings, require_finite, with_progress
 from sn_graph.model import Model
 from sn_graph.passes.base import Pass, PassResult
@@ -189,10 +190,9 @@ def _out_of_range(plan: Plan, planned: PlannedSite, matrix: NDArray[Any], larges
 def _costs(planned: PlannedSite) -> Iterator[str]:
     """Yield a warning where the iteration costs far more than the node itself."""
     if planned.site.op_types == ("Gather",) and planned.view is not None:
-        megabytes = 2 * planned.view.rows * planned.view.cols * 4 / 1e6
         yield (
-            f"each run reads the whole table twice ({megabytes:.3g} MB) where the node itself reads a few rows; "
-            "folding costs nothing at run time"
+            f"each run reads {bytes_read(planned.view) / 1e6:.3g} MB for the iteration where the node itself reads a few "
+            "rows of the table; folding costs nothing at run time"
         )
     if planned.site.quantization is not None:
         yield "runtimes that fuse DequantizeLinear and its consumer into an integer operator do so no more; fold it"

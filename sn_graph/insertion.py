@@ -11,7 +11,7 @@ from sn_graph.decisions import PlannedSite
 from sn_graph.emit import Edits, Emitter
 from sn_graph.entry import Entry, StateLayout, StateMode, StateTensors
 from sn_graph.inserted import Inserted
-from sn_graph.iteration import Iteration, uses_gram
+from sn_graph.iteration import Iteration, choose_gram
 from sn_graph.model import Model
 from sn_graph.model.graph import Graph, Node
 from sn_graph.plan import Plan
@@ -54,9 +54,10 @@ class Insertion:
         edits = Edits()
         state = StateTensors(graph, self._layout, self._mode, self._entries)
         pieces = state.read(emitter)
+        by_gram = choose_gram(self._entries, emitter.opset)
         edits.behind(None, emitter.take())
         for entry, piece in zip(self._entries, pieces, strict=True):
-            self._iterate(emitter, entry, piece)
+            self._iterate(emitter, entry, piece, entry.planned.id in by_gram)
             divisors = _Divisors(self._plan, emitter, entry)
             if entry.weight_scaled:
                 _scale_weight(graph, emitter, entry, divisors)
@@ -79,13 +80,13 @@ class Insertion:
             original="",
         )
 
-    def _iterate(self, emitter: Emitter, entry: Entry, piece: str) -> None:
+    def _iterate(self, emitter: Emitter, entry: Entry, piece: str, by_gram: bool) -> None:
         """Emit the iterations of one site; fill its `sigmas` and `last`."""
         planned, at, double = entry.planned, entry.at, entry.double
         matrix = _matrix(emitter, entry)
         u = emitter.cast(piece, TensorProto.DOUBLE, f"{at}/u_float64") if double else piece
         iteration = Iteration(emitter, entry, matrix)
-        advance = iteration.by_gram() if uses_gram(entry, emitter.opset) else iteration.by_passes()
+        advance = iteration.by_gram() if by_gram else iteration.by_passes()
         for _ in entry.uses if planned.per_use else entry.uses[:1]:
             u, sigma = advance(u, planned.power_iterations or self._plan.power_iterations)
             entry.sigmas.append(sigma)

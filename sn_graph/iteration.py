@@ -11,32 +11,59 @@ is one pass over G: n² elements in place of 2·n·m. G is made in float64: roun
 3e-5.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from onnx import TensorProto
 
 from sn_graph.emit import Emitter
 from sn_graph.entry import Entry
+from sn_graph.views import MatrixView
 
-# n² · m, multiplications to make G when the model is loaded: 0.4 s on one core. And without optimizations, each run.
-GRAM_WORK = 10**10
+# Multiplications, n²·m for each G, that loading a model may take: 4 s on one core (and each run without optimizations).
+GRAM_WORK = 10**11
 _GRAM_RANGE = (1e-6, 1e9)  # of float32 weights: within it, σ⁴ is far from where float32 ends
 _GRAM_FLOOR = 1e-6  # of the largest element: below it, eps acts on vectors of rounding errors only
+# From here on G does not stay in the cache, and as operand B, which is packed, it is read 1.25 times as fast.
+_LONG = 2048
 
 Advance = Callable[[str, int], tuple[str, str]]
 
 
-def uses_gram(entry: Entry, opset: int) -> bool:
-    """Say whether the pass over G replaces the two over M."""
-    view, quantized = entry.view, entry.site.quantization is not None
-    state, other = entry.u.size, view.rows * view.cols // entry.u.size
-    if state > other or state**2 * other > GRAM_WORK or entry.floor > _GRAM_FLOOR * entry.largest:
+def bytes_read(view: MatrixView) -> int:
+    """Return what an iteration reads in each run, in bytes of float32."""
+    return 4 * (view.state_length**2 if _gram_pays(view) else 2 * view.rows * view.cols)
+
+
+def choose_gram(entries: Sequence[Entry], opset: int) -> set[str]:
+    """Return the ids of the sites where the pass over G shall replace the two over M: the cheapest to make first."""
+    chosen, work = set(), 0
+    for entry in sorted(filter(partial(_gram_fits, opset), entries), key=lambda entry: _gram_work(entry.view)):
+        work += _gram_work(entry.view)
+        if work <= GRAM_WORK:
+            chosen.add(entry.planned.id)
+    return chosen
+
+
+def _gram_work(view: MatrixView) -> int:
+    return view.state_length * view.rows * view.cols
+
+
+def _gram_pays(view: MatrixView) -> bool:
+    """Say whether G is no larger than M, and soon made."""
+    return view.state_length**2 <= view.rows * view.cols and _gram_work(view) <= GRAM_WORK
+
+
+def _gram_fits(opset: int, entry: Entry) -> bool:
+    """Say whether G pays, and is as exact as M."""
+    if not _gram_pays(entry.view) or entry.floor > _GRAM_FLOOR * entry.largest:
         return False
     if entry.double:
         return opset >= 8  # below, onnxruntime has no Min of float64
     # Behind DequantizeLinear runtimes fold nothing, and would make G anew in each run.
+    quantized = entry.site.quantization is not None
     return not quantized and entry.largest >= _GRAM_RANGE[0] and entry.highest <= _GRAM_RANGE[1]
 
 
@@ -95,7 +122,7 @@ class Iteration:
         def advance(u: str, count: int) -> tuple[str, str]:
             for _ in range(count):
                 before = u
-                w = emitter.gemv(gram, before, self._name("w"), transposed=False, double=double)
+                w = self._gram_product(gram, before)
                 length = emitter.norm(w, self._name("length"))
                 u = emitter.op("Div", [w, self._at_least(length, square, "length_floored")], self._name("u_next"))
             q = emitter.gemv(before, w, self._name("q"), transposed=True, double=double)
@@ -104,6 +131,15 @@ class Iteration:
             return u, emitter.op("Min", [estimate, most], self._name("sigma"))
 
         return advance
+
+    def _gram_product(self, gram: str, u: str) -> str:
+        """Emit G u, a column."""
+        emitter, size, double = self.emitter, self.entry.u.size, self.entry.double
+        if size < _LONG:
+            return emitter.gemv(gram, u, self._name("w"), transposed=False, double=double)
+        row = emitter.reshape(u, (1, size), self._name("u_row"))
+        row = emitter.gemm(row, gram, self._name("w_row"), transposed=(False, False), double=double)
+        return emitter.reshape(row, (size, 1), self._name("w"))
 
     def _at_least(self, value: str, least: str, name: str) -> str:
         return self.emitter.maximum(value, least, self._name(name), double=self.entry.double)
