@@ -116,19 +116,25 @@ class Iteration:
         # ‖G‖ of Frobenius is at least σ²: it keeps the estimate sane where u is so close to orthogonal to all that M
         # reaches that q is rounding error.
         most = emitter.op("Sqrt", [emitter.norm(gram, self._name("gram_norm"))], self._name("most"))
-        tiny = float(np.finfo(np.float64 if double else np.float32).tiny)
-        square = self._scalar("sn/eps_squared", max(self.entry.floor**2, 1e8 * tiny))
+        real = np.float64 if double else np.float32
+        least = self._scalar("sn/eps_squared", max(self.entry.floor**2, 1e8 * float(np.finfo(real).tiny)))
+        eps = self._scalar("sn/eps", self.entry.floor)
 
         def advance(u: str, count: int) -> tuple[str, str]:
-            for _ in range(count):
-                before = u
-                w = self._gram_product(gram, before)
-                length = emitter.norm(w, self._name("length"))
-                u = emitter.op("Div", [w, self._at_least(length, square, "length_floored")], self._name("u_next"))
-            q = emitter.gemv(before, w, self._name("q"), transposed=True, double=double)
-            across = emitter.op("Sqrt", [self._at_least(q, square, "q_floored")], self._name("across_length"))
+            for _ in range(count - 1):
+                w = self._gram_product(gram, u)
+                length = self._at_least(emitter.norm(w, self._name("length")), least, "length_floored")
+                u = emitter.op("Div", [w, length], self._name("u_between"))
+            w = self._gram_product(gram, u)
+            q = emitter.gemv(u, w, self._name("q"), transposed=True, double=double)
+            across = emitter.op("Sqrt", [self._at_least(q, least, "q_floored")], self._name("across_length"))
+            length = emitter.norm(w, self._name("length"))
             estimate = emitter.op("Div", [length, across], self._name("estimate"))
-            return u, emitter.op("Min", [estimate, most], self._name("sigma"))
+            # With t = w/‖Mᵀu‖, t / max(‖t‖, eps) = w / max(‖w‖, eps·‖Mᵀu‖); and u', which a session may write over u,
+            # has to wait for q, which reads u.
+            floor = emitter.op("Mul", [across, eps], self._name("floor"))
+            u_next = emitter.op("Div", [w, self._at_least(length, floor, "length_floored")], self._name("u_next"))
+            return u_next, emitter.op("Min", [estimate, most], self._name("sigma"))
 
         return advance
 

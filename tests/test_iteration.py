@@ -154,3 +154,22 @@ def test_what_a_table_costs_is_told() -> None:
         model = network([node("Gather", ["w", "i"], ["y"])], {"w": drawn(rows, cols)}, {"i": (3,)}, integers=["i"])
         (record,) = sn.insert(model, convention=convention).sites
         assert f"each run reads {megabytes:.3g} MB" in " ".join(record.notes)
+
+
+@pytest.mark.parametrize("layout", ["packed", "per-weight"])
+@pytest.mark.parametrize("k", [1, 3])
+@pytest.mark.parametrize("weight", [drawn(6, 5), drawn(5, 6), drawn(6, 5, dtype=np.float64)], ids=["G", "M", "float64"])
+def test_the_new_u_waits_for_every_reader_of_the_old(layout: str, k: int, weight: Array) -> None:
+    """A session may give both one buffer."""
+    graph = inserted(weight, state_layout=layout, power_iterations=k).graph
+    u, following = graph.input[-1].name, next(one.name for one in graph.output if one.name.endswith("sn_u.next"))
+    views, readers = {u}, []
+    for one in graph.node:
+        if views & set(one.input):
+            readers.append(one)
+            views |= set(one.output) if one.op_type in ("Split", "Reshape") else set()
+    needed = {following}
+    for one in reversed(graph.node):
+        needed |= set(one.input) if needed & set(one.output) else set()
+    assert readers
+    assert all(needed & set(one.output) for one in readers)
