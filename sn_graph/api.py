@@ -167,7 +167,7 @@ def fold(
     options = FoldOptions(method, seed)
     if inserted is not None:
         known = plan_state(made, model) if made.state else State(site_vectors(opened, inserted), {})
-        last_run = all(site.id in known.sigma and not site.per_use for site in made.eligible())
+        last_run = all(site.id in known.sigma for site in made.eligible())
         options = replace(options, state=known, last_run=last_run and made.state is not None)
     return Fold(options).apply(model, made, progress)
 

@@ -2,7 +2,8 @@
 
     W_baked = W · bound / σ        (with clip: only where σ > bound)
 
-What insert wrote is taken out first, so the result is the original model with other weights.
+What insert wrote is taken out first, so the result is the original model with other weights. A weight that was divided
+by another σ at each of its uses gets the last one: what Keras has stored after such a call.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,8 +30,7 @@ def bake(model: Model, sigma: Mapping[str, float]) -> Model:
         sigma: σ of every inserted site, by id, as the run gave it (before bound and clip).
 
     Raises:
-        ModelError: The model holds no insertion or was changed since, a σ is missing or no norm, or a weight is divided
-            by another σ at each of its uses.
+        ModelError: The model holds no insertion or was changed since, or a σ is missing or no norm.
     """
     return fold_inserted(model, sigma).model
 
@@ -41,12 +41,6 @@ def fold_inserted(model: Model, sigma: Mapping[str, float]) -> PassResult:
     missing = next((site.id for site in plan.eligible() if site.id not in sigma), None)
     if missing is not None:
         raise ModelError(f"no σ is known of weight '{missing}'; run the model once and save its state again")
-    several = next((site.id for site in plan.eligible() if site.per_use and len(site.uses) > 1), None)
-    if several is not None:
-        raise ModelError(
-            f"weight '{several}' is divided by another σ at each of its uses, and a state holds the last one alone; "
-            "strip the model, then fold it with the same plan and --sigma power"
-        )
     options = FoldOptions(SigmaMethod.POWER, state=State({}, sigma), last_run=True)
     return Fold(options).apply(bare, plan)
 

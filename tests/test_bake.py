@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from sn_graph.bake import bake, fold_inserted
 from sn_graph.errors import ModelError
+from sn_graph.inserted import read_inserted, site_vectors
 from sn_graph.insertion import StateLayout
 from sn_graph.model import Model
 from sn_graph.passes.insert import Insert, InsertOptions
-from sn_graph.plan import load_plan, make_plan, save_plan
+from sn_graph.plan import make_plan
 from sn_graph.runtime.session import StatefulSession
 from sn_graph.state import skeleton_hash
 from tests.inserted import (
@@ -79,7 +81,7 @@ def test_bake_of_quantized_and_captured_weights(make: Callable[[], onnx.ModelPro
     assert [node.op_type for node in baked.graph.node] == [node.op_type for node in make().graph.node]
 
 
-def test_what_can_not_be_baked(tmp_path: Path) -> None:
+def test_what_can_not_be_baked() -> None:
     plain, model = Model.open(network(weights())), inserted(network(weights()))
     with pytest.raises(ModelError, match="nothing to bake"):
         bake(plain, {})
@@ -89,19 +91,30 @@ def test_what_can_not_be_baked(tmp_path: Path) -> None:
     changed.proto.graph.node[-1].name = "renamed"
     with pytest.raises(ModelError, match="changed by another tool"):
         bake(changed, dict.fromkeys(SHAPES, 1.0))
+
+
+def test_a_weight_of_several_sigmas_gets_the_last(tmp_path: Path) -> None:
+    """Keras writes W/σ back at each call of the layer."""
     twice = network(weights())
     twice.graph.node.append(helper.make_node("Gemm", ["y", "head/kernel"], ["again"], name="twice"))
     twice.graph.output.append(helper.make_tensor_value_info("again", TensorProto.FLOAT, None))
     source = Model.open(twice)
-    save_plan(make_plan(source), tmp_path / "plan.json")
-    content = (
-        (tmp_path / "plan.json").read_text().replace('"id": "head/kernel",', '"id": "head/kernel", "per_use": true,')
-    )
-    (tmp_path / "plan.json").write_text(content)
+    plan = make_plan(source)
+    sites = tuple(replace(site, per_use=site.id == "head/kernel") for site in plan.sites)
     per_use = source.copy()
-    Insert(InsertOptions()).apply(per_use, load_plan(tmp_path / "plan.json", source))
+    Insert(InsertOptions()).apply(per_use, replace(plan, sites=sites))
     running = StatefulSession(per_use)
     running.run(None, {"x": x_of()})
-    with pytest.raises(ModelError, match="another σ at each of its uses"):
-        running.bake(tmp_path / "never.onnx")
-    assert not (tmp_path / "never.onnx").exists()
+    running.bake(tmp_path / "baked.onnx")
+    found = {one.name: numpy_helper.to_array(one) for one in onnx.load(tmp_path / "baked.onnx").graph.initializer}
+    matrix = weights()["head/kernel"].astype(np.float64)
+    metadata = read_inserted(per_use)
+    assert metadata is not None
+    u = site_vectors(per_use, metadata)["head/kernel"].astype(np.float64)
+    for _ in range(2):
+        v = matrix.T @ u if len(u) == len(matrix) else matrix @ u
+        v /= np.linalg.norm(v)
+        t = matrix @ v if len(u) == len(matrix) else matrix.T @ v
+        u = t / np.linalg.norm(t)
+    np.testing.assert_allclose(found["head/kernel"], matrix / np.linalg.norm(t), rtol=1e-5, atol=1e-7)
+    assert running.sigma["head/kernel"] == pytest.approx(np.linalg.norm(t), rel=1e-5)

@@ -256,7 +256,7 @@ class StatefulSession:
 
         Raises:
             UsageError: Nothing was run yet.
-            ModelError: The model was changed since the insertion, or divides a weight by another σ at each use.
+            ModelError: The model was changed since the insertion.
         """
         bake(self._model, self.sigma).save(path)
 
