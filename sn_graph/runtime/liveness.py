@@ -63,7 +63,7 @@ TOOLS = (
     Tool("onnxscript optimizer", "onnxscript", "alive", "alive", "0.7.2"),
     Tool("onnx-ir RemoveInitializersFromInputs", "onnx-ir", "frozen", "alive", "1.1.0"),
     Tool("onnx version_converter", "onnx", "alive", "alive", "1.23.2"),
-    Tool("onnxconverter-common float16", "onnxconverter-common", "refused", "alive", "1.16.0"),
+    Tool("onnxconverter-common float16", "onnxconverter-common", "refused", "refused", "1.16.0"),
     Tool("OpenVINO", "openvino", "frozen", "alive", "2026.4.1"),
     Tool("onnxruntime-node", "onnxruntime-node", "frozen", "alive", "1.30.0", "npm"),
     Tool("onnxruntime-web", "onnxruntime-web", "frozen", "alive", "1.30.0", "npm"),
