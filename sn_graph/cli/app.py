@@ -20,7 +20,7 @@ from sn_graph import __version__
 from sn_graph.cli.console import Settings, say_error
 from sn_graph.errors import EnvironmentUnavailable, SnGraphError, UsageError
 
-_COMMANDS = ("inspect", "fold", "insert", "strip", "verify", "doctor")
+_COMMANDS = ("inspect", "fold", "insert", "strip", "verify", "export_keras", "doctor")
 _INTERRUPTED = 130
 _INTERNAL = 70  # EX_SOFTWARE of sysexits.h: a fault of sn-graph itself
 

@@ -13,17 +13,22 @@ from sn_graph.passes.base import PassResult
 if TYPE_CHECKING:
     from sn_graph.runtime.proof import Proof
 
+_COUNTED = ("folded", "inserted", "eligible", "unchanged", "skipped")
 _CHECKED = {"run": "verified by running it", "structure": "verified by structure", "no": "not verified"}
 
 
-def conclude(settings: Settings, result: PassResult, proof: "Proof", output: Path, json: bool) -> None:
-    """Print the report of a written model and a closing line.
+def conclude(
+    settings: Settings, result: PassResult, proof: "Proof", output: Path, json: bool, source: Path | None = None
+) -> None:
+    """Print the report of a written model and a closing line; `source` is the model's file where it is no ONNX one.
 
     Raises:
         VerificationFailed: The model was written though its proof failed.
     """
     explain_sites(settings, result.report)
     report = replace(result.report, output=str(output), verified=proof.verified)
+    if source is not None:
+        report = replace(report, model=str(source))
     if json:
         print_json(report.to_json())
     else:
@@ -32,8 +37,8 @@ def conclude(settings: Settings, result: PassResult, proof: "Proof", output: Pat
         raise VerificationFailed(f"{proof.note}; {output} was written all the same, as --force asks")
     if proof.note:
         settings.say(f"verified by structure only: {proof.note}")
-    counts = Counter(site.status for site in report.sites)
-    done = [f"{counts[status]} {status}" for status in ("folded", "inserted", "unchanged", "skipped") if counts[status]]
+    counts = Counter[str](site.status for site in report.sites)
+    done = [f"{counts[status]} {status}" for status in _COUNTED if counts[status]]
     settings.say(f"{', '.join(done) or 'nothing to do'}: {output}, {_CHECKED[proof.verified]}")
 
 
