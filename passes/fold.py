@@ -8,15 +8,13 @@ Miyato et al., 2018, https://arxiv.org/abs/1802.05957, eq. 6-7. A quantized weig
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import partial
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from sn_graph.divisor import Divider, Divisors, SigmaMethod
 from sn_graph.errors import ModelError
-from sn_graph.measure import escaped, exact_sigma, notes, readings, require_finite_norm, with_progress
+from sn_graph.measure import escaped, notes, readings, with_progress
 from sn_graph.model import Model
 from sn_graph.model.graph import Graph, Scope
 from sn_graph.passes.base import Pass, PassResult, Rescaled
@@ -26,15 +24,9 @@ from sn_graph.quantized import Quantization
 from sn_graph.report import SiteRecord, record_of
 from sn_graph.rewire import copy_constant, copy_reading, redirect
 from sn_graph.sites import WeightUse
-from sn_graph.spectral.power import power_iteration, seeded_state
 from sn_graph.state import State, plan_state
 
-
-class SigmaMethod(StrEnum):
-    """How σ is estimated: exactly, or as the frameworks do by a few power iterations."""
-
-    EXACT = "exact"
-    POWER = "power"
+__all__ = ["Fold", "FoldOptions", "SigmaMethod"]
 
 
 @dataclass(frozen=True)
@@ -42,7 +34,7 @@ class FoldOptions:
     """How to fold.
 
     Attributes:
-        sigma: The estimator.
+        sigma: The estimator; of which norm, the plan says.
         seed: Of the vectors u that no state gives; `power` only.
         state: Where `power` starts from, in place of the plan's state file.
         last_run: Divide by the σ that `state` holds.
@@ -65,7 +57,9 @@ class Fold(Pass[FoldOptions]):
         Raises:
             ModelError: A weight is not finite, the state file does not fit, or u is orthogonal to a weight.
         """
-        state = self.options.state or plan_state(plan, model)
+        options = self.options
+        state = options.state or plan_state(plan, model)
+        divider = Divider(model, plan, options.sigma, state, options.seed)
         graph = Graph(model.proto)
         records: list[SiteRecord] = []
         rescaled: list[Rescaled] = []
@@ -73,55 +67,46 @@ class Fold(Pass[FoldOptions]):
             if planned.status == "skipped":
                 records.append(record_of(planned))
                 continue
-            record, sigmas = self._measure(model, plan, planned, state)
+            last = state.sigma[planned.id] if options.last_run else None
+            record, found = _measured(model, plan, planned, divider, last)
             if record.status == "folded":
-                rescaled += _scale(model, graph, planned, [_factor(planned, plan.bound, sigma) for sigma in sigmas])
+                rescaled += _scale(model, graph, planned, [_factor(planned, plan.bound, used) for used in found.used])
             records.append(record)
         return PassResult(model, plan, tuple(records), tuple(rescaled))
 
-    def _measure(self, model: Model, plan: Plan, planned: PlannedSite, state: State) -> tuple[SiteRecord, list[float]]:
-        """Return the site's record, and σ for each use that is divided by its own (else one σ)."""
-        matrix = planned.matrix(model)
-        exact: float | None = None
-        if self.options.last_run:
-            sigmas = [state.sigma[planned.id]]
-        elif self.options.sigma is SigmaMethod.EXACT:
-            exact = exact_sigma(planned, matrix)
-            sigmas = [exact]
-        else:
-            sigmas = self._power(plan, planned, matrix, state)
-        sigma = sigmas[-1]
-        record = partial(
-            record_of,
-            planned,
-            sigma=exact,
-            sigma_used=sigma,
-            notes=notes(planned, sigma),
-            readings=readings(model, planned, exact),
-        )
-        if sigma == 0.0:
-            if np.any(matrix):
-                raise ModelError(
-                    f"the u of weight '{planned.id}' is orthogonal to it, so its estimate of the norm is 0; "
-                    "start from another --seed or --state, or use --sigma exact"
-                )
-            return record(status="unchanged", sigma_used=None, reason="all zeros: no spectral norm to divide by"), []
-        if plan.clip and max(sigmas) <= plan.bound:
-            reason = f"its norm is at most {plan.bound:g}, and --clip was asked for"
-            return record(status="unchanged", sigma_used=None, reason=reason), []
-        return record(status="folded"), sigmas
 
-    def _power(self, plan: Plan, planned: PlannedSite, matrix: NDArray[Any], state: State) -> list[float]:
-        """Return σ after k iterations; where each use has its own, after k, 2k, … of them."""
-        assert planned.view is not None
-        side, length = planned.view.side, planned.view.state_length
-        u: NDArray[Any] = state.u.get(planned.id, seeded_state(self.options.seed, planned.id, length))
-        sigmas = []
-        for _ in planned.uses if planned.per_use else planned.uses[:1]:
-            result = power_iteration(matrix, u, planned.power_iterations or plan.power_iterations, side)
-            sigmas.append(require_finite_norm(planned, matrix, result.sigma))
-            u = result.state
-        return sigmas
+def _measured(
+    model: Model, plan: Plan, planned: PlannedSite, divider: Divider, last: float | None
+) -> tuple[SiteRecord, Divisors]:
+    """Return a site's record and what was measured; `last` is the σ of the last run where that counts."""
+    matrix = planned.matrix(model)
+    found = divider.measure(planned, matrix) if last is None else Divisors((last,))
+    used = found.used[-1]
+    record = partial(
+        record_of,
+        planned,
+        sigma=found.sigma,
+        sigma_upper=found.upper,
+        sigma_operator=found.operator,
+        sigma_operator_upper=found.operator_upper,
+        sigma_used=used,
+        notes=notes(planned, used),
+        readings=readings(model, planned, found.sigma),
+    )
+    if used == 0.0:
+        if np.any(matrix) and found.operator is None:
+            raise ModelError(
+                f"the u of weight '{planned.id}' is orthogonal to it, so its estimate of the norm is 0; "
+                "start from another --seed or --state, or use --sigma exact"
+            )
+        reason = "all zeros: no spectral norm to divide by"
+        if np.any(matrix):
+            reason = "its consumers read none of it at this input size, so they have no norm to divide by"
+        return record(status="unchanged", sigma_used=None, reason=reason), found
+    if plan.clip and max(found.used) <= plan.bound:
+        reason = f"its norm is at most {plan.bound:g}, and --clip was asked for"
+        return record(status="unchanged", sigma_used=None, reason=reason), found
+    return record(status="folded"), found
 
 
 # The smallest normal number of each type: a weight of a smaller norm would be rounded away.

@@ -2,13 +2,13 @@
 
     t = M v,  σ = ‖t‖,  u' = t / σ        with v = n(Mᵀu), n(x) = x / max(‖x‖, eps)
 
-in the nodes that sn_graph.iteration chooses, and every consumer computes Y = Op(X/σ, W, B): the weight stays a constant,
-bias, alpha, beta and fused activations stay as they were. Gather's rows are scaled; where the op is not linear in X, the
-weight is. Miyato et al., 2018, https://arxiv.org/abs/1802.05957, algorithm 1.
+in the nodes that sn_graph.iteration chooses, and every consumer computes Y = Op(X/σ, W, B): the weight stays a
+constant, bias, alpha, beta and fused activations stay as they were. Gather's rows are scaled; where the op is not
+linear in X, the weight is. Miyato et al., 2018, https://arxiv.org/abs/1802.05957, algorithm 1.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
@@ -23,6 +23,7 @@ from sn_graph.insertion import NOT_LINEAR, Insertion, StateLayout, StateMode
 from sn_graph.iteration import bytes_read
 from sn_graph.measure import KERAS_FLOOR, exact_sigma, exact_triplet, notes, readings, require_finite, with_progress
 from sn_graph.model import Model
+from sn_graph.operators import Operators, alpha
 from sn_graph.passes.base import Pass, PassResult
 from sn_graph.plan import Plan, PlannedSite
 from sn_graph.progress import Progress, silent
@@ -50,6 +51,7 @@ class InsertOptions:
 
     Attributes:
         exact: Start from the leading singular vectors, so that σ is exact from the first run on; not from a state.
+        upper: Prove an upper bound of each σ besides.
         seed: Of the vectors u that the plan has no state file for.
         layout: One state tensor for all weights, or one for each.
         mode: Whether the state input has a default.
@@ -57,6 +59,7 @@ class InsertOptions:
     """
 
     exact: bool = False
+    upper: bool = False
     seed: int = 0
     layout: StateLayout = StateLayout.PACKED
     mode: StateMode = StateMode.DEFAULT
@@ -85,10 +88,11 @@ class Insert(Pass[InsertOptions]):
             )
         hoist = Hoist(model)
         state = self.start(model, plan)
+        operators = Operators(model)
         records: list[SiteRecord] = []
         chosen: list[_Chosen] = []
         for planned in with_progress(model, plan, progress):
-            record, choice = self._decide(model, plan, planned, state, hoist.refusal)
+            record, choice = self._decide(model, plan, planned, state, hoist.refusal, operators)
             records.append(record)
             if choice is not None:
                 chosen.append(choice)
@@ -96,27 +100,60 @@ class Insert(Pass[InsertOptions]):
             self._write(model, plan, chosen, hoist)
         return PassResult(model, plan, tuple(records))
 
-    def first_u(self, planned: PlannedSite, matrix: NDArray[Any], state: State) -> tuple[NDArray[Any], float | None]:
-        """Return the u that a site starts from, and its σ where that had to be computed for it."""
+    def first_u(
+        self, planned: PlannedSite, plan: Plan, matrix: NDArray[Any], state: State, operators: Operators
+    ) -> tuple[NDArray[Any], float | None]:
+        """Return the u that a site starts from, and where it is the leading singular vector, its singular value."""
         assert planned.view is not None
+        through = None if plan.norm == "matrix" else operators.iterated(planned)
+        if self.options.exact and through is not None:
+            from sn_graph.spectral.convolution import operator_norm
+
+            enclosed = operator_norm(through, vectors=True)
+            assert enclosed.left is not None
+            return enclosed.left.reshape(-1), enclosed.lower
         if self.options.exact:
             found = exact_triplet(planned, matrix)
             return found.left if planned.view.side == "rows" else found.right, found.sigma
         if planned.id in state.u:
             return state.u[planned.id], None
-        return seeded_state(self.options.seed, planned.id, planned.view.state_length), None
+        return seeded_state(self.options.seed, planned.id, operators.state_length(planned, plan.norm)), None
+
+    def _sigmas(
+        self, plan: Plan, planned: PlannedSite, matrix: NDArray[Any], sigma: float | None, operators: Operators
+    ) -> dict[str, float | None]:
+        """Return the norms for the record that --sigma exact and upper ask for."""
+        if not self.options.exact:
+            return {}
+        sigma = exact_sigma(planned, matrix) if sigma is None else sigma
+        known: dict[str, float | None] = {"sigma": sigma}
+        if self.options.upper:
+            from sn_graph.spectral.bound import upper_bound
+
+            known["sigma_upper"] = upper_bound(matrix, sigma)
+        if plan.norm == "operator":
+            enclosed = operators.enclose(planned)
+            known |= {"sigma_operator": enclosed.lower, "sigma_operator_upper": enclosed.upper}
+        return known
 
     def start(self, model: Model, plan: Plan) -> State:
         """Return the state that the iteration starts from, where it is not random or exact. Raises ModelError."""
         return State({}, {}) if self.options.exact else plan_state(plan, model)
 
     def _decide(
-        self, model: Model, plan: Plan, planned: PlannedSite, state: State, refusal: Callable[[PlannedSite], str | None]
+        self,
+        model: Model,
+        plan: Plan,
+        planned: PlannedSite,
+        state: State,
+        refusal: Callable[[PlannedSite], str | None],
+        operators: Operators,
     ) -> "tuple[SiteRecord, _Chosen | None]":
         """Return the site's record, and how it begins where it is inserted."""
         if planned.status == "skipped" or planned.view is None:
             return record_of(planned), None
-        reason = refusal(planned) or _not_linear(planned)
+        through_nodes = plan.norm == "operator"
+        reason = refusal(planned) or _not_linear(planned) or (operators.refusal(planned) if through_nodes else None)
         if reason is not None:
             return record_of(planned, "skipped", reason=reason), None
         matrix = planned.matrix(model)
@@ -127,16 +164,21 @@ class Insert(Pass[InsertOptions]):
         reason = _out_of_range(plan, planned, matrix, largest)
         if reason is not None:
             return record_of(planned, "skipped", reason=reason), None
-        u, sigma = self.first_u(planned, matrix, state)
+        through = operators.iterated(planned) if through_nodes else None
+        factor = abs(alpha(planned.uses[0])) if through_nodes else 1.0
+        if factor == 0.0:
+            return record_of(planned, "skipped", reason="its consumer multiplies it by an alpha of 0"), None
+        u, sigma = self.first_u(planned, plan, matrix, state, operators)
         small = largest < KERAS_FLOOR  # and so may the norm be; rare enough to compute it
         record = record_of(
             planned,
             "inserted",
-            sigma=sigma,
+            **self._sigmas(plan, planned, matrix, None if through else sigma, operators),
             notes=(*_costs(planned), *(notes(planned, exact_sigma(planned, matrix)) if small else ())),
-            readings=readings(model, planned, sigma),
+            readings=readings(model, planned, None if through else sigma),
         )
-        return record, _Chosen(planned, u, plan.eps * (largest if largest < _TINY else 1.0), largest)
+        floor = plan.eps * (largest if largest < _TINY else 1.0)
+        return record, _Chosen(planned, u, {"floor": floor, "largest": largest, "through": through, "factor": factor})
 
     def _write(self, model: Model, plan: Plan, chosen: "list[_Chosen]", hoist: Hoist) -> None:
         original = model.copy()
@@ -144,19 +186,18 @@ class Insert(Pass[InsertOptions]):
         packed = pack_original(original, model, hoisted.moved)
         insertion = Insertion(model, plan, self.options.layout, self.options.mode, self.options.scale is Scale.WEIGHT)
         for one in chosen:
-            insertion.add(one.planned, hoisted.weights[one.planned.id], one.u, one.floor, one.largest)
+            insertion.add(one.planned, hoisted.weights[one.planned.id], one.u, **one.known)
         inserted = insertion.finish()
         write_inserted(model, replace(inserted, model=skeleton_hash(original), original=packed))
 
 
 @dataclass(frozen=True, eq=False)
 class _Chosen:
-    """A site to insert, the u it starts from, the floor under ‖x‖, and the largest |element|."""
+    """A site to insert, the u it starts from, and what else its Entry wants."""
 
     planned: PlannedSite
     u: NDArray[np.floating]
-    floor: float
-    largest: float
+    known: Mapping[str, Any]
 
 
 _TINY = 1e-6  # a largest element below which eps itself could act, and make σ wrong
@@ -191,8 +232,8 @@ def _costs(planned: PlannedSite) -> Iterator[str]:
     """Yield a warning where the iteration costs far more than the node itself."""
     if planned.site.op_types == ("Gather",) and planned.view is not None:
         yield (
-            f"each run reads {bytes_read(planned.view) / 1e6:.3g} MB for the iteration where the node itself reads a few "
-            "rows of the table; folding costs nothing at run time"
+            f"each run reads {bytes_read(planned.view) / 1e6:.3g} MB for the iteration where the node itself reads a "
+            "few rows of its table; folding costs nothing at run time"
         )
     if planned.site.quantization is not None:
         yield "runtimes that fuse DequantizeLinear and its consumer into an integer operator do so no more; fold it"

@@ -18,7 +18,7 @@ from sn_graph.passes.base import PassResult
 from sn_graph.passes.fold import Fold, FoldOptions, SigmaMethod
 from sn_graph.passes.insert import Insert, InsertOptions, Scale
 from sn_graph.passes.strip import Strip, StripOptions
-from sn_graph.plan import Plan, load_plan, make_plan, narrow_plan
+from sn_graph.plan import NORMS, Plan, load_plan, make_plan, narrow_plan, rebind
 from sn_graph.progress import Progress, silent
 from sn_graph.report import Report
 from sn_graph.state import State, plan_state
@@ -39,6 +39,7 @@ def build_plan(
     power_iterations: int | None = None,
     bound: float | None = None,
     clip: bool | None = None,
+    norm: str | None = None,
     state: PathName | None = None,
 ) -> Plan:
     """Return the plan of a file, or of the model itself, with the given arguments over it; None leaves the plan's.
@@ -56,8 +57,13 @@ def build_plan(
         raise UsageError(f"a bound of {bound:g} is no norm; give a number above zero")
     if power_iterations is not None and power_iterations < 1:
         raise UsageError(f"{power_iterations} power iterations are none; give at least 1")
+    if power_iterations is not None:  # over a site's own number too
+        made = replace(made, sites=tuple(replace(site, power_iterations=None) for site in made.sites))
+    if norm is not None and norm not in NORMS:
+        raise UsageError(f"no norm '{norm}'; choose one of {', '.join(NORMS)}")
     return replace(
         made,
+        norm=norm or made.norm,
         power_iterations=made.power_iterations if power_iterations is None else power_iterations,
         bound=made.bound if bound is None else bound,
         clip=made.clip if clip is None else clip,
@@ -68,17 +74,27 @@ def build_plan(
 def inspect(
     source: Source,
     *,
-    plan: PathName | None = None,
+    sigma: str = "exact",
+    norm: str | None = None,
+    seed: int = 0,
+    state: PathName | None = None,
+    plan: PathName | Plan | None = None,
     convention: str | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     op_types: Sequence[str] = (),
+    progress: Progress = silent,
 ) -> Report:
     """Measure the exact spectral norm of each weight of a model.
 
     Args:
         source: A path, a ModelProto or a Model.
+        sigma: "exact", or "upper" for a proven upper bound besides.
+        norm: "matrix", or "operator" for the norms of what the nodes do besides.
+        seed, state: Where the one power step starts from that is compared with σ: random u, a state file's, or those
+            that an inserted model holds.
         plan, convention, include, exclude, op_types: As for `fold`.
+        progress: Told the elements measured.
 
     Raises:
         ModelError: The model can't be read, or a weight holds NaN or infinite values.
@@ -88,9 +104,24 @@ def inspect(
     >>> report.sites[0].op_types, report.sites[0].matrix, round(report.sites[0].sigma, 4)
     (('Conv',), (32, 75), 0.3584)
     """
-    model = original(source)
-    made = build_plan(model, plan=plan, convention=convention, include=include, exclude=exclude, op_types=op_types)
-    return measure.inspect(model, made)
+    if sigma not in (SigmaMethod.EXACT, SigmaMethod.UPPER):
+        raise UsageError(f"inspect measures σ exactly; '{sigma}' is neither 'exact' nor 'upper'")
+    opened = Model.open(source)
+    inserted = read_inserted(opened)
+    model, known = original(opened), None if inserted is None else State(site_vectors(opened, inserted), {})
+    made = build_plan(
+        model,
+        plan=rebind(plan, model) if isinstance(plan, Plan) else plan,
+        convention=convention,
+        include=include,
+        exclude=exclude,
+        op_types=op_types,
+        norm=norm,
+        state=state,
+    )
+    if made.state is not None:
+        known = plan_state(made, model)
+    return measure.inspect(model, made, progress, upper=sigma == SigmaMethod.UPPER, seed=seed, state=known)
 
 
 def original(source: Source) -> Model:
@@ -108,6 +139,7 @@ def fold(
     state: PathName | None = None,
     bound: float | None = None,
     clip: bool | None = None,
+    norm: str | None = None,
     convention: str | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
@@ -122,10 +154,13 @@ def fold(
 
     Args:
         source: A path, a ModelProto or a Model; none of them is changed.
-        sigma: "exact" (relative error at most 1e-6), or "power" for the frameworks' estimate.
+        sigma: "exact" (relative error at most 1e-6), "power" for the frameworks' estimate, or "upper" for a proven
+            upper bound, so that the weights as stored have a norm of at most `bound` for certain.
         power_iterations, seed, state: Of the estimate: how many iterations (1), from random u or those of a file.
         bound: The spectral norm that the weights get (1.0).
         clip: Leave weights alone whose norm is at most `bound`.
+        norm: "matrix" (the default), or "operator" for what the consumers do to their input: strides, padding,
+            dilation and groups of convolutions counted, at their input's size.
         convention: "auto" (the default), "keras", "torch" or "torch-parametrization".
         include, exclude: Regular expressions, searched in weight names.
         op_types: Only these consumers.
@@ -162,13 +197,14 @@ def fold(
         power_iterations=power_iterations,
         bound=bound,
         clip=clip,
+        norm=norm,
         state=state,
     )
     options = FoldOptions(method, seed)
     if inserted is not None:
         known = plan_state(made, model) if made.state else State(site_vectors(opened, inserted), {})
         last_run = all(site.id in known.sigma for site in made.eligible())
-        options = replace(options, state=known, last_run=last_run and made.state is not None)
+        options = replace(options, state=known, last_run=last_run and made.state is not None and method != "upper")
     return Fold(options).apply(model, made, progress)
 
 
@@ -184,6 +220,7 @@ def insert(
     scale: str = "input",
     bound: float | None = None,
     clip: bool | None = None,
+    norm: str | None = None,
     convention: str | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
@@ -198,13 +235,15 @@ def insert(
 
     Args:
         source: A path, a ModelProto or a Model; none of them is changed.
-        sigma: "power" to start from random u, "exact" to start from the leading singular vectors.
+        sigma: "power" to start from random u, "exact" to start from the leading singular vectors, "upper" for that
+            with a proven bound in the records.
         power_iterations: Iterations a run (1).
         seed, state: Where u starts: random, or a state file's.
         state_layout: "packed", or "per-weight" for inputs and outputs of each weight's own.
         state_mode: "default" gives the input a default, so that old clients still run; "required" does not.
         scale: "input" divides what the nodes read by σ; "weight" the weights.
-        bound, clip, convention, include, exclude, op_types, plan, progress: As for `fold`.
+        bound, clip, norm, convention, include, exclude, op_types, plan, progress: As for `fold`. With norm "operator"
+            u has the shape of the consumer's output at its static input size.
 
     Returns:
         The result: `save(path)`, `to_proto()`, and `sites`, one record a weight.
@@ -231,6 +270,7 @@ def insert(
         power_iterations=power_iterations,
         bound=bound,
         clip=clip,
+        norm=norm,
         state=state,
     )
     return Insert(options).apply(model, made, progress)
@@ -240,7 +280,8 @@ def insert_options(*, sigma: str, seed: int, layout: str, mode: str, scale: str)
     """Return Insert's options from the words of the command line. Raises UsageError for others."""
     try:
         return InsertOptions(
-            exact=SigmaMethod(sigma) is SigmaMethod.EXACT,
+            exact=SigmaMethod(sigma) is not SigmaMethod.POWER,
+            upper=SigmaMethod(sigma) is SigmaMethod.UPPER,
             seed=seed,
             layout=StateLayout(layout),
             mode=StateMode(mode),

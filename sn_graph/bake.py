@@ -77,6 +77,7 @@ def _plan(inserted: Inserted, model: Model, sites: Sequence[PlannedSite]) -> Pla
         power_iterations=inserted.power_iterations,
         bound=inserted.bound,
         clip=inserted.clip,
+        norm=inserted.norm,
     )
 
 

@@ -108,6 +108,15 @@ class Emitter:
         sizes = self.constant("sn/lengths", np.array(lengths, np.int64))
         return self.ops("Split", [column, sizes], names, "sn/split", axis=0)
 
+    def crop(self, image: str, size: Sequence[int], name: str) -> str:
+        """Cut an image [1, channels, spatial…] to its first elements on each spatial axis."""
+        axes = list(range(2, 2 + len(size)))
+        if self.opset < 10:  # attributes below, inputs from there on
+            return self.op("Slice", [image], name, axes=axes, starts=[0] * len(size), ends=list(size))
+        lists = {"starts": [0] * len(size), "ends": list(size), "axes": axes}
+        inputs = [self.constant(f"sn/{key}", np.array(values, np.int64)) for key, values in lists.items()]
+        return self.op("Slice", [image, *inputs], name)
+
     def concat(self, values: Sequence[str], output: str, name: str) -> None:
         """Join values along axis 0 into the value `output`, whose name the caller has reserved."""
         node = helper.make_node("Concat", values, [output], name=self._graph.fresh_name(name), axis=0)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -16,6 +17,9 @@ from sn_graph.inserted import InsertedSite, InsertedState
 from sn_graph.model.graph import Graph
 from sn_graph.sites import Site, WeightUse
 from sn_graph.views import MatrixView
+
+if TYPE_CHECKING:
+    from sn_graph.spectral.convolution import Convolution
 
 
 class StateLayout(StrEnum):
@@ -43,6 +47,8 @@ class Entry:
         floor: What ‖x‖ is at least, as a divisor.
         largest: The largest |element| of the weight.
         weight_scaled: Whether the weight itself is divided.
+        through: The convolution that the iteration goes through; None where it is the matrix.
+        factor: What the matrix is multiplied by in the norm that counts: Gemm's |alpha|, or 1.
         sigmas: Once emitted: σ [1, 1] for each use, or one for all.
         last: Once emitted: the new u [n, 1], float32.
     """
@@ -54,6 +60,8 @@ class Entry:
     floor: float
     largest: float
     weight_scaled: bool
+    through: "Convolution | None" = None
+    factor: float = 1.0
     sigmas: list[str] = field(default_factory=list)
     last: str = ""
 

@@ -82,7 +82,7 @@ class Inserted:
     """An inserted model's metadata.
 
     Attributes:
-        convention, power_iterations, bound, clip: What was inserted.
+        convention, power_iterations, bound, clip, norm: What was inserted.
         state, sites: Where the state is.
         model: The hash of the original's skeleton, which state files carry.
         result: The hash of the inserted model's skeleton without this entry; tells whether a tool changed it since.
@@ -98,6 +98,7 @@ class Inserted:
     model: str
     result: str
     original: str
+    norm: str = "matrix"
 
 
 def read_inserted(model: Model) -> Inserted | None:
@@ -163,6 +164,8 @@ def write_inserted(model: Model, inserted: Inserted) -> None:
     content = asdict(replace(inserted, result=skeleton_hash(model)))
     if not inserted.clip:
         del content["clip"]
+    if inserted.norm == "matrix":
+        del content["norm"]
     for site in content["sites"]:
         if site["power_iterations"] is None:
             del site["power_iterations"]

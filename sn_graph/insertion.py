@@ -1,6 +1,7 @@
 """Writing power iterations into a graph: one for each weight, its u cut out of the state, every consumer rescaled."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -18,6 +19,7 @@ from sn_graph.plan import Plan
 from sn_graph.rewire import redirect
 from sn_graph.sites import WeightUse, find_sites
 from sn_graph.slots import is_dequantize
+from sn_graph.views import Layout
 
 __all__ = ["NOT_LINEAR", "Insertion", "StateLayout", "StateMode"]
 
@@ -38,13 +40,13 @@ class Insertion:
         self._sites = {site.weight: site for site in find_sites(model) if not site.scope.id}
         self._entries: list[Entry] = []
 
-    def add(self, planned: PlannedSite, weight: str, u: NDArray[np.floating], floor: float, largest: float) -> None:
-        """Take a site whose weight the main graph holds as `weight`, its first u, and more of its Entry."""
+    def add(self, planned: PlannedSite, weight: str, u: NDArray[np.floating], **known: Any) -> None:
+        """Take a site whose weight the main graph holds as `weight`, its first u, and what else Entry wants."""
         site = self._sites[weight]
         kinds = {use.node.op_type for use in planned.uses}
         uses = tuple(use for use in site.uses if use.node.op_type in kinds)
         scaled = site.quantization is None and (self._weights or bool(kinds & NOT_LINEAR))
-        self._entries.append(Entry(planned, site, u, uses, floor, largest, scaled))
+        self._entries.append(Entry(planned, site, u, uses, weight_scaled=scaled, **known))
 
     def finish(self) -> Inserted:
         """Write everything into the model; return its metadata but for the original."""
@@ -73,6 +75,7 @@ class Insertion:
             power_iterations=self._plan.power_iterations,
             bound=self._plan.bound,
             clip=self._plan.clip,
+            norm=self._plan.norm,
             state=state.names(),
             sites=tuple(state.sites()),
             model="",
@@ -83,12 +86,19 @@ class Insertion:
     def _iterate(self, emitter: Emitter, entry: Entry, piece: str, by_gram: bool) -> None:
         """Emit the iterations of one site; fill its `sigmas` and `last`."""
         planned, at, double = entry.planned, entry.at, entry.double
-        matrix = _matrix(emitter, entry)
+        iteration = Iteration(emitter, entry, _matrix(emitter, entry))
         u = emitter.cast(piece, TensorProto.DOUBLE, f"{at}/u_float64") if double else piece
-        iteration = Iteration(emitter, entry, matrix)
-        advance = iteration.by_gram() if by_gram else iteration.by_passes()
+        if entry.through is not None:
+            advance = iteration.by_convolution(entry.through)
+        else:
+            advance = iteration.by_gram() if by_gram else iteration.by_passes()
         for _ in entry.uses if planned.per_use else entry.uses[:1]:
             u, sigma = advance(u, planned.power_iterations or self._plan.power_iterations)
+            if entry.factor != 1.0:
+                factor = emitter.constant(
+                    "sn/factor", np.full((1, 1), entry.factor, np.float64 if double else np.float32)
+                )
+                sigma = emitter.op("Mul", [sigma, factor], f"{at}/sigma_of_node")
             entry.sigmas.append(sigma)
         entry.last = emitter.cast(u, TensorProto.FLOAT, f"{at}/u_next_float32") if double else u
 
@@ -116,8 +126,12 @@ def _dequantizer_inputs(entry: Entry) -> Sequence[str]:
 
 
 def _matrix(emitter: Emitter, entry: Entry) -> str:
-    """Emit M, [rows, cols], from the weight; nothing where the weight is M already."""
+    """Emit M, [rows, cols] or a convolution's kernel, from the weight; nothing where the weight is that already."""
     value, site, view, at = entry.site.weight, entry.site, entry.view, entry.at
+    target: tuple[int, ...] = (view.rows, view.cols)
+    if entry.through is not None:
+        steps, target = entry.uses[0].steps, entry.through.kernel.shape
+        view = (steps[-1].layout if steps else Layout.stored(site.shape or ())).matrix(1, "rows", site.shape or ()).view
     assert site.shape is not None
     quantization = site.quantization
     if quantization is not None:
@@ -137,8 +151,8 @@ def _matrix(emitter: Emitter, entry: Entry) -> str:
     if view.perm is not None:
         value = emitter.op("Transpose", [value], f"{at}/moved", perm=list(view.perm))
         shape = tuple(shape[axis] for axis in view.perm)
-    if shape != (view.rows, view.cols):
-        value = emitter.reshape(value, (view.rows, view.cols), f"{at}/matrix")
+    if shape != target:
+        value = emitter.reshape(value, target, f"{at}/matrix")
     return value
 
 

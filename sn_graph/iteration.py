@@ -8,19 +8,24 @@ runtimes compute it once, when they load the model; then with w = G u and q = u�
     σ = ‖w‖ / √q,  u' = w / ‖w‖
 
 is one pass over G: n² elements in place of 2·n·m. G is made in float64: rounding in float32 moves the fixed point by
-3e-5.
+3e-5. For the norm of a convolution M is the node itself, and Mᵀ its transpose as another node.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 from onnx import TensorProto
 
 from sn_graph.emit import Emitter
 from sn_graph.entry import Entry
+from sn_graph.operator_nodes import LinearNode, adjoint_node, forward_node
 from sn_graph.views import MatrixView
+
+if TYPE_CHECKING:
+    from sn_graph.spectral.convolution import Convolution
 
 # Multiplications, n²·m for each G, that loading a model may take: 4 s on one core (and each run without optimizations).
 GRAM_WORK = 10**11
@@ -58,7 +63,7 @@ def _gram_pays(view: MatrixView) -> bool:
 
 def _gram_fits(opset: int, entry: Entry) -> bool:
     """Say whether G pays, and is as exact as M."""
-    if not _gram_pays(entry.view) or entry.floor > _GRAM_FLOOR * entry.largest:
+    if entry.through is not None or not _gram_pays(entry.view) or entry.floor > _GRAM_FLOOR * entry.largest:
         return False
     if entry.double:
         return opset >= 8  # below, onnxruntime has no Min of float64
@@ -73,7 +78,7 @@ class Iteration:
 
     Attributes:
         emitter, entry: Where the nodes go, and the site.
-        matrix: M [rows, cols], float32 (float64 for float64 weights).
+        matrix: M [rows, cols], or the kernel as a convolution reads it; float32 (float64 for float64 weights).
     """
 
     emitter: Emitter
@@ -104,6 +109,25 @@ class Iteration:
         length = self.emitter.norm(vector, self._name(length_name))
         floored = self._at_least(length, self._scalar("sn/eps", self.entry.floor), f"{length_name}_floored")
         return self.emitter.op("Div", [vector, floored], self._name(name)), length
+
+    def by_convolution(self, through: "Convolution") -> Advance:
+        """Return what `by_passes` does, through a convolution; u is its output, flat."""
+        emitter, inside, outside = self.emitter, through.input_shape, through.output_shape
+
+        def apply(node: LinearNode, column: str, shape: tuple[int, ...], name: str) -> str:
+            image = emitter.reshape(column, (1, *shape), self._name(f"{name}_image"))
+            made = emitter.op(node.op_type, [image, self.matrix], self._name(f"{name}_made"), **node.attributes)
+            if node.crop is not None:
+                made = emitter.crop(made, node.crop, self._name(f"{name}_cropped"))
+            return emitter.reshape(made, (-1, 1), self._name(name))
+
+        def advance(u: str, count: int) -> tuple[str, str]:
+            for _ in range(count):
+                v, _ = self.normalized(apply(adjoint_node(through), u, outside, "across"), "length", "v")
+                u, sigma = self.normalized(apply(forward_node(through), v, inside, "t"), "sigma", "u_next")
+            return u, sigma
+
+        return advance
 
     def by_gram(self) -> Advance:
         """Emit G; return what `by_passes` does."""

@@ -1,8 +1,9 @@
 """The spectral norms of a model's weights: what `inspect` reports and `fold` divides by."""
 
 import math
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,12 +11,16 @@ from numpy.typing import NDArray
 
 from sn_graph.errors import ModelError
 from sn_graph.model import Model
+from sn_graph.operators import Operators
 from sn_graph.plan import Plan, PlannedSite
 from sn_graph.progress import Progress, silent
 from sn_graph.report import Reading, Report, SiteRecord, record_of
 from sn_graph.sites import WeightUse
 from sn_graph.slots import is_dequantize
 from sn_graph.spectral.blocks import count_nonfinite
+from sn_graph.spectral.condition import hints
+from sn_graph.spectral.power import power_iteration, seeded_state
+from sn_graph.state import State
 from sn_graph.views import Convention, MatrixView
 
 if TYPE_CHECKING:
@@ -24,23 +29,91 @@ if TYPE_CHECKING:
 KERAS_FLOOR = 1e-6  # of tf.keras 2.x; Keras 3 has 1e-7
 
 
-def inspect(model: Model, plan: Plan, progress: Progress = silent) -> Report:
-    """Measure the exact σ of every eligible weight of a model.
+def inspect(
+    model: Model,
+    plan: Plan,
+    progress: Progress = silent,
+    *,
+    upper: bool = False,
+    seed: int = 0,
+    state: State | None = None,
+) -> Report:
+    """Measure every eligible weight of a model.
+
+    Args:
+        model, plan: What is measured; with the plan's norm "operator", what its nodes do too.
+        progress: Told the elements measured.
+        upper: Whether to prove an upper bound of each σ.
+        seed, state: Where the power iteration starts from that is compared with σ: a state's u, or random ones.
 
     Raises:
         ModelError: A weight holds NaN or infinite values.
     """
+    inspector = _Inspector(model, plan, upper, seed, state or State({}, {}))
     records = [
-        _inspected(model, planned) if planned.status == "eligible" else record_of(planned)
+        inspector.record(planned) if planned.status == "eligible" else record_of(planned)
         for planned in with_progress(model, plan, progress)
     ]
     opset = {entry.domain: entry.version for entry in model.proto.opset_import}
-    return Report.of(model.name, opset, plan, records)
+    return replace(Report.of(model.name, opset, plan, records), totals=totals(records))
 
 
-def _inspected(model: Model, planned: PlannedSite) -> SiteRecord:
-    sigma = exact_sigma(planned, planned.matrix(model))
-    return record_of(planned, sigma=sigma, notes=notes(planned, sigma), readings=readings(model, planned, sigma))
+@dataclass(frozen=True)
+class _Inspector:
+    model: Model
+    plan: Plan
+    upper: bool
+    seed: int
+    state: State
+
+    @cached_property
+    def operators(self) -> Operators:
+        return Operators(self.model)
+
+    def record(self, planned: PlannedSite) -> SiteRecord:
+        from sn_graph.spectral.bound import upper_bound
+
+        matrix = planned.matrix(self.model)
+        leading = exact_triplet(planned, matrix)
+        sigma = require_finite_norm(planned, matrix, leading.sigma)
+        enclosed = self.operators.enclose(planned) if self.plan.norm == "operator" else None
+        return record_of(
+            planned,
+            sigma=sigma,
+            sigma_upper=upper_bound(matrix, sigma) if self.upper else None,
+            sigma_operator=enclosed.lower if enclosed else None,
+            sigma_operator_upper=enclosed.upper if enclosed else None,
+            sigma_power=self._power(planned, matrix),
+            hints=hints(matrix, leading) if matrix.size <= _HINTED else (),
+            notes=notes(planned, sigma),
+            readings=readings(self.model, planned, sigma),
+        )
+
+    def _power(self, planned: PlannedSite, matrix: NDArray[Any]) -> float:
+        """Return the estimate of one step, as the frameworks make it."""
+        assert planned.view is not None
+        side, length = planned.view.side, planned.view.state_length
+        u = self.state.u.get(planned.id)
+        if u is None or u.size != length:  # that of an operator norm
+            u = seeded_state(self.seed, planned.id, length)
+        return power_iteration(matrix, u, 1, side).sigma
+
+
+_HINTED = 1 << 25  # elements; beyond, 30 passes to look at the second singular value cost as much as the first
+
+
+def totals(records: Sequence[SiteRecord]) -> dict[str, Any]:
+    """Return what an inspection found in all."""
+    eligible = [record for record in records if record.status == "eligible"]
+    sigmas = [record.sigma for record in eligible if record.sigma is not None]
+    return {
+        "sites": len(records),
+        "eligible": len(eligible),
+        "skipped": len(records) - len(eligible),
+        "elements": sum(math.prod(record.shape or ()) for record in eligible),
+        "smallest_sigma": min(sigmas, default=None),
+        "largest_sigma": max(sigmas, default=None),
+    }
 
 
 def with_progress(model: Model, plan: Plan, progress: Progress) -> Iterator[PlannedSite]:

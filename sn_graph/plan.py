@@ -32,6 +32,7 @@ from sn_graph.views import Convention, MatrixView
 __all__ = ["Plan", "PlannedSite", "Status", "choose_convention", "load_plan", "make_plan", "narrow_plan", "save_plan"]
 
 VERSION = 1
+NORMS = ("matrix", "operator")
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Plan:
         eps: The norm floor of the power iteration.
         bound: The spectral norm that a normalized weight gets.
         clip: Leave weights alone whose norm is at most `bound`.
-        norm: "matrix" (the reshaped kernel).
+        norm: "matrix" (the reshaped kernel) or "operator" (what the consumers do).
         state: A safetensors file with the u of each site, or None for seeded ones.
         sites: Every site of the model.
     """
@@ -206,7 +207,7 @@ def _plan_from_json(content: Any, path: Path, model: Model, other: str | None) -
     if not own_views:
         convention, reason = resolve_convention(other or "auto", model, found)
     norm, clip, state = content.get("norm", "matrix"), content.get("clip", False), content.get("state")
-    _expect(norm == "matrix", f"norm {norm!r} is not 'matrix'")
+    _expect(norm in NORMS, f"norm {norm!r} is neither 'matrix' nor 'operator'")
     _expect(isinstance(clip, bool), f"clip {clip!r} is not true or false")
     _expect(state is None or (isinstance(state, str) and "\0" not in state), f"state {state!r} is no path")
     entries = _entries(_needed(content, "sites", "it"))

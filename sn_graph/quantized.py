@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sn_graph.model import Model
 from sn_graph.model.graph import Graph, Node, Scope
-from sn_graph.model.payload import FLOAT_TYPES
+from sn_graph.model.payload import FLOAT_TYPES, scale_elements
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,9 +39,18 @@ class Quantization:
         """Whether one scale serves the whole weight."""
         return all(size == 1 for size in self.scale.dims)
 
-    def dequantize(self, model: Model, stored: NDArray[np.generic]) -> NDArray[np.floating]:
-        """Return the weight, of the shape of `stored`, in float32 (float64 for a float64 scale); read-only."""
+    def dequantize(
+        self, model: Model, stored: NDArray[np.generic], factor: float | None = None
+    ) -> NDArray[np.floating]:
+        """Return the weight, of the shape of `stored`, in float32 (float64 for a float64 scale); read-only.
+
+        Args:
+            model, stored: The model, and the weight as its tensor holds it.
+            factor: What the scale is multiplied by first, and rounded, as `Model.scale` does.
+        """
         scale = model.array(self.scale)
+        if factor is not None:
+            scale = scale_elements(scale, factor)
         work = np.float64 if scale.dtype == np.float64 else np.float32
         weight: NDArray[np.floating] = stored.astype(work)
         if self.zero_point is not None:

@@ -30,8 +30,11 @@ class SiteRecord:
         status: What happened; `reason` says why where nothing did.
         sigma: The exact spectral norm of M as it was, where it was computed.
         sigma_upper: A proven upper bound of it, where it was asked for.
-        sigma_operator: The norm of what the node does, where it was asked for.
+        sigma_operator, sigma_operator_upper: The norm of what the consumers do, and a proven upper bound of it,
+            where they were asked for.
         sigma_used: What fold divided by, before bound and clip.
+        sigma_power: What one power step estimates, where `inspect` ran it.
+        hints: "zero", "rank 1" or "clustered", where `inspect` found it.
         notes: What a reader should know.
         readings: Every convention's matrix, where they don't have the same singular values.
     """
@@ -51,15 +54,19 @@ class SiteRecord:
     sigma: float | None = None
     sigma_upper: float | None = None
     sigma_operator: float | None = None
+    sigma_operator_upper: float | None = None
     sigma_used: float | None = None
+    sigma_power: float | None = None
+    hints: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     readings: tuple[Reading, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Return the record with design's JSON words; `readings` only where there are any."""
+        """Return the record with design's JSON words; `readings` and what only `inspect` finds where there are any."""
         record = asdict(self)
-        if not self.readings:
-            del record["readings"]
+        for name in ("readings", "sigma_power", "hints"):
+            if not record[name] and record[name] != 0.0:
+                del record[name]
         return plain(record)  # type: ignore[no-any-return]
 
 
@@ -103,6 +110,7 @@ class Report:
     convention_reason: str
     verified: Verified | None
     sites: tuple[SiteRecord, ...]
+    totals: dict[str, Any] | None = None
 
     @classmethod
     def of(cls, model: str, opset: dict[str, int], plan: Plan, sites: Iterable[SiteRecord]) -> "Report":
@@ -111,8 +119,11 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that `--json` prints."""
-        head = plain({name: getattr(self, name) for name in self.__dataclass_fields__ if name != "sites"})
-        return {**head, "sites": [site.to_json() for site in self.sites]}
+        head = plain(
+            {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in ("sites", "totals")}
+        )
+        sums = {} if self.totals is None else {"totals": plain(self.totals)}
+        return {**head, **sums, "sites": [site.to_json() for site in self.sites]}
 
 
 def plain(value: Any) -> Any:

@@ -16,6 +16,7 @@ from sn_graph.errors import ModelError
 from sn_graph.model import Model
 from sn_graph.model.files import write_file
 from sn_graph.model.tensors import without_data
+from sn_graph.operators import Operators
 from sn_graph.plan import Plan
 
 VERSION = "1"
@@ -62,7 +63,8 @@ def plan_state(plan: Plan, model: Model) -> State:
     """
     if plan.state is None:
         return State({}, {})
-    lengths = {site.id: site.view.state_length for site in plan.eligible() if site.view}
+    operators = Operators(model)
+    lengths = {site.id: operators.state_length(site, plan.norm) for site in plan.eligible()}
     state = load_state(plan.state, model, lengths)
     if state.convention not in (None, str(plan.convention)):
         raise ModelError(

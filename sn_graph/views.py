@@ -87,6 +87,13 @@ class Layout:
     def shape(self) -> tuple[int, ...]:
         return tuple(math.prod(atom.size for atom in dim) for dim in self.dims)
 
+    def array(self, stored: NDArray[np.generic]) -> NDArray[np.generic]:
+        """Return the tensor that the chain has made of a stored one; a view where numpy can make one."""
+        atoms = [atom for dim in self.dims for atom in dim]
+        flat = np.ascontiguousarray(stored).reshape(-1)
+        sizes, strides = [atom.size for atom in atoms], [atom.stride * flat.itemsize for atom in atoms]
+        return np.lib.stride_tricks.as_strided(flat, sizes, strides, writeable=False).reshape(self.shape)
+
     def transpose(self, perm: Sequence[int]) -> "Layout":
         return Layout(tuple(self.dims[axis] for axis in perm))
 

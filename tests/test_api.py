@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,11 @@ import pytest
 from onnx import numpy_helper
 
 import sn_graph as sn
-from sn_graph.model import Storage
+from sn_graph.api import build_plan
+from sn_graph.model import Model, Storage
 from sn_graph.passes.base import Pass, PassResult, load_pass
 from sn_graph.passes.fold import Fold, FoldOptions
+from sn_graph.plan import make_plan
 from tests.passes.reference import CASES, saved, sigma_max
 
 CONV = CASES[1]
@@ -89,3 +92,13 @@ def test_verified_saving_and_comparing(path: Path, tmp_path: Path) -> None:
     assert not compared.ok
     with pytest.raises(sn.VerificationFailed):
         compared.raise_if_different()
+
+
+def test_the_number_of_iterations_given_beats_the_plan_and_its_sites() -> None:
+    model = Model.open("models/keras_dcgan_discriminator.onnx")
+    plan = make_plan(model)
+    plan = replace(plan, power_iterations=2, sites=tuple(replace(site, power_iterations=3) for site in plan.sites))
+    asked = build_plan(model, plan=plan, power_iterations=5)
+    assert asked.power_iterations == 5
+    assert {site.power_iterations for site in asked.sites} == {None}
+    assert {site.power_iterations for site in build_plan(model, plan=plan).sites} == {3}

@@ -23,13 +23,18 @@ def fold(
     model: o.ModelArgument,
     output: o.Output,
     sigma: Annotated[
-        SigmaMethod, typer.Option(help="exact: within 1e-6; power: estimated from u, as the frameworks do.")
+        SigmaMethod,
+        typer.Option(
+            help="exact: within 1e-6; power: estimated from u, as the frameworks do; upper: a proven bound, so that "
+            "the weights as stored are within --bound for certain."
+        ),
     ] = SigmaMethod.EXACT,
     power_iterations: o.PowerIterations = None,
     seed: o.Seed = 0,
     state: o.StateFile = None,
     bound: o.Bound = None,
     clip: o.Clip = None,
+    norm: o.Norm = None,
     convention: o.Convention = None,
     include: o.Include = None,
     exclude: o.Exclude = None,
@@ -59,6 +64,7 @@ def fold(
     sn-graph fold disc.onnx -o folded.onnx
     sn-graph fold disc.onnx -o folded.onnx --sigma power --state disc.u.safetensors
     sn-graph fold disc.onnx -o folded.onnx --clip --bound 2 --exclude '^head'
+    sn-graph fold disc.onnx -o folded.onnx --norm operator --sigma upper   each layer is 1-Lipschitz, proven
     """
     from sn_graph.runtime.proof import save_verified
 
@@ -74,6 +80,7 @@ def fold(
             state=state,
             bound=bound,
             clip=clip,
+            norm=norm,
             convention=convention,
             include=include or (),
             exclude=exclude or (),
@@ -94,8 +101,8 @@ def fold(
             atol=atol,
             progress=progress,
         )
-    if sigma is SigmaMethod.EXACT and read_inserted(source) is None:
+    if sigma is not SigmaMethod.POWER and read_inserted(source) is None:
         for flag, value in (("--power-iterations", power_iterations), ("--state", state)):
             if value is not None:
-                settings.say(f"{flag} changed nothing, for σ is exact; give --sigma power to estimate it")
+                settings.say(f"{flag} changed nothing, for σ is {sigma}; give --sigma power to estimate it")
     conclude(settings, result, proof, output, json)

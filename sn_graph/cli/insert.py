@@ -22,6 +22,7 @@ class Start(StrEnum):
 
     POWER = "power"
     EXACT = "exact"
+    UPPER = "upper"
 
 
 @app.command()
@@ -31,7 +32,10 @@ def insert(
     model: o.ModelArgument,
     output: o.Output,
     sigma: Annotated[
-        Start, typer.Option(help="Start from random u, or exactly: from the leading singular vectors.")
+        Start,
+        typer.Option(
+            help="Start from random u, or exactly: from the leading singular vectors; upper: and report proven bounds."
+        ),
     ] = Start.POWER,
     power_iterations: o.PowerIterations = None,
     seed: o.Seed = 0,
@@ -46,6 +50,7 @@ def insert(
     scale: Annotated[Scale, typer.Option(help="Divide what the nodes read by σ, or the weights.")] = Scale.INPUT,
     bound: o.Bound = None,
     clip: o.Clip = None,
+    norm: o.Norm = None,
     convention: o.Convention = None,
     include: o.Include = None,
     exclude: o.Exclude = None,
@@ -72,11 +77,12 @@ def insert(
     sn-graph insert disc.onnx -o disc.sn.onnx
     sn-graph insert disc.onnx -o disc.sn.onnx --state disc.u.safetensors --state-mode required
     sn-graph insert disc.onnx -o disc.sn.onnx --sigma exact --bound 2 --clip
+    sn-graph insert disc.onnx -o disc.sn.onnx --norm operator   the iteration runs through the nodes themselves
     """
     from sn_graph.runtime.insertion_proof import save_inserted
 
-    if sigma is Start.EXACT and state is not None:
-        raise UsageError("--sigma exact starts from the leading singular vectors, --state from its own; give one")
+    if sigma is not Start.POWER and state is not None:
+        raise UsageError(f"--sigma {sigma} starts from the leading singular vectors, --state from its own; give one")
     o.require_apart(output, plan=plan, state=state)
     require_writable(output)
     source = Model.open(model)
@@ -92,6 +98,7 @@ def insert(
             scale=scale,
             bound=bound,
             clip=clip,
+            norm=norm,
             convention=convention,
             include=include or (),
             exclude=exclude or (),

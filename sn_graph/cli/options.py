@@ -19,6 +19,13 @@ class ConventionChoice(StrEnum):
     TORCH_PARAMETRIZATION = "torch-parametrization"
 
 
+class NormChoice(StrEnum):
+    """The values of --norm."""
+
+    MATRIX = "matrix"
+    OPERATOR = "operator"
+
+
 ModelArgument = Annotated[
     Path, typer.Argument(metavar="MODEL", help="An ONNX model file.", show_default=False, readable=False)
 ]
@@ -87,6 +94,14 @@ Seed = Annotated[int, typer.Option(metavar="S", min=0, help="Of the random u tha
 Bound = Annotated[
     float | None,
     typer.Option(metavar="C", help="The norm that a normalized weight gets. [default: 1.0]", show_default=False),
+]
+Norm = Annotated[
+    NormChoice | None,
+    typer.Option(
+        help="The norm: of the weight as a matrix, as Miyato, Keras and PyTorch take it, or of what the node does to "
+        "its input (strides, padding, dilation, groups and size counted). [default: matrix]",
+        show_default=False,
+    ),
 ]
 Clip = Annotated[
     bool | None,

@@ -1,7 +1,9 @@
 """A report as a table, for terminals, pipes and web pages."""
 
+import shutil
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,7 +38,9 @@ def _wide_table(sites: Iterable[SiteRecord]) -> "Table":
     """Return the table that has every column, with `-` where nothing is known: a row a weight."""
     from rich.text import Text
 
-    table = new_table("weight", "op", "type", "shape", "matrix", "σ", "σ used", "status", "remarks")
+    sites = tuple(sites)
+    norms = [norm for norm in _NORMS if norm.always or norm.known(sites)]
+    table = new_table("weight", "op", "type", "shape", "matrix", *(norm.title for norm in norms), "status", "remarks")
     for site in sites:
         readings = [
             f"{reading.convention} reads {_sizes(reading.matrix)}"
@@ -49,8 +53,7 @@ def _wide_table(sites: Iterable[SiteRecord]) -> "Table":
             site.dtype or "",
             _sizes(site.shape),
             _sizes(site.matrix),
-            number(site.sigma),
-            number(site.sigma_used),
+            *(norm.text(site) for norm in norms),
             site.status,
             "; ".join([*_remarks(site), *readings]),
         )
@@ -62,29 +65,85 @@ def _narrow_table(sites: tuple[SiteRecord, ...]) -> "Table":
     """Return the table without columns that say nothing, with a row for each other reading of a weight."""
     from rich.text import Text
 
-    types = len({site.dtype for site in sites if site.dtype}) > 1
-    exact = any(site.sigma is not None for site in sites)
-    used = any(site.sigma_used not in (None, site.sigma) for site in sites)
-
-    def row(name: str, op: str, dtype: str, shape: str, matrix: str, sigmas: tuple[str, str], status: str) -> list[str]:
-        columns = ((name, True), (op, True), (dtype, types), (shape, True), (matrix, True))
-        return [cell for cell, shown in (*columns, (sigmas[0], exact), (sigmas[1], used), (status, True)) if shown]
-
-    table = new_table(*row("weight", "op", "type", "shape", "matrix", ("σ", "σ used"), "status"))
-    table.columns[0].min_width = 20
+    norms = [norm for norm in _NORMS if norm.known(sites) and not (norm.title == "σ used" and _says_nothing_new(sites))]
+    titles = ["weight", "op", "type", "shape", "matrix", *(norm.title for norm in norms), "status"]
+    rows = []
+    for site in sites:
+        about = ["+".join(site.op_types), site.dtype or "", _sizes(site.shape), _sizes(site.matrix)]
+        rows.append([site.id, *about, *(norm.text(site) for norm in norms), site.status])
+        for reading in _others(site):
+            sigmas = [number(reading.sigma) if norm.title == "σ" else "" for norm in norms]
+            rows.append([f"  as {reading.convention}", "", "", "", _sizes(reading.matrix), *sigmas, ""])
+    shown = _columns_that_fit(titles, rows, one_type=len({site.dtype for site in sites if site.dtype}) < 2)
+    table = new_table(*(titles[column] for column in shown))
+    table.columns[0].min_width = _NAME
     for column in table.columns[1:]:
         column.no_wrap = True
-    for site in sites:
-        sigmas = number(site.sigma), number(site.sigma_used)
-        op = "+".join(site.op_types)
-        cells = row(site.id, op, site.dtype or "", _sizes(site.shape), _sizes(site.matrix), sigmas, site.status)
-        table.add_row(*map(Text, cells))
-        for reading in _others(site):
-            as_read = row(
-                f"  as {reading.convention}", "", "", "", _sizes(reading.matrix), (number(reading.sigma), ""), ""
-            )
-            table.add_row(*(Text(cell, style="dim") for cell in as_read))
+    for row in rows:
+        style = "" if row[-1] else "dim"  # another reading
+        table.add_row(*(Text(row[column], style=style) for column in shown))
     return table
+
+
+_NAME = 20  # what a name has at least; it is wrapped
+_LEAST_WANTED = ("1 step", "shape", "proven")
+
+
+def _columns_that_fit(titles: list[str], rows: list[list[str]], one_type: bool) -> list[int]:
+    """Return which columns to show: on a narrow terminal not those that are wanted least."""
+    widths = [max(map(len, column)) + 2 for column in zip(titles, *rows, strict=True)]
+    shown = [column for column, title in enumerate(titles) if not (one_type and title == "type")]
+    for title in _LEAST_WANTED:
+        if _NAME + 2 + sum(widths[column] for column in shown[1:]) > shutil.get_terminal_size().columns:
+            shown = [column for column in shown if titles[column] != title]
+    return shown
+
+
+def _says_nothing_new(sites: tuple[SiteRecord, ...]) -> bool:
+    return all(site.sigma_used in (None, site.sigma) for site in sites)
+
+
+@dataclass(frozen=True)
+class _Norm:
+    """A column of figures; `always` where the wide table has it even when it is empty."""
+
+    title: str
+    value: Callable[[SiteRecord], float | None]
+    write: Callable[[float | None, SiteRecord], str]
+    always: bool = False
+
+    def known(self, sites: tuple[SiteRecord, ...]) -> bool:
+        return any(self.value(site) is not None for site in sites)
+
+    def text(self, site: SiteRecord) -> str:
+        return self.write(self.value(site), site)
+
+
+def _plain(value: float | None, site: SiteRecord) -> str:
+    return number(value)
+
+
+def _above(value: float | None, site: SiteRecord) -> str:
+    """A proven bound, as how far it is above the norm: its digits say nothing else."""
+    return "" if value is None or not site.sigma else f"+{value / site.sigma - 1.0:.0e}"
+
+
+def _bracket(value: float | None, site: SiteRecord) -> str:
+    upper = site.sigma_operator_upper
+    return f"{number(value)} … {number(upper)}" if value is not None and upper is not None else number(value)
+
+
+def _off(value: float | None, site: SiteRecord) -> str:
+    return "" if value is None or not site.sigma else f"{100.0 * (value / site.sigma - 1.0):+.1f} %"
+
+
+_NORMS = (
+    _Norm("σ", lambda site: site.sigma, _plain, always=True),
+    _Norm("proven", lambda site: site.sigma_upper, _above),
+    _Norm("operator", lambda site: site.sigma_operator, _bracket),
+    _Norm("1 step", lambda site: site.sigma_power, _off),
+    _Norm("σ used", lambda site: site.sigma_used, _plain, always=True),
+)
 
 
 def _others(site: SiteRecord) -> Iterator[Reading]:
@@ -113,7 +172,14 @@ def _remark_lines(sites: Iterable[SiteRecord]) -> Iterator[str]:
 def _remarks(site: SiteRecord) -> list[str]:
     reason = [site.reason] if site.reason else []
     via = [f"read through {', '.join(site.via)}"] if site.via else []
-    return [*reason, *via, *site.notes]
+    return [*reason, *via, *(_HINTS[hint] for hint in site.hints), *site.notes]
+
+
+_HINTS = {
+    "zero": "all zeros",
+    "rank 1": "of rank 1: a power iteration is exact after one step",
+    "clustered": "its two largest singular values are within 1 %: a power iteration takes hundreds of steps",
+}
 
 
 def _sizes(sizes: tuple[int, ...] | None) -> str:

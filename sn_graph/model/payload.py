@@ -149,7 +149,7 @@ class Payload:
         flat = _decode(self.data, self.data_type, self.field)
         if flat.size != math.prod(dims):
             raise ValueError(f"it holds {flat.size} elements")
-        return (flat if self.factor is None else _scale(flat, self.factor)).reshape(dims)
+        return (flat if self.factor is None else scale_elements(flat, self.factor)).reshape(dims)
 
     def _exotic(self, dims: tuple[int, ...]) -> NDArray[np.generic]:
         head = wire.write_varint(self.field << 3 | wire.LENGTH) + wire.write_varint(self.size)
@@ -195,7 +195,7 @@ class Payload:
 
         def block(start: int, room: NDArray[np.floating]) -> wire.Buffer:
             flat = np.frombuffer(data[start : start + step], dtype)
-            return memoryview(_scale(flat, factor, room[: flat.size]).view(np.uint8))
+            return memoryview(scale_elements(flat, factor, room[: flat.size]).view(np.uint8))
 
         with ThreadPoolExecutor(1) as pool:
             ahead = pool.submit(block, 0, rooms[0])
@@ -208,7 +208,7 @@ class Payload:
     def _recode(self, field: int) -> bytes:
         if self.data_type in _PLAIN_TYPES:
             flat = _decode(self.data, self.data_type, self.field)
-            return _encode(flat if self.factor is None else _scale(flat, self.factor), field)
+            return _encode(flat if self.factor is None else scale_elements(flat, self.factor), field)
         if field == wire.RAW_DATA and self.field == wire.INT32_DATA:
             return _decode_varints(self.data).astype(np.uint8).tobytes()  # float8 and packed 4-bit types: a byte each
         raise ModelError("a tensor of this element type can't be stored in the way asked for; keep the model's storage")
@@ -220,8 +220,14 @@ def _work_type(dtype: np.dtype[np.generic], factor: float) -> np.dtype[np.floati
     return np.dtype(np.float32 if moderate and dtype != np.float64 else np.float64)
 
 
-def _scale(flat: NDArray[np.generic], factor: float, out: NDArray[np.floating] | None = None) -> NDArray[np.generic]:
-    """Return `flat * factor` in the type of `flat`; `out` is room for the product in the type it is computed in."""
+def scale_elements(
+    flat: NDArray[np.generic], factor: float, out: NDArray[np.floating] | None = None
+) -> NDArray[np.generic]:
+    """Return `flat * factor` in the type of `flat`; `out` is room for the product in the type it is computed in.
+
+    Raises:
+        ModelError: An element is too large for its type.
+    """
     work = _work_type(flat.dtype, factor)
     try:
         with np.errstate(over="raise", under="ignore", invalid="ignore"):

@@ -18,6 +18,7 @@ from sn_graph.inserted import read_inserted, state_names
 from sn_graph.insertion import StateMode
 from sn_graph.model import Model, Storage
 from sn_graph.model.tensors import walk_tensors
+from sn_graph.operators import Operators
 from sn_graph.passes.base import PassResult
 from sn_graph.passes.fold import Fold, FoldOptions, SigmaMethod
 from sn_graph.passes.insert import Insert, InsertOptions
@@ -103,9 +104,9 @@ def _give_first_state(source: Model, inserted: Model, plan: Plan, options: Inser
         return
     insert, metadata = Insert(options), read_inserted(inserted)
     assert metadata is not None
-    state = insert.start(source, plan)
+    state, operators = insert.start(source, plan), Operators(source)
     columns = [
-        insert.first_u(site, site.matrix(source), state)[0].astype(np.float32).reshape(-1, 1)
+        insert.first_u(site, plan, site.matrix(source), state, operators)[0].astype(np.float32).reshape(-1, 1)
         for site in plan.eligible()
     ]
     starts = columns if metadata.state.input is None else [np.concatenate(columns)]

@@ -3,9 +3,9 @@
 Three ways, by the shorter side n of M and the longer side m, all of them through the eigenvalue λ = σ² of the Gram
 matrix on the shorter side (squaring harms small singular values only; the largest keeps its digits):
 
-    n small               the Gram matrix, and LAPACK's eigenvalue of it
-    n moderate, m ≥ 2n    the Gram matrix, and Lanczos on it
-    else                  Lanczos on x → Mᵀ(M x), which reads M once a step and holds nothing but its vectors
+    n ≤ 120                             the Gram matrix, and LAPACK's eigenvalue of it
+    n ≤ 512; n ≤ 2048 ≤ m/2, M large    the Gram matrix, and Lanczos on it
+    else                                Lanczos on x → Mᵀ(M x), which holds nothing but its vectors
 
 and at the end the float64 Rayleigh quotient σ = ‖M v‖ of the vector found: products in float32, which a matrix not in
 float64 gets, move the vector a little and σ by the square of that. A spectrum that Lanczos can't settle in good time
@@ -21,14 +21,21 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import eigh
 from scipy.linalg.blas import dsymv
+from scipy.linalg.lapack import dsyevr
 
 from sn_graph.spectral.blocks import BlockedMatrix
 from sn_graph.spectral.lanczos import largest_eigenpair
+from sn_graph.spectral.power import Side
 
-# Half of the 1e-6 promised: the other half is for float32 products (a float32 Gram matrix is off by up to 6e-7 in σ²).
-TOLERANCE = 5e-7
+# Of the 1e-6 promised; the rest is for float32 products, see TRUSTED.
+TOLERANCE = 7e-7
+# How far the float32 value may be from the float64 Rayleigh quotient of its vector, in σ²: 1e-8 on random matrices, up
+# to 6e-6 on constant ones.
+TRUSTED = 4e-7
 # Up to here LAPACK on the Gram matrix is as fast as Lanczos, and needs no stopping rule.
-DENSE_SIDE = 192
+DENSE_SIDE = 120
+# LAPACK's usual block size: the room that it wants to work in blocks.
+NB = 64
 # Up to here float64 products cost nothing.
 DOUBLE_SIZE = 1 << 16
 # Up to here a square is nothing, whatever the longer side.
@@ -42,6 +49,9 @@ CACHE_BYTES = 1 << 24
 FALLBACK_SIDE = 8192
 FALLBACK_STEPS = 400
 UNBOUNDED_STEPS = 20_000
+# Up to here, and of less elements than that at a time, numpy's loop over matrices is faster than one by one.
+BATCHED_SIDE = 32
+BATCH_SIZE = 1 << 20
 # Up to here a 16-bit matrix is converted once, not at every step.
 WIDEN_SIZE = 1 << 24
 # λ in these bounds has lost nothing to overflow or underflow on the way.
@@ -80,14 +90,48 @@ def spectral_norm(matrix: NDArray[Any]) -> float:
     return leading_singular_triplet(matrix).sigma
 
 
-def leading_singular_triplet(matrix: NDArray[Any]) -> SingularTriplet:
-    """Compute the largest singular value of a matrix and its two vectors; the same result at every call.
-
-    There is no starting vector to give: what takes the steps is to be sure that nothing larger hides, which a good
-    start can't shorten (35 steps from the leading vector itself, 35 from a random one).
+def spectral_norms(matrices: NDArray[Any]) -> NDArray[np.float64]:
+    """Compute the largest singular value of each of many matrices of one shape.
 
     Args:
-        matrix: as for `spectral_norm`.
+        matrices: [count, rows, columns], of the types that `spectral_norm` takes.
+
+    Returns:
+        σ [count], each as `spectral_norm` gives it; those of matrices up to 32 on their shorter side at once.
+
+    >>> spectral_norms(np.array([[[3.0, 4.0]], [[0.0, -2.0]]])).tolist()
+    [5.0, 2.0]
+    """
+    count, rows, columns = matrices.shape
+    if matrices.size == 0 or min(rows, columns) > BATCHED_SIDE:
+        return np.array([spectral_norm(matrix) for matrix in matrices])
+    sigmas = np.empty(count)
+    step = max(1, BATCH_SIZE // (rows * columns))
+    for start in range(0, count, step):
+        wide = matrices[start : start + step].astype(np.float64)
+        with np.errstate(all="ignore"):
+            gram = wide @ wide.swapaxes(1, 2) if rows < columns else wide.swapaxes(1, 2) @ wide
+            traces = np.trace(gram, axis1=1, axis2=2)
+            low, high = SAFE_RANGE[wide.dtype]
+            odd = ~((traces >= low) & (traces <= high))
+        gram[odd] = 0.0
+        sigmas[start : start + step] = np.sqrt(np.linalg.eigvalsh(gram)[:, -1].clip(0.0))
+        for index in np.flatnonzero(odd):
+            sigmas[start + index] = spectral_norm(wide[index])
+    return sigmas
+
+
+def leading_singular_triplet(
+    matrix: NDArray[Any], guess: NDArray[Any] | None = None, side: Side = "cols"
+) -> SingularTriplet:
+    """Compute the largest singular value of a matrix and its two vectors; the same result at every call.
+
+    Args:
+        matrix: As for `spectral_norm`.
+        guess: What may be one of the vectors, [rows] or [columns], of any length: the u of a power iteration. If its
+            residual is below 3e-5 σ², half the steps are left, which prove that nothing larger hides; if not, or if
+            something does, it is dropped. It takes no part where the Gram matrix goes to LAPACK.
+        side: Where the guess lives.
 
     Returns:
         The triplet. Where the leading value is not simple, the vectors are one pair out of many. A zero, empty or
@@ -96,8 +140,10 @@ def leading_singular_triplet(matrix: NDArray[Any]) -> SingularTriplet:
     if matrix.size == 0:
         return _unit_vectors(matrix, 0.0)
     operand = BlockedMatrix.of(matrix)
+    on_rows = (side == "rows") != operand.transposed
+    known = None if guess is None or not _usable(guess) else _Guess(guess.reshape(-1).astype(np.float64), on_rows)
     with np.errstate(all="ignore"):
-        found = _attempt(operand)
+        found = _attempt(operand, known)
         if found is None:
             largest = operand.largest()
             if largest == 0.0:
@@ -105,7 +151,7 @@ def leading_singular_triplet(matrix: NDArray[Any]) -> SingularTriplet:
             if not math.isfinite(largest):
                 return _unit_vectors(matrix, math.nan)
             operand = operand.rescaled(largest)
-            found = _attempt(operand)
+            found = _attempt(operand, known)
     if found is None:
         return _unit_vectors(matrix, math.nan)
     sigma = operand.restored(found.sigma)
@@ -114,68 +160,84 @@ def leading_singular_triplet(matrix: NDArray[Any]) -> SingularTriplet:
     return SingularTriplet(sigma, found.left, found.right)
 
 
+@dataclass(frozen=True)
+class _Guess:
+    vector: NDArray[np.float64]
+    on_rows: bool
+
+    def on(self, rows: bool, operand: BlockedMatrix) -> NDArray[np.float64] | None:
+        """The guess on the rows or columns of the storage; None where the matrix takes it to 0 or out of range."""
+        vector = self.vector
+        if rows != self.on_rows:
+            vector = operand.multiply(vector) if rows else operand.multiply_transposed(vector)
+        length = math.sqrt(float(vector @ vector))
+        return vector / length if 0.0 < length < math.inf else None
+
+
+def _usable(guess: NDArray[Any]) -> bool:
+    return bool(np.isfinite(guess).all() and np.any(guess))
+
+
 def _unit_vectors(matrix: NDArray[Any], sigma: float) -> SingularTriplet:
     rows, columns = matrix.shape
     return SingularTriplet(sigma, np.eye(1, rows)[0], np.eye(1, columns)[0])
 
 
-def _attempt(operand: BlockedMatrix) -> SingularTriplet | None:
+def _attempt(operand: BlockedMatrix, guess: _Guess | None) -> SingularTriplet | None:
     """The triplet of the storage, in float32 where that is enough; None where scale, NaN, infinity or 0 forbid it."""
     if operand.exponent == 0 and operand.storage.dtype != np.float64 and operand.storage.size > DOUBLE_SIZE:
         storage = operand.storage
         if storage.dtype.itemsize < 4 and storage.size <= WIDEN_SIZE:
             storage = storage.astype(np.float32)
-        found = _triplet(replace(operand, storage=storage, dtype=np.dtype(np.float32)))
+        found = _triplet(replace(operand, storage=storage, dtype=np.dtype(np.float32)), guess)
         if found is not None:
             return found
-    return _triplet(operand)
+    return _triplet(operand, guess)
 
 
-def _triplet(operand: BlockedMatrix) -> SingularTriplet | None:
+def _triplet(operand: BlockedMatrix, guess: _Guess | None) -> SingularTriplet | None:
     rows, columns = operand.shape
     short = min(rows, columns)
     precise = operand if operand.dtype == np.float64 else replace(operand, dtype=np.dtype(np.float64))
-    squares = _squares(operand)
-    on_rows = rows < columns and squares
+    cached = operand.storage.size * operand.dtype.itemsize <= CACHE_BYTES
+    squares = short <= SMALL_SIDE or (short <= GRAM_SIDE and max(rows, columns) >= 2 * short and not cached)
+    # From the rows a step reads M twice; shorter vectors are worth that only where M is near.
+    on_rows = rows < columns and (squares or cached)
     if short <= DENSE_SIDE:
-        value, vector = _dense(operand)
+        value, vector = dense_eigenpair(operand.gram())
     else:
+        apply = operand.gram_multiply_rows if on_rows else operand.gram_multiply_columns
+        limit = FALLBACK_STEPS if short <= FALLBACK_SIDE else UNBOUNDED_STEPS
         if squares:
-            product = partial(dsymv, 1.0, operand.gram())
-            pair = largest_eigenpair(product, short, TOLERANCE, FALLBACK_STEPS)
-        else:
-            limit = FALLBACK_STEPS if short <= FALLBACK_SIDE else UNBOUNDED_STEPS
-            pair = largest_eigenpair(lambda x: operand.multiply_both(x)[1], columns, TOLERANCE, limit)
+            apply = partial(dsymv, 1.0, operand.gram())
+        start = None if guess is None else guess.on(on_rows, operand)
+        pair = largest_eigenpair(apply, rows if on_rows else columns, TOLERANCE, limit, start)
         value, vector = pair.value, pair.vector
         if not pair.certain and math.isfinite(value):
             on_rows = rows < columns
-            value, vector = _dense(precise)
+            value, vector = dense_eigenpair(precise.gram())
     low, high = SAFE_RANGE[operand.dtype]
     if not low <= value <= high:
         return None
     other = precise.multiply_transposed(vector) if on_rows else precise.multiply(vector)
-    sigma = math.sqrt(float(other @ other))
-    if sigma < math.sqrt(value) * (1.0 - TOLERANCE):
-        # The float32 products were worse than any that was measured: don't trust them.
+    square = float(other @ other)
+    if abs(square - value) > TRUSTED * value and operand is not precise:
+        # The float32 products were worse than they are on all but constant matrices and the like: don't trust them.
         return None
+    sigma = math.sqrt(square)
     other /= sigma
     return SingularTriplet(sigma, vector, other) if on_rows else SingularTriplet(sigma, other, vector)
 
 
-def _squares(operand: BlockedMatrix) -> bool:
-    """Whether the Gram matrix is worth its products."""
-    short, long = sorted(operand.shape)
-    cached = operand.storage.size * operand.dtype.itemsize <= CACHE_BYTES
-    return short <= SMALL_SIDE or (short <= GRAM_SIDE and long >= 2 * short and not cached)
-
-
-def _dense(operand: BlockedMatrix) -> tuple[float, NDArray[np.float64]]:
-    gram = operand.gram()
-    if not np.isfinite(gram).all():
+def dense_eigenpair(gram: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+    """The largest eigenvalue and its vector of a matrix [n, n] given by its upper triangle; NaN if it is not finite."""
+    if not math.isfinite(float(gram.sum())):
         return math.nan, np.zeros(len(gram))
-    last = len(gram) - 1
-    values, vectors = eigh(gram, lower=False, subset_by_index=[last, last], check_finite=False)
-    if not len(values):
-        # LAPACK's search for one eigenvalue finds none in some matrices whose values are equal to the last digits.
-        values, vectors = eigh(gram, lower=False, driver="evd", check_finite=False)
+    size = len(gram)
+    # Without eigh's own checks, a fifth of the time at 64.
+    values, vectors, found, _, info = dsyevr(gram, range=b"I", il=size, iu=size, lwork=max(26, NB + 6) * size)
+    if found == 1 and info == 0:
+        return float(values[0]), vectors[:, 0]
+    # The search for one eigenvalue finds none in some matrices whose values are equal to the last digits.
+    values, vectors = eigh(gram, lower=False, driver="evd", check_finite=False)
     return float(values[-1]), vectors[:, -1]

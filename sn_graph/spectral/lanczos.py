@@ -5,30 +5,36 @@ eigenvalue θ grows towards λ₁ from below. How far it still is can't be read 
 orthogonal to the leading eigenvector v₁, or a cluster lies just below λ₁, θ and its residual settle on the wrong value
 (a residual²/gap rule stopped 8.5e-4 low). The rule here needs no assumption on the spectrum:
 
-    q_{k+1} is a unit vector, and its component on v₁ is p_k(λ₁)·(v₁·b), so |v₁·b| ≤ 1 / p_k(λ₁).
-    p_k grows beyond its largest zero θ, so if λ₁ ≥ τ = θ(1 + 2ε), then |v₁·b| ≤ 1 / p_k(τ).
+    q₁ … q_{k+1} are orthonormal, and v₁·q_{j+1} = p_j(λ₁)·(v₁·b), so (v₁·b)² ≤ 1 / S_k(λ₁), S_k = Σ_{j ≤ k} p_j².
+    S_k grows beyond its largest zero, below θ, so if λ₁ ≥ τ = θ(1 + 2ε), then |v₁·b| ≤ 1 / √S_k(τ).
     For b uniform on the sphere of n dimensions, P(|v₁·b| ≤ x) ≤ x √(2n/π), whatever v₁ is.
 
-Stopping once p_k(τ) ≥ √(2n/π)/δ therefore returns a θ more than 2ε too low with probability at most δ, for every
+Stopping once √S_k(τ) ≥ √(2n/π)/δ therefore returns a θ more than 2ε too low with probability at most δ, for every
 operator; and since it can only fail for a matrix with an eigenvalue within some 2ε/δ of θ, hardly ever for those at
-hand. p_k(τ) = Π dᵢ/βᵢ comes from the pivots dᵢ of τI − T_k. In the worst case it grows like exp(2k√(2ε)), which is the
-step count of Kuczyński and Woźniakowski, 1992, https://doi.org/10.1137/0613066; on ordinary matrices it needs as many
-steps as a residual of 1e-9. Rounding in the products enters like a perturbation of G of the same relative size.
+hand. No rule that knows T_k alone can stop earlier at the same δ: 1/S_k(τ), Christoffel's function, is the greatest
+mass at τ that a spectrum with this T_k can have. p_j(τ) = Π dᵢ/βᵢ comes from the pivots dᵢ of τI − T_k. In the worst
+case it grows like exp(2k√(2ε)), which is the step count of Kuczyński and Woźniakowski, 1992,
+https://doi.org/10.1137/0613066; on ordinary matrices it needs as many steps as a residual of 1e-9. Rounding in the
+products enters like a perturbation of G of the same relative size.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import eigh
-from scipy.linalg.blas import dgemv
-from scipy.linalg.lapack import dsterf
+from scipy.linalg.blas import daxpy, dgemv
+from scipy.linalg.lapack import dstebz, dstein
 
 # δ: the greatest probability that the rule lets a value through which is too low; and the steps it adds.
 FAILURE = 1e-3
-FIRST_CHECK = 6
+FIRST_CHECK = 10
+# How small the residual of a guess must be, relative to λ, to be worth confirming: at a gap of 1e-3 this one is.
+NEAR = 3e-5
+
+Operator = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -49,40 +55,118 @@ class Eigenpair:
 
 
 def largest_eigenpair(
-    apply: Callable[[NDArray[np.float64]], NDArray[np.float64]],
-    length: int,
-    tolerance: float,
-    limit: int,
+    apply: Operator, length: int, tolerance: float, limit: int, guess: NDArray[np.float64] | None = None
 ) -> Eigenpair:
     """Find the largest eigenvalue of a positive semi-definite operator.
 
     Args:
-        apply: x [n] to G x [n], float64.
+        apply: x [n] to G x [n], float64, a new array at each call.
         length: n.
         tolerance: ε, the relative error allowed in √θ.
         limit: the greatest number of steps.
+        guess: what may be the vector [n], of any length above 0; one that isn't costs a product, or the steps till it
+            is found out.
 
     Returns:
         The pair; its value is NaN where the operator gives NaN or infinity.
     """
-    start = _start(length)
-    basis = np.empty((min(limit, 64) + 1, length))
-    basis[0] = start
+    if guess is not None and length > 1:
+        confirmed = _confirm(apply, guess / math.sqrt(float(guess @ guess)), tolerance, limit)
+        if confirmed is not None:
+            return confirmed
+    schedule = _Schedule(length)
+    for space in _expand(apply, _start(length), limit):
+        diagonal, offdiagonal, step = space.diagonal, space.offdiagonal, len(space.diagonal)
+        if space.exhausted or step == limit or step == schedule.next_check:
+            theta = _largest(diagonal, offdiagonal, vector=False)[0]
+            growth = math.inf if space.exhausted else log_growth(diagonal, offdiagonal, theta * (1.0 + 2.0 * tolerance))
+            certain = schedule.satisfied(step, growth)
+            if certain or step == limit:
+                theta, weights = _largest(diagonal, offdiagonal, vector=True)
+                ritz = dgemv(1.0, space.basis.T, weights)
+                return Eigenpair(theta, ritz / math.sqrt(float(ritz @ ritz)), step, certain)
+    return Eigenpair(math.nan, _start(length), limit, certain=False)
+
+
+def _confirm(apply: Operator, guess: NDArray[np.float64], tolerance: float, limit: int) -> Eigenpair | None:
+    """The pair of a unit vector w if that is the leading one; None if it isn't, or not near enough to tell.
+
+    With α = wᵀGw, ρ = ‖Gw − αw‖ and λ_max(PGP) ≤ τ for P = I − wwᵀ, λ₁ is at most the larger eigenvalue of
+    [[α, ρ], [ρ, τ]], which is α(1 + 2ε) for the τ below. The rule gives λ_max(PGP) < τ from a start that does not
+    depend on w, in half the steps, for τ lies a gap above what is there.
+    """
+    image = apply(guess)
+    alpha = float(guess @ image)
+    residual = image - alpha * guess
+    squared = float(residual @ residual)
+    if not (alpha > 0.0 and squared <= (NEAR * alpha) ** 2):
+        return None
+    slack = 2.0 * tolerance * alpha
+    tau = alpha + slack - squared / slack
+    # Not the start of a search that may have found w: in a tight pair that sees w alone, and nothing beside it.
+    start = _start(len(guess), stream=1)
+    for _ in range(2):
+        start = start - (guess @ start) * guess
+    schedule = _Schedule(len(guess) - 1)
+    for space in _expand(apply, start / math.sqrt(float(start @ start)), limit, guess):
+        step = len(space.diagonal)
+        if space.exhausted or step == schedule.next_check:
+            if _largest(space.diagonal, space.offdiagonal, vector=False)[0] >= tau:
+                return None
+            growth = math.inf if space.exhausted else log_growth(space.diagonal, space.offdiagonal, tau)
+            if schedule.satisfied(step, growth):
+                return _improved(guess, alpha, residual, space)
+    return None
+
+
+def _improved(guess: NDArray[np.float64], alpha: float, residual: NDArray[np.float64], space: "_Space") -> Eigenpair:
+    """The best pair in the span of w and a space beside it, where G is [[α, rᵀQ], [Qᵀr, T]]."""
+    steps = len(space.diagonal)
+    inner = space.offdiagonal[: steps - 1]
+    small = np.diag([alpha, *space.diagonal])
+    small[1:, 1:] += np.diag(inner, 1) + np.diag(inner, -1)
+    small[0, 1:] = small[1:, 0] = dgemv(1.0, space.basis.T, residual, trans=1)
+    values, vectors = eigh(small, driver="evd")
+    best = vectors[0, -1] * guess + dgemv(1.0, space.basis.T, vectors[1:, -1])
+    return Eigenpair(float(values[-1]), best / math.sqrt(float(best @ best)), steps + 1, certain=True)
+
+
+@dataclass(frozen=True)
+class _Space:
+    """A Krylov space after k steps: T_k and the length of the residual as last of the offdiagonal, and q₁ … q_k."""
+
+    diagonal: list[float]
+    offdiagonal: list[float]
+    basis: NDArray[np.float64]
+    exhausted: bool
+
+
+def _expand(
+    apply: Operator, start: NDArray[np.float64], limit: int, locked: NDArray[np.float64] | None = None
+) -> Iterator[_Space]:
+    """Yield the space of each step, of the operator or of what is left of it beside a locked vector.
+
+    Ends at the limit, when the space holds all that the start reaches, or at what is not finite.
+    """
+    length, first = len(start), int(locked is not None)
+    basis = np.empty((min(limit, 64) + first + 1, length))
+    if locked is not None:
+        basis[0] = locked
+    basis[first] = start
     diagonal: list[float] = []
     offdiagonal: list[float] = []
-    schedule = _Schedule(0.5 * math.log(2.0 * length / math.pi) - math.log(FAILURE))
     for step in range(1, limit + 1):
-        if step == len(basis):
+        last = first + step
+        if last == len(basis):
             basis = np.concatenate([basis, np.empty_like(basis)])
-        newest = basis[step - 1]
+        newest, done = basis[last - 1], basis[:last]
         vector = apply(newest)
         alpha = float(newest @ vector)
-        vector = vector - alpha * newest
+        vector = daxpy(newest, vector, a=-alpha)
         if step > 1:
-            vector -= offdiagonal[-1] * basis[step - 2]
+            vector = daxpy(basis[last - 2], vector, a=-offdiagonal[-1])
         # The recurrence first: to project on the whole basis at once is Gram-Schmidt in its unstable form, which blew
         # up after 40 steps.
-        done = basis[:step]
         vector = _orthogonalized(vector, done)
         beta = math.sqrt(float(vector @ vector))
         if beta < 0.01 * alpha:
@@ -91,58 +175,57 @@ def largest_eigenpair(
         diagonal.append(alpha)
         offdiagonal.append(beta)
         if not math.isfinite(beta):
-            return Eigenpair(math.nan, start, step, certain=False)
-        exhausted = step == length or beta <= 1e-15 * max(diagonal)
-        if exhausted or step == limit or step == schedule.next_check:
-            theta = _largest(diagonal, offdiagonal)
-            tau = theta * (1.0 + 2.0 * tolerance)
-            certain = exhausted or schedule.satisfied(step, log_growth(diagonal, offdiagonal, tau))
-            if certain or step == limit:
-                return Eigenpair(theta, _ritz_vector(diagonal, offdiagonal, done), step, certain)
-        basis[step] = vector / beta
-    raise AssertionError("the loop ends by the limit or by exhausting the space")
+            return
+        exhausted = step == length - first or beta <= 1e-15 * max(diagonal)
+        yield _Space(diagonal, offdiagonal, basis[first:last], exhausted)
+        if exhausted:
+            return
+        np.divide(vector, beta, out=basis[last])
 
 
 def log_growth(diagonal: list[float], offdiagonal: list[float], tau: float) -> float:
-    """ln p_k(τ) of the k-th Lanczos polynomial, for τ above all eigenvalues of T_k.
+    """ln √S_k(τ) = ½ ln Σ p_j(τ)² over the Lanczos polynomials p₀ … p_k, for τ above all eigenvalues of T_k.
 
     Args:
         diagonal: k values α₁ … α_k of T_k.
         offdiagonal: k values β₁ … β_k, the last one the length of the residual.
         tau: τ.
     """
-    pivot = tau - diagonal[0]
-    total = math.log(pivot / offdiagonal[0])
-    for alpha, before, beta in zip(diagonal[1:], offdiagonal, offdiagonal[1:], strict=False):
+    total, relative = 0.0, 1.0  # ln p_j, and S_j / p_j²
+    pivot, before = tau, 0.0
+    for alpha, beta in zip(diagonal, offdiagonal, strict=True):
         pivot = tau - alpha - before * before / pivot
         if pivot <= 0.0:
             return -math.inf
-        total += math.log(pivot / beta)
-    return total
+        ratio = pivot / beta
+        total += math.log(ratio)
+        relative = 1.0 + relative / (ratio * ratio)
+        before = beta
+    return total + 0.5 * math.log(relative)
 
 
 class _Schedule:
-    """When to look at the rule: a look costs as much as a step on a small matrix, so go by the growth so far."""
+    """When to look at the rule: a look costs a few products with a small matrix, so go by the growth so far."""
 
-    def __init__(self, demand: float) -> None:
-        self.demand = demand
+    def __init__(self, length: int) -> None:
+        self.demand = 0.5 * math.log(2.0 * length / math.pi) - math.log(FAILURE)
         self.next_check = FIRST_CHECK
         self._step = 0
         self._growth = 0.0
 
     def satisfied(self, step: int, growth: float) -> bool:
-        ahead = step // 2
+        ahead = 1 + step // 3
         rate = (growth - self._growth) / (step - self._step)
-        if rate > 0.0:
-            ahead = min(ahead, int(0.8 * (self.demand - growth) / rate))
+        if math.isfinite(rate) and rate > 0.0:
+            ahead = min(ahead, int(0.9 * (self.demand - growth) / rate))
         self.next_check = step + max(1, ahead)
         self._step, self._growth = step, growth
         return growth >= self.demand
 
 
-def _start(length: int) -> NDArray[np.float64]:
+def _start(length: int, stream: int = 0) -> NDArray[np.float64]:
     """A vector [n] uniform on the unit sphere, the same at every call."""
-    random = np.random.default_rng(0).standard_normal(length)
+    random = np.random.default_rng(stream).standard_normal(length)
     return random / math.sqrt(float(random @ random))
 
 
@@ -153,16 +236,22 @@ def _orthogonalized(vector: NDArray[np.float64], basis: NDArray[np.float64]) -> 
     return result
 
 
-def _largest(diagonal: list[float], offdiagonal: list[float]) -> float:
-    """The largest eigenvalue of T_k. LAPACK's bisection, faster for one value, finds none in some tight clusters."""
-    if len(diagonal) == 1:
-        return diagonal[0]
-    return float(dsterf(diagonal, offdiagonal[:-1])[0][-1])
-
-
-def _ritz_vector(diagonal: list[float], offdiagonal: list[float], basis: NDArray[np.float64]) -> NDArray[np.float64]:
-    inner = offdiagonal[:-1]
-    _, vectors = eigh(np.diag(diagonal) + np.diag(inner, 1) + np.diag(inner, -1), driver="evd")
-    vector: NDArray[np.float64] = dgemv(1.0, basis.T, vectors[:, -1])
-    vector /= math.sqrt(float(vector @ vector))
-    return vector
+def _largest(
+    diagonal: list[float], offdiagonal: list[float], *, vector: bool
+) -> tuple[float, NDArray[np.float64] | None]:
+    """The largest eigenvalue of T_k, and its vector [k] if asked for."""
+    size = len(diagonal)
+    if size == 1:
+        return diagonal[0], np.ones(1)
+    inner = offdiagonal[: size - 1]
+    # Bisection and inverse iteration take the tenth of the time of all eigenvalues; bisection finds none in some tight
+    # clusters.
+    found, values, blocks, splits, info = dstebz(diagonal, inner, 2, 0.0, 0.0, size, size, 0.0, b"B")
+    if found == 1 and info == 0:
+        if not vector:
+            return float(values[0]), None
+        weights, info = dstein(diagonal, inner, values[:1], blocks, splits)
+        if info == 0:
+            return float(values[0]), weights[:, 0]
+    every, vectors = eigh(np.diag(diagonal) + np.diag(inner, 1) + np.diag(inner, -1), driver="evd")
+    return float(every[-1]), vectors[:, -1]

@@ -10,6 +10,7 @@ matrix, not adding, is what costs.
 
 import math
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -127,3 +128,35 @@ def _iterate_across(
 
 def _length(vector: NDArray[np.float64]) -> float:
     return math.sqrt(float(vector @ vector))
+
+
+def operator_power_iteration(
+    forward: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    adjoint: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    state: NDArray[Any],
+    iterations: int,
+) -> PowerResult:
+    """Run k power iterations through a linear map A, the state u on the side of its output.
+
+        v = n(Aᵀu),  u' = n(A v),  σ = ‖A v‖
+
+    Args:
+        forward, adjoint: A and Aᵀ, of arrays of any shape.
+        state: u, of the shape of A's output.
+        iterations: k, at least 1.
+
+    Returns:
+        σ and the new u, float32. A map that takes the state to 0 gives σ = 0 and the state as it came.
+    """
+    u = np.asarray(state, np.float64)
+    sigma = 0.0
+    with np.errstate(all="ignore"):
+        for _ in range(iterations):
+            across = adjoint(u)
+            length = _length(across.reshape(-1))
+            image = forward(across / length) if length else across
+            sigma = _length(image.reshape(-1)) if length else 0.0
+            if sigma == 0.0:
+                break
+            u = image / sigma
+    return PowerResult(sigma, u.astype(np.float32))

@@ -118,14 +118,14 @@ def test_debug_shows_the_traceback_and_keeps_the_exit_code(debug: list[str], cli
 
 
 def test_a_fault_of_our_own_is_one_line_too(cli: Cli, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise IndexError("a\nb")
 
     monkeypatch.setattr("sn_graph.measure.inspect", fail)
     assert "internal error: IndexError: a b; run again with --debug and report it" in one_line(
         cli("inspect", model), 70
     )
-    monkeypatch.setattr("sn_graph.measure.inspect", lambda *_: (_ for _ in ()).throw(MemoryError()))
+    monkeypatch.setattr("sn_graph.measure.inspect", lambda *_, **__: (_ for _ in ()).throw(MemoryError()))
     assert "not enough memory" in one_line(cli("inspect", model), 4)
 
 

@@ -29,6 +29,14 @@ def test_json(cli: Cli, model: Path) -> None:
     weight = numpy_helper.to_array(onnx.load(model).graph.initializer[0])
     assert content["sites"][0]["sigma"] == pytest.approx(sigma_max(weight.reshape(6, -1)), rel=1e-6)
     assert content["sites"][0]["sigma_used"] is None
+    assert content["totals"] == {
+        "sites": 3,
+        "eligible": 2,
+        "skipped": 1,
+        "elements": sum(int(np.prod(site["shape"])) for site in content["sites"][:2]),
+        "smallest_sigma": min(site["sigma"] for site in content["sites"][:2]),
+        "largest_sigma": max(site["sigma"] for site in content["sites"][:2]),
+    }
     assert os.listdir(model.parent) == ["model.onnx"]
 
 

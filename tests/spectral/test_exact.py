@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.linalg import hadamard, svdvals
 
 from sn_graph.spectral import exact
-from sn_graph.spectral.exact import leading_singular_triplet, spectral_norm
+from sn_graph.spectral.exact import leading_singular_triplet, spectral_norm, spectral_norms
 
 TYPES = (np.float16, ml_dtypes.bfloat16, np.float32, np.float64)
 PROMISED = 1e-6
@@ -194,6 +194,48 @@ def test_same_result_at_every_call() -> None:
     first, second = leading_singular_triplet(matrix), leading_singular_triplet(matrix)
     assert first.sigma == second.sigma
     np.testing.assert_array_equal(first.right, second.right)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 6), st.integers(1, 40), st.integers(1, 40), st.sampled_from(TYPES), st.integers(0, 99))
+def test_many_of_one_shape(count: int, rows: int, columns: int, kind: Any, seed: int) -> None:
+    stack = np.random.default_rng(seed).standard_normal((count, rows, columns)).astype(kind)
+    stack[0] = 0
+    # Two ways of 64-bit arithmetic on at most 40 x 40.
+    np.testing.assert_allclose(spectral_norms(stack), [spectral_norm(m) for m in stack], rtol=1e-12)
+
+
+def test_many_of_odd_scales() -> None:
+    plain = np.random.default_rng(0).standard_normal((6, 5, 4))
+    stack = np.ldexp(plain, np.array([-1000, -300, 0, 300, 900, 0])[:, None, None])
+    stack[5, 0, 0] = math.inf
+    found = spectral_norms(stack)
+    np.testing.assert_allclose(found[:5], [spectral_norm(m) for m in stack[:5]], rtol=1e-12)
+    assert math.isnan(found[5])
+    assert spectral_norms(np.empty((0, 5, 4))).shape == (0,)
+    assert spectral_norms(np.empty((3, 0, 4))).tolist() == [0.0] * 3
+
+
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("shape", [(20, 30), (300, 280), (600, 640), (640, 600)])
+@pytest.mark.parametrize("side", ["rows", "cols"])
+@pytest.mark.parametrize("quality", ["leading", "second", "near", "random", "zero", "nan"])
+def test_guess(shape: tuple[int, int], kind: Any, side: Any, quality: str) -> None:
+    matrix = np.random.default_rng(3).standard_normal(shape).astype(kind)
+    left, values, right = np.linalg.svd(matrix.astype(np.float64))
+    leading, second = (left[:, 0], left[:, 1]) if side == "rows" else (right[0], right[1])
+    guess = {
+        "leading": -3.0 * leading,
+        "second": second,
+        "near": leading + 1e-3 * second,
+        "random": np.random.default_rng(4).standard_normal(len(leading)),
+        "zero": 0.0 * leading,
+        "nan": math.nan * leading,
+    }[quality]
+    for laid in (matrix, np.asfortranarray(matrix)):
+        found = leading_singular_triplet(laid, guess.reshape(-1, 1), side)
+        assert found.sigma == pytest.approx(values[0], rel=1e-9)
+        assert_vectors(matrix, found)
 
 
 def test_memory_map(tmp_path: Path) -> None:

@@ -48,12 +48,12 @@ def test_unlucky_starts(gap: float, monkeypatch: pytest.MonkeyPatch) -> None:
     fair = np.random.default_rng(0).standard_normal(300)
     fair[-1] = 2e-3 * math.copysign(1.0, fair[-1])
     start = fair / np.linalg.norm(fair)
-    monkeypatch.setattr(lanczos, "_start", lambda _: start)
+    monkeypatch.setattr(lanczos, "_start", lambda length, stream=0: start)
     assert solve(eigenvalues).value >= 1 - 2 * TOLERANCE
 
 
 def test_rule_bounds_the_hidden_component() -> None:
-    """|v₁·b| ≤ 1 / p_k(λ₁), the inequality that the rule stands on, in 50 digits."""
+    """|v₁·b| ≤ 1 / √S_k(λ₁), the inequality that the rule stands on, in 50 digits."""
     mpmath.mp.dps = 50
     eigenvalues = [mpmath.mpf(i) / 7 for i in range(1, 12)]
     start = [mpmath.mpf(1) / (i + 2) for i in range(11)]
@@ -62,6 +62,8 @@ def test_rule_bounds_the_hidden_component() -> None:
     before, beta = [mpmath.mpf(0)] * 11, mpmath.mpf(0)
     diagonal: list[float] = []
     offdiagonal: list[float] = []
+    top = len(eigenvalues) - 1
+    parts = [current[top]]
     for _ in range(6):
         image = [a * x for a, x in zip(eigenvalues, current, strict=True)]
         alpha = sum(x * y for x, y in zip(current, image, strict=True))
@@ -70,11 +72,58 @@ def test_rule_bounds_the_hidden_component() -> None:
         before, current = current, [x / beta for x in rest]
         diagonal.append(float(alpha))
         offdiagonal.append(float(beta))
-    top = len(eigenvalues) - 1
+        parts.append(current[top])
     growth = log_growth(diagonal, offdiagonal, float(eigenvalues[top]))
-    # q_{k+1} = p_k(G) b, so its part on v₁ is p_k(λ₁) times that of b.
-    assert growth == pytest.approx(float(mpmath.log(current[top] / (start[top] / norm))), rel=1e-9)
-    assert current[top] <= 1
+    # q_{j+1} = p_j(G) b, so its part on v₁ is p_j(λ₁) times that of b; the q are orthonormal.
+    length = mpmath.sqrt(sum(part**2 for part in parts))
+    assert growth == pytest.approx(float(mpmath.log(length / parts[0])), rel=1e-9)
+    assert length <= 1
+
+
+SPECTRUM = below(1.0, below(0.99, np.linspace(0.0, 0.95, 298)))
+
+
+def unit(index: int, error: float = 0.0) -> NDArray[np.float64]:
+    return np.where(np.arange(300) == index, 1.0, error / math.sqrt(300))
+
+
+@pytest.mark.parametrize(("guess", "kept"), [(unit(299), True), (unit(299, 2e-5), True), (unit(299, 1e-2), False)])
+def test_a_good_guess_saves_steps(guess: NDArray[np.float64], kept: bool) -> None:
+    cold = solve(SPECTRUM)
+    warm = largest_eigenpair(lambda x: SPECTRUM * x, 300, TOLERANCE, 2000, guess)
+    assert warm.certain
+    assert 1 - 2 * TOLERANCE <= warm.value <= 1 + 1e-12
+    assert (warm.steps < 0.75 * cold.steps) is kept
+
+
+@pytest.mark.parametrize("gap", [1e-7, 3e-6, 1e-4, 1e-2, 0.5])
+def test_a_guess_that_is_not_the_leading_vector(gap: float) -> None:
+    """An exact eigenvector below the largest: its residual is 0, and only the rule can tell."""
+    spectrum = below(1.0, below(1.0 - gap, np.linspace(0.0, 0.4, 298)))
+    found = largest_eigenpair(lambda x: spectrum * x, 300, TOLERANCE, 2000, unit(298))
+    assert found.certain
+    assert found.value >= 1 - 2 * TOLERANCE
+
+
+def test_a_guess_from_a_search_that_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A start nearly without the leading vector finds the second; given as a guess, that must not confirm itself."""
+    spectrum = below(1.0, below(1.0 - 1e-5, np.linspace(0.0, 0.4, 298)))
+    unlucky = lanczos._start(300)
+    unlucky[-1] = 1e-8
+    unlucky /= np.linalg.norm(unlucky)
+    fair = lanczos._start
+    monkeypatch.setattr(lanczos, "_start", lambda length, stream=0: fair(length, stream) if stream else unlucky)
+    missed = largest_eigenpair(lambda x: spectrum * x, 300, TOLERANCE, 2000)
+    assert missed.value < 1 - 2 * TOLERANCE
+    assert lanczos._confirm(lambda x: spectrum * x, missed.vector, TOLERANCE, 2000) is None
+
+
+def test_a_guess_in_small_spaces() -> None:
+    assert largest_eigenpair(lambda x: 3.0 * x, 1, TOLERANCE, 9, np.ones(1)).value == pytest.approx(3.0)
+    pair = np.array([2.0, 3.0])
+    for guess in np.eye(2):
+        assert largest_eigenpair(lambda x: pair * x, 2, TOLERANCE, 9, guess).value == pytest.approx(3.0, rel=1e-14)
+    assert largest_eigenpair(lambda x: 0.0 * x, 2, TOLERANCE, 9, np.ones(2)).value == 0.0
 
 
 def test_growth_is_nothing_below_the_ritz_value() -> None:

@@ -1,9 +1,12 @@
 """Time and error of everything that computes a largest singular value, side by side in one interleaved run.
 
     python tools/bench/sigma.py --shapes 1024x9216 4096x4096 --repeats 7
+    python tools/bench/sigma.py --resnet50
 
 Times are medians in milliseconds; the ratio is numpy.linalg.norm(W, 2) over the method, so larger is faster; the error
-is relative to LAPACK's eigenvalue of the float64 Gram matrix. Set OPENBLAS_NUM_THREADS to fix the threads.
+is relative to LAPACK's eigenvalue of the float64 Gram matrix, so that of a proven bound is the width of its bracket.
+--resnet50 adds up the 54 weights of that network, against the best of scipy's solvers for each shape. Set
+OPENBLAS_NUM_THREADS (and OMP_NUM_THREADS for PyTorch) to fix the threads.
 """
 
 import argparse
@@ -14,6 +17,7 @@ import platform
 import statistics
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -23,7 +27,8 @@ from numpy.typing import NDArray
 from scipy.linalg import eigh, svdvals
 from scipy.sparse.linalg import svds
 
-from sn_graph.spectral.exact import spectral_norm
+from sn_graph.spectral.bound import bracket, upper_bound
+from sn_graph.spectral.exact import leading_singular_triplet, spectral_norm
 from sn_graph.spectral.power import power_iteration, seeded_state
 
 SHAPES = (
@@ -59,6 +64,18 @@ def power_steps(matrix: Matrix) -> float:
     return power_iteration(matrix, seeded_state(0, "weight", matrix.shape[1]), 200, "cols").sigma
 
 
+def warm(matrix: Matrix) -> Method:
+    """From the left vector, found before the clock starts."""
+    guess = leading_singular_triplet(matrix).left
+    return lambda m: leading_singular_triplet(m, guess, "rows").sigma
+
+
+def proven(matrix: Matrix) -> Method:
+    """A bound from a σ that was known before the clock starts."""
+    sigma = spectral_norm(matrix)
+    return lambda m: upper_bound(m, sigma)
+
+
 def optional_methods() -> dict[str, Method]:
     methods: dict[str, Method] = {}
     with contextlib.suppress(ImportError):
@@ -71,9 +88,12 @@ def optional_methods() -> dict[str, Method]:
     return methods
 
 
-def methods() -> dict[str, Method]:
+def methods(matrix: Matrix) -> dict[str, Method]:
     return {
         "sn_graph spectral_norm": spectral_norm,
+        "sn_graph, from the vector": warm(matrix),
+        "sn_graph upper_bound(σ)": proven(matrix),
+        "sn_graph bracket": lambda m: bracket(m).upper,
         "numpy norm 2": lambda m: float(np.linalg.norm(m, 2)),
         "scipy svdvals": lambda m: float(svdvals(m)[0]),
         "scipy svds arpack": sparse_solver("arpack"),
@@ -88,9 +108,10 @@ def methods() -> dict[str, Method]:
 
 def measure(matrix: Matrix, repeats: int) -> dict[str, tuple[list[float], float | str]]:
     """Seconds of each run, and the value or what went wrong."""
-    results: dict[str, tuple[list[float], float | str]] = {name: ([], "") for name in methods()}
+    rivals = methods(matrix)
+    results: dict[str, tuple[list[float], float | str]] = {name: ([], "") for name in rivals}
     for _ in range(repeats):
-        for name, method in methods().items():
+        for name, method in rivals.items():
             times = results[name][0]
             if times and times[0] > SLOW:
                 continue
@@ -125,6 +146,39 @@ def report(shape: str, repeats: int, seed: int) -> None:
         print(f"  {name:33} {median * 1e3:10.2f} ms  (least {min(times) * 1e3:9.2f})  {base / median:8.2f}x  {error}")
 
 
+def resnet50() -> Counter[tuple[int, int]]:
+    """How often each shape [out, in · kernel] stands among its 53 convolutions and one dense layer."""
+    shapes = Counter([(64, 147), (1000, 2048)])
+    inward = 64
+    for width, blocks in ((64, 3), (128, 4), (256, 6), (512, 3)):
+        shapes[4 * width, inward] += 1
+        for _ in range(blocks):
+            shapes.update([(width, inward), (width, 9 * width), (4 * width, width)])
+            inward = 4 * width
+    return shapes
+
+
+def report_resnet50(repeats: int, seed: int) -> None:
+    ours = best = 0.0
+    print("\nResNet-50, random weights")
+    for (rows, columns), count in sorted(resnet50().items()):
+        matrix = np.random.default_rng(seed).standard_normal((rows, columns), dtype=np.float32)
+        rivals: dict[str, Method] = {"sn_graph": spectral_norm, "svdvals": lambda m: float(svdvals(m)[0])}
+        rivals |= {name: sparse_solver(name) for name in ("arpack", "propack")}
+        times: dict[str, list[float]] = {name: [] for name in rivals}
+        for _ in range(repeats):
+            for name, method in rivals.items():
+                time.sleep(REST)
+                run(method, matrix)
+                times[name].append(run(method, matrix)[0])
+        medians = {name: statistics.median(values) * 1e3 for name, values in times.items()}
+        own = medians.pop("sn_graph")
+        name, median = min(medians.items(), key=lambda item: item[1])
+        ours, best = ours + count * own, best + count * median
+        print(f"  {count} x {rows}x{columns:<6} sn_graph {own:8.2f} ms, {name:8} {median:8.2f} ms, {own / median:5.2f}")
+    print(f"  all: sn_graph {ours:.1f} ms, the best of scipy for each shape {best:.1f} ms, {ours / best:.2f}")
+
+
 def versions() -> str:
     names = [f"python {platform.python_version()}", f"numpy {np.__version__}", f"scipy {scipy.__version__}"]
     for name in ("sklearn", "torch"):
@@ -141,11 +195,15 @@ def versions() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="+", default=SHAPES.split(), metavar="ROWSxCOLUMNS")
+    parser.add_argument("--resnet50", action="store_true", help="its weights in place of the shapes")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     print(versions())
     warnings.simplefilter("ignore")  # lobpcg warns at every run that it has not converged
+    if arguments.resnet50:
+        report_resnet50(arguments.repeats, arguments.seed)
+        return
     for shape in arguments.shapes:
         report(shape, arguments.repeats, arguments.seed)
 

@@ -1,0 +1,174 @@
+"""What a weight is divided by: one of three estimates of one of two norms.
+
+    exact    σ, within 1e-6 (the operator norm within 1e-5)
+    power    k power iterations from u, as the frameworks do
+    upper    a proven upper bound, so large that the weight is within the bound as stored, rounding included
+
+of the matrix (`sn_graph.views`), or of what the consumers do (`sn_graph.operators`).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sn_graph.decisions import PlannedSite
+from sn_graph.errors import ModelError
+from sn_graph.measure import escaped, exact_sigma, require_finite, require_finite_norm
+from sn_graph.model import Model
+from sn_graph.model.payload import scale_elements
+from sn_graph.operators import Operators, alpha
+from sn_graph.plan import Plan
+from sn_graph.spectral.power import operator_power_iteration, power_iteration, seeded_state
+from sn_graph.state import State
+
+if TYPE_CHECKING:
+    from sn_graph.spectral.convolution import Convolution
+
+
+class SigmaMethod(StrEnum):
+    """How a norm is estimated."""
+
+    EXACT = "exact"
+    POWER = "power"
+    UPPER = "upper"
+
+
+@dataclass(frozen=True)
+class Divisors:
+    """What was measured of a weight, and what to divide it by.
+
+    Attributes:
+        used: One divisor, or one for each use.
+        sigma, upper: The norm of the matrix, and a proven bound of it; None where they were not computed.
+        operator, operator_upper: The same of what the consumers do.
+    """
+
+    used: tuple[float, ...]
+    sigma: float | None = None
+    upper: float | None = None
+    operator: float | None = None
+    operator_upper: float | None = None
+
+
+class Divider:
+    """Measures the weights of one model as a plan and a method say."""
+
+    def __init__(self, model: Model, plan: Plan, method: SigmaMethod, state: State, seed: int = 0) -> None:
+        self._model = model
+        self._plan = plan
+        self._method = method
+        self._state = state
+        self._seed = seed
+        self._operators = Operators(model)
+
+    def measure(self, planned: PlannedSite, matrix: NDArray[Any]) -> Divisors:
+        """Measure one weight, whose matrix [rows, cols] is given.
+
+        Raises:
+            ModelError: It holds NaN or infinity, passes the range of its type, or has no power iteration.
+        """
+        if self._method is SigmaMethod.POWER:
+            return Divisors(tuple(self._power(planned, matrix)))
+        found = self._matrix_norm(planned, matrix)
+        return found if self._plan.norm == "matrix" else self._operator_norm(planned, found)
+
+    def _matrix_norm(self, planned: PlannedSite, matrix: NDArray[Any]) -> Divisors:
+        if self._method is SigmaMethod.EXACT:
+            sigma = exact_sigma(planned, matrix)
+            return Divisors((sigma,), sigma)
+        from sn_graph.spectral.bound import bracket
+        from sn_graph.spectral.certificate import ROUNDING, certified_divisor
+
+        require_finite(planned, matrix)
+        found = bracket(matrix)
+        sigma = require_finite_norm(planned, matrix, found.lower)
+        if self._plan.norm == "operator":
+            return Divisors((), sigma, found.upper)
+        plain = planned.site.quantization is None and matrix.dtype in ROUNDING
+        store = None if plain else partial(self._stored_matrix, planned)
+        divisor = certified_divisor(matrix, self._plan.bound, found, store)
+        return Divisors((self._certified(planned, divisor),), sigma, found.upper)
+
+    def _operator_norm(self, planned: PlannedSite, found: Divisors) -> Divisors:
+        enclosed = self._operators.enclose(planned)
+        known = replace(found, operator=enclosed.lower, operator_upper=enclosed.upper)
+        if self._method is SigmaMethod.EXACT:
+            return replace(known, used=(enclosed.lower,))
+        from sn_graph.spectral.certificate import ROUNDING, raised_divisor
+
+        if enclosed.upper == 0.0:
+            return replace(known, used=(0.0,))
+        units = {str(dtype): unit for dtype, unit in ROUNDING.items()}
+        unit = units.get(planned.site.dtype or "") if planned.site.quantization is None else None
+        if unit is not None:
+            divisor = (enclosed.upper + 2.0 * unit * self._operators.magnitude(planned)) * (1.0 + 4.0 * unit)
+            return replace(known, used=(self._certified(planned, divisor),))
+
+        def proven(factor: float) -> float:
+            return self._operators.enclose(planned, self._stored(planned, factor)).upper
+
+        divisor = raised_divisor(enclosed.upper, self._plan.bound, proven)
+        return replace(known, used=(self._certified(planned, divisor),))
+
+    def _certified(self, planned: PlannedSite, divisor: float) -> float:
+        if np.isfinite(divisor):
+            return divisor
+        raise ModelError(
+            f"no divisor takes weight '{planned.id}' below {self._plan.bound:g} in {planned.site.dtype}, whose numbers "
+            "end above it; give a larger --bound"
+        )
+
+    def _stored(self, planned: PlannedSite, factor: float) -> NDArray[Any]:
+        """Return the weight as its tensor would hold it, times a factor; dequantized where it is quantized."""
+        site = planned.site
+        assert site.tensor is not None
+        stored = self._model.array(site.tensor)
+        if site.quantization is not None:
+            return site.quantization.dequantize(self._model, stored, factor)
+        return scale_elements(stored, factor)
+
+    def _stored_matrix(self, planned: PlannedSite, factor: float) -> NDArray[Any]:
+        assert planned.view is not None
+        return planned.view.matrix(self._stored(planned, factor))
+
+    def _power(self, planned: PlannedSite, matrix: NDArray[Any]) -> list[float]:
+        """Return σ after k iterations; where each use has its own, after k, 2k, … of them."""
+        assert planned.view is not None
+        through = self._iterated(planned)
+        length = self._operators.state_length(planned, self._plan.norm)
+        u: NDArray[Any] = self._state.u.get(planned.id, seeded_state(self._seed, planned.id, length))
+        count = planned.power_iterations or self._plan.power_iterations
+        factor = abs(alpha(planned.uses[0])) if self._plan.norm == "operator" else 1.0
+        step: Callable[..., Any] = partial(power_iteration, matrix, iterations=count, side=planned.view.side)
+        if through is not None:
+            step = partial(_convolution_power, through, iterations=count)
+        sigmas = []
+        for _ in planned.uses if planned.per_use else planned.uses[:1]:
+            result = step(state=u)
+            sigmas.append(require_finite_norm(planned, matrix, result.sigma * factor))
+            u = result.state
+        return sigmas
+
+    def _iterated(self, planned: PlannedSite) -> "Convolution | None":
+        """Return the convolution that the power iteration goes through; None where it is the matrix."""
+        if self._plan.norm == "matrix":
+            return None
+        reason = self._operators.refusal(planned)
+        if reason is not None:
+            raise ModelError(
+                f"weight '{planned.id}' has no power iteration of its operator norm: {reason}; give --sigma exact, or "
+                f"leave it out with --exclude '^{escaped(planned.site.weight)}$'"
+            )
+        return self._operators.iterated(planned)
+
+
+def _convolution_power(through: "Convolution", state: NDArray[Any], iterations: int) -> Any:
+    from sn_graph.spectral.convolution import adjoint, forward
+
+    u = state.reshape(through.output_shape)
+    return operator_power_iteration(partial(forward, through), partial(adjoint, through), u, iterations)

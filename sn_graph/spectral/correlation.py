@@ -1,0 +1,237 @@
+"""A piece of a convolution as products with arrays: forward, adjoint, dense matrix.
+
+With i = s a + r − p the input falls into s phases per axis, and tap t = s u + r into the coefficient B_u of phase r, so
+the strided correlation is one of stride 1 with more input channels:
+
+    y[j] = Σ_u B_u z[j + u],   z_r[a] = x[s a + r − p],   0 ≤ u ≤ D = ⌊(taps − 1)/s⌋
+
+(the polyphase form; Vaidyanathan, 1993, Multirate Systems and Filter Banks, §4.3). All spatial axes are walked as one
+flat axis: rows of z are D longer than rows of y, so that a shift by u is one offset into memory and every term of the
+sum one matrix product, whose values at the rows' ends are thrown away.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sn_graph.spectral.geometry import Piece
+
+Array = NDArray[Any]
+"""float64 or float32."""
+
+# Elements of one block of gathered inputs.
+BLOCK = 1 << 17
+# mypy knows no tuple that begins with an ellipsis as an index.
+_ALL = (slice(None),) * 5
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """A stride-s, dilation-1 correlation, zero outside its input, block diagonal over groups.
+
+    Attributes:
+        kernel: [groups, S, L, taps…], float64; S and L are the channels of a group on the small and the large side.
+        axes: the geometry of each spatial axis.
+        coefficients: [U, groups, S, P], the B_u, u in lexicographic order; P = L · the phases of all axes.
+        shifts: [U, rank], the u.
+    """
+
+    kernel: Array
+    axes: tuple[Piece, ...]
+    coefficients: Array
+    shifts: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, kernel: Array, axes: Sequence[Piece]) -> "Correlation":
+        """Take the taps that the axes are left with from a whole kernel [groups, S, L, taps…]."""
+        taken = np.ascontiguousarray(kernel[(*_ALL[:3], *(axis.tap_slice for axis in axes))])
+        counts = [axis.degree + 1 for axis in axes]
+        shifts = np.array(list(product(*map(range, counts))), dtype=np.int64).reshape(-1, len(axes))
+        return cls(taken, tuple(axes), _polyphase(taken, axes), shifts)
+
+    def of_groups(self, groups: NDArray[np.intp]) -> "Correlation":
+        """Leave out all groups but these."""
+        return replace(self, kernel=self.kernel[groups], coefficients=self.coefficients[:, groups])
+
+    def in_single(self) -> "Correlation":
+        """Compute forward and adjoint in float32."""
+        return replace(self, coefficients=self.coefficients.astype(np.float32))
+
+    @property
+    def degrees(self) -> tuple[int, ...]:
+        """D of each axis."""
+        return tuple(axis.degree for axis in self.axes)
+
+    @property
+    def small_shape(self) -> tuple[int, ...]:
+        """[groups · S, m…], the shape of y."""
+        groups, small, *_ = self.kernel.shape
+        return groups * small, *(axis.small for axis in self.axes)
+
+    @property
+    def large_shape(self) -> tuple[int, ...]:
+        """[groups · L, n…], the shape of x."""
+        groups, _, large, *_ = self.kernel.shape
+        return groups * large, *(axis.large for axis in self.axes)
+
+    def forward(self, x: Array) -> Array:
+        """A x: [groups · L, n…] to [groups · S, m…], in the coefficients' precision."""
+        phases = self._phases(x)
+        outputs = self._places()
+        weights = self._weights()
+        for block, shifted in self._blocks():
+            if self._gathers_inputs:
+                stack = np.concatenate([phases[:, :, part] for part in shifted], axis=1)
+                np.matmul(weights, stack, out=outputs[:, :, block])
+            else:
+                stack = np.matmul(weights, phases[:, :, block])
+                for part, term in zip(shifted, np.split(stack, len(shifted), axis=1), strict=True):
+                    outputs[:, :, part] += term
+        return self._rows(outputs)[self._inner()].reshape(self.small_shape)
+
+    def adjoint(self, y: Array) -> Array:
+        """Aᵀ y: [groups · S, m…] to [groups · L, n…], in the coefficients' precision."""
+        outputs = self._places()
+        rows = self._rows(outputs)
+        rows[self._inner()] = y.reshape(rows[self._inner()].shape)
+        groups, phase_count = self.coefficients.shape[1], self.coefficients.shape[3]
+        phases = np.zeros((groups, phase_count, math.prod(self._extents())), outputs.dtype)
+        weights = self._weights().transpose(0, 2, 1)
+        for block, shifted in self._blocks():
+            if self._gathers_inputs:
+                stack = np.matmul(weights, outputs[:, :, block])
+                for part, term in zip(shifted, np.split(stack, len(shifted), axis=1), strict=True):
+                    phases[:, :, part] += term
+            else:
+                stack = np.concatenate([outputs[:, :, part] for part in shifted], axis=1)
+                np.matmul(weights, stack, out=phases[:, :, block])
+        return self._unphased(phases)
+
+    @property
+    def _gathers_inputs(self) -> bool:
+        """Whether one product takes U shifted inputs side by side, or gives U outputs to be shifted: the fewer rows."""
+        _, _, small, phases = self.coefficients.shape
+        return bool(phases <= small)
+
+    def _weights(self) -> Array:
+        """The B_u side by side, [groups, S, U · P], or on top of each other, [groups, U · S, P]."""
+        count, groups, small, phases = self.coefficients.shape
+        if self._gathers_inputs:
+            return self.coefficients.transpose(1, 2, 0, 3).reshape(groups, small, count * phases)
+        return self.coefficients.transpose(1, 0, 2, 3).reshape(groups, count * small, phases)
+
+    def _places(self) -> Array:
+        """Zeros [groups, S, lead + flat places of z]: y, with room before it for what is shifted out."""
+        _, groups, small, _ = self.coefficients.shape
+        return np.zeros((groups, small, self._offsets()[-1] + math.prod(self._extents())), self.coefficients.dtype)
+
+    def _rows(self, outputs: Array) -> Array:
+        """The part of `_places` behind the lead, as a view [groups, S, extents…]."""
+        lead = self._offsets()[-1]
+        return outputs[:, :, lead:].reshape(*outputs.shape[:2], *self._extents())
+
+    def _inner(self) -> tuple[slice, ...]:
+        return (*_ALL[:2], *(slice(axis.small) for axis in self.axes))
+
+    def _offsets(self) -> list[int]:
+        """How far each shift u reaches on the flat axis, in ascending order."""
+        extents = self._extents()
+        widths = [math.prod(extents[axis + 1 :]) for axis in range(len(extents))]
+        return [int(offset) for offset in self.shifts @ np.array(widths)]
+
+    def _blocks(self) -> Iterator[tuple[slice, list[slice]]]:
+        """Yield runs of places on the side of the single product, and for each u those on the shifted side."""
+        offsets = self._offsets()
+        lead = offsets[-1]
+        weights = self.coefficients
+        # What is read for one block stays in the cache between its gathering and its product.
+        rows = weights.shape[0] * weights.shape[1] * min(weights.shape[2:])
+        step = max(128, BLOCK // rows)
+        whole = math.prod(self._extents())
+        # Outputs end where the greatest shift would leave the inputs; what lies between rows comes out as noise.
+        stop = whole - lead if self._gathers_inputs else whole
+        for start in range(0, stop, step):
+            end = min(stop, start + step)
+            if self._gathers_inputs:
+                yield slice(lead + start, lead + end), [slice(start + shift, end + shift) for shift in offsets]
+            else:
+                yield slice(start, end), [slice(lead + start - shift, lead + end - shift) for shift in offsets]
+
+    def dense(self) -> Array:
+        """The matrices of the groups: [groups, S · m…, L · n…]."""
+        groups, small, large, *taps = self.kernel.shape
+        rank = len(self.axes)
+        sizes = [axis.small for axis in self.axes] + [axis.large for axis in self.axes]
+        matrix = np.zeros((*sizes, groups, small, large))
+        for tap in product(*map(range, taps)):
+            outputs, inputs = [], []
+            for axis, (piece, index) in enumerate(zip(self.axes, tap, strict=True)):
+                places = np.arange(piece.small)
+                reached = piece.stride * places + index - piece.offset
+                inside = (reached >= 0) & (reached < piece.large)
+                along = [1] * rank
+                along[axis] = -1
+                outputs.append(places[inside].reshape(along))
+                inputs.append(reached[inside].reshape(along))
+            weights = self.kernel.transpose(*range(3, 3 + rank), 0, 1, 2)[tap]
+            matrix[(*outputs, *inputs)] = weights
+        order = (2 * rank, 2 * rank + 1, *range(rank), 2 * rank + 2, *range(rank, 2 * rank))
+        rows, columns = math.prod(self.small_shape) // groups, math.prod(self.large_shape) // groups
+        return matrix.transpose(order).reshape(groups, rows, columns)
+
+    def _extents(self) -> tuple[int, ...]:
+        return tuple(axis.small + axis.degree for axis in self.axes)
+
+    def _phases(self, x: Array) -> Array:
+        """z: [groups, P, flat]."""
+        padded = self._padded()
+        padded[self._inside()] = x
+        _, groups, _, phases = self.coefficients.shape
+        return self._split(padded).reshape(groups, phases, -1)
+
+    def _unphased(self, phases: Array) -> Array:
+        padded = self._padded()
+        split = self._split(padded)
+        split[...] = phases.reshape(split.shape)
+        return padded[self._inside()].copy()
+
+    def _padded(self) -> Array:
+        lengths = (axis.stride * extent for axis, extent in zip(self.axes, self._extents(), strict=True))
+        return np.zeros((self.large_shape[0], *lengths), self.coefficients.dtype)
+
+    def _inside(self) -> tuple[slice, ...]:
+        return slice(None), *(slice(axis.offset, axis.offset + axis.large) for axis in self.axes)
+
+    def _split(self, padded: Array) -> Array:
+        """A view [groups, L, phases…, places…] of a padded input."""
+        groups, _, large, *_ = self.kernel.shape
+        rank = len(self.axes)
+        split = padded.reshape(groups, large, *_interleaved(self._extents(), [axis.stride for axis in self.axes]))
+        order = (0, 1, *range(3, 3 + 2 * rank, 2), *range(2, 2 + 2 * rank, 2))
+        return split.transpose(order)[(*_ALL[:2], *(slice(_phase_count(axis)) for axis in self.axes))]
+
+
+def _phase_count(axis: Piece) -> int:
+    # A stride beyond the kernel has phases that no tap reads.
+    return min(axis.stride, axis.taps)
+
+
+def _interleaved(outer: Sequence[int], inner: Sequence[int]) -> list[int]:
+    return [size for pair in zip(outer, inner, strict=True) for size in pair]
+
+
+def _polyphase(kernel: Array, axes: Sequence[Piece]) -> Array:
+    groups, small, large, *taps = kernel.shape
+    rank = len(axes)
+    counts = [axis.degree + 1 for axis in axes]
+    phases = [_phase_count(axis) for axis in axes]
+    padding = [(0, count * phase - tap) for count, phase, tap in zip(counts, phases, taps, strict=True)]
+    padded = np.pad(kernel, [(0, 0)] * 3 + padding)
+    split = padded.reshape(groups, small, large, *_interleaved(counts, phases))
+    order = (*range(3, 3 + 2 * rank, 2), 0, 1, 2, *range(4, 4 + 2 * rank, 2))
+    return np.ascontiguousarray(split.transpose(order).reshape(math.prod(counts), groups, small, -1))

@@ -1,0 +1,172 @@
+"""The norm of one piece of a convolution, zero-padded, at its input size.
+
+    the map is small          its matrix, LAPACK or Lanczos, and a Cholesky certificate
+    its symbol is constant    the norm of the reshaped kernel (kernels no longer than the stride, 1 × 1 among them)
+    else                      below: Lanczos on x → Aᵀ(A x); above: the symbol on a twisted circulant's frequencies
+
+With groups, those whose bound lies below the lower end found for another are not iterated.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sn_graph.spectral.correlation import Correlation
+from sn_graph.spectral.definite import gamma
+from sn_graph.spectral.embedding import embedding_bound, group_bounds, operations, smallest_count
+from sn_graph.spectral.exact import leading_singular_triplet
+from sn_graph.spectral.hermitian import estimated_largest, raised_limit, rounded_root
+from sn_graph.spectral.recurrence import leading_value, leading_vector
+from sn_graph.spectral.symbol import Symbol
+from sn_graph.spectral.torus import supremum
+
+# The rest of the 1e-5 promised is for float32 products.
+TOLERANCE = 8e-6
+STEPS = 3000
+# From here on vectors are multiplied in float32.
+SINGLE_LENGTH = 4096
+# Up to here, on the shorter side of a group's matrix and in elements of all of them, matrices are written out.
+DENSE_SIDE = 1024
+DENSE_SIZE = 1 << 23
+DENSE_OPERATIONS = 2e10
+# A bound at the given size may cost this much more than the one for all sizes, which is wider by O(1/n²).
+EMBEDDING_OPERATIONS = 2e11
+
+
+@dataclass(frozen=True)
+class Bracket:
+    """Where the norm lies.
+
+    Attributes:
+        lower: attained (or approached, over all sizes), within 1e-5 of the norm. 0 for a map that is 0, NaN for one
+            with NaN or infinity.
+        upper: proven, rounding errors included.
+        left, right: if asked for and the size is known, u [channels, spatial…] of the output and v of the input, of
+            length 1, with A v ≈ lower · u; where the norm is 0, zeros.
+    """
+
+    lower: float
+    upper: float
+    left: NDArray[np.float64] | None = None
+    right: NDArray[np.float64] | None = None
+
+
+def correlation_norm(correlation: Correlation, vectors: bool) -> Bracket:
+    """Enclose the norm of a correlation; its left side is the small one.
+
+    Args:
+        correlation: entries of about 1, so that nothing over- or underflows.
+        vectors: whether to compute the singular vectors too.
+    """
+    if not correlation.kernel.any():
+        return Bracket(0.0, 0.0, np.zeros(correlation.small_shape), np.zeros(correlation.large_shape))
+    if _is_small(correlation):
+        return _written_out(correlation, vectors)
+    symbol = Symbol.of(correlation.coefficients, correlation.shifts)
+    found = _constant(correlation, symbol) if _is_constant(correlation) else _leading(correlation, symbol, vectors)
+    if operations(symbol, smallest_count(symbol, correlation.axes)) <= EMBEDDING_OPERATIONS:
+        upper = rounded_root(embedding_bound(symbol, correlation.axes, found.lower))
+    else:
+        upper = supremum(symbol).upper
+    return Bracket(found.lower, max(upper, found.lower), found.left, found.right)
+
+
+def _is_small(correlation: Correlation) -> bool:
+    groups: int = correlation.kernel.shape[0]
+    sides = sorted((math.prod(correlation.small_shape) // groups, math.prod(correlation.large_shape) // groups))
+    elements = groups * sides[0] * sides[1]
+    return sides[0] <= DENSE_SIDE and elements <= DENSE_SIZE and elements * sides[0] <= DENSE_OPERATIONS
+
+
+def _written_out(correlation: Correlation, vectors: bool) -> Bracket:
+    matrices = correlation.dense()
+    wide = matrices.shape[1] <= matrices.shape[2]
+    grams = matrices @ matrices.transpose(0, 2, 1) if wide else matrices.transpose(0, 2, 1) @ matrices
+    values = estimated_largest(grams)
+    group = int(values.argmax())
+    triplet = leading_singular_triplet(matrices[group])
+    # A computed MᵀM is off by at most γ ‖M‖_F² (`definite`, eq. 1).
+    error = gamma(max(matrices.shape[1:])) * float(np.square(matrices).sum(axis=(1, 2)).max()) * (1.0 + 1e-6)
+    upper = rounded_root(raised_limit(grams, triplet.sigma**2) + error)
+    bracket = Bracket(triplet.sigma, upper)
+    if not vectors:
+        return bracket
+    left = np.zeros((len(matrices), matrices.shape[1]))
+    right = np.zeros((len(matrices), matrices.shape[2]))
+    left[group], right[group] = triplet.left, triplet.right
+    shapes = correlation.small_shape, correlation.large_shape
+    return Bracket(bracket.lower, bracket.upper, left.reshape(shapes[0]), right.reshape(shapes[1]))
+
+
+def _is_constant(correlation: Correlation) -> bool:
+    """Whether one output reads all the taps, and no two outputs share an input: the norm is that of the kernel."""
+    return not any(correlation.degrees) and all(axis.interior for axis in correlation.axes)
+
+
+def _constant(correlation: Correlation, symbol: Symbol) -> Bracket:
+    group = int(estimated_largest(symbol.grams(np.zeros((1, len(correlation.axes))))).argmax())
+    triplet = leading_singular_triplet(correlation.coefficients[0, group])
+    _, groups, small, _ = correlation.coefficients.shape
+    left = np.zeros((groups, small, *correlation.small_shape[1:]))
+    place = tuple(-(-axis.offset // axis.stride) for axis in correlation.axes)
+    left[group].transpose(*range(1, left.ndim - 1), 0)[place] = triplet.left
+    left = left.reshape(correlation.small_shape)
+    right = correlation.adjoint(left)
+    return Bracket(triplet.sigma, math.inf, left, right / math.sqrt(float((right * right).sum())))
+
+
+def _leading(correlation: Correlation, symbol: Symbol, vectors: bool) -> Bracket:
+    """The lower end over all groups, of which those whose bound is below it need not be iterated."""
+    if symbol.groups == 1:
+        return _iterated(correlation, vectors)
+    bounds = group_bounds(symbol, correlation.axes)
+    leader = np.array([bounds.argmax()])
+    found = _spread_groups(_attained(correlation.of_groups(leader), vectors), correlation, leader)
+    others = np.setdiff1d(np.flatnonzero(bounds >= found.lower), leader)
+    if len(others):
+        second = _spread_groups(_attained(correlation.of_groups(others), vectors), correlation, others)
+        found = max(found, second, key=lambda bracket: bracket.lower)
+    return found
+
+
+def _attained(correlation: Correlation, vectors: bool) -> Bracket:
+    return (_written_out if _is_small(correlation) else _iterated)(correlation, vectors)
+
+
+def _spread_groups(found: Bracket, correlation: Correlation, groups: NDArray[np.intp]) -> Bracket:
+    if found.left is None or found.right is None:
+        return Bracket(found.lower, math.inf)
+    count = len(correlation.kernel)
+    vectors = []
+    for part, shape in ((found.left, correlation.small_shape), (found.right, correlation.large_shape)):
+        whole = np.zeros((count, shape[0] // count, *shape[1:]))
+        whole[groups] = part.reshape(len(groups), *whole.shape[1:])
+        vectors.append(whole.reshape(shape))
+    return Bracket(found.lower, math.inf, *vectors)
+
+
+def _iterated(correlation: Correlation, vectors: bool) -> Bracket:
+    # The recurrence walks on the shorter side.
+    shapes = correlation.small_shape, correlation.large_shape
+    on_small = math.prod(shapes[0]) <= math.prod(shapes[1])
+    shape = shapes[0] if on_small else shapes[1]
+    there = correlation.adjoint if on_small else correlation.forward
+    # A float32 product of random rounding moves the value by some 1e-8, and takes a third of the time.
+    single = correlation.in_single() if math.prod(shape) >= SINGLE_LENGTH else correlation
+
+    def square(vector: NDArray[np.float64]) -> NDArray[np.float64]:
+        x = vector.reshape(shape)
+        image = single.forward(single.adjoint(x)) if on_small else single.adjoint(single.forward(x))
+        return image.reshape(-1).astype(np.float64)
+
+    found = leading_value(square, math.prod(shape), TOLERANCE, STEPS)
+    if found.value == 0.0 or (found.basis is None and not vectors):
+        return Bracket(found.value, math.inf)
+    # ‖A v‖ in float64 is attained, whatever the products before were rounded to.
+    vector = leading_vector(square, math.prod(shape), found).reshape(shape)
+    image = there(vector)
+    length = math.sqrt(float((image * image).sum()))
+    image /= length
+    return Bracket(length, math.inf, *((vector, image) if on_small else (image, vector)))

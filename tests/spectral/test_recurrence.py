@@ -1,0 +1,59 @@
+"""The three-term recurrence, on diagonal operators: with a random start they are as general as any other."""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from sn_graph.spectral.recurrence import leading_value, leading_vector
+
+TOLERANCE = 5e-6
+
+
+def spectrum(top: float, others: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.concatenate([others, [top]])
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.ones(1),
+        np.array([1.0, 0.5]),
+        np.linspace(0.0, 1.0, 2000),
+        np.ones(500),
+        spectrum(1.0, np.zeros(299)),
+        spectrum(1.0, np.full(2999, 1 - 3e-5)),
+        spectrum(1.0, np.linspace(0.99, 1 - 1e-4, 3000)),
+        np.cos(np.arange(3000) * np.pi / 3000 / 2),
+        np.logspace(-12, 0, 300),
+    ],
+)
+@pytest.mark.parametrize("single", [False, True])
+def test_leading(values: NDArray[np.float64], single: bool) -> None:
+    def square(x: NDArray[np.float64]) -> NDArray[np.float64]:
+        image = values**2 * x
+        return image.astype(np.float32).astype(np.float64) if single else image
+
+    found = leading_value(square, len(values), TOLERANCE, 4000)
+    assert found.certain
+    # float32 rounding of each product moves the value by a part of 6e-8.
+    assert 1 - TOLERANCE - 1e-7 * single <= found.value / values.max() <= 1 + 1e-7
+    vector = leading_vector(square, len(values), found)
+    assert np.linalg.norm(vector) == pytest.approx(1.0, rel=1e-12)
+    assert np.linalg.norm(values * vector) == pytest.approx(found.value, rel=1e-6 if single else 1e-9)
+
+
+def test_limit() -> None:
+    values = np.linspace(0.0, 1.0, 3000) ** 0.05
+    found = leading_value(lambda x: values**2 * x, len(values), 1e-9, 10)
+    assert not found.certain
+    assert len(found.diagonal) == 10
+
+
+def test_lost_orthogonality_does_not_move_the_value() -> None:
+    """One value far above a dense cluster: found at once, and again and again while the rest goes on."""
+    values = spectrum(3.0, np.linspace(0.9, 1.0, 2000))
+    found = leading_value(lambda x: values**2 * x, len(values), 1e-15, 300)
+    assert found.value == pytest.approx(3.0, rel=1e-13)
+    assert np.linalg.norm(values * leading_vector(lambda x: values**2 * x, 2001, found)) == pytest.approx(
+        3.0, rel=1e-12
+    )

@@ -1,0 +1,148 @@
+"""Many matrices against the exact σ and the proven bound: what the tests do, on as many as you have time for.
+
+    python tools/sigma_trials.py --small 10000 --spectra 100
+
+Small matrices (shorter side up to 5, all types, random and adversarial) are judged in 50 digits by mpmath. Spectra are
+matrices of known singular values, the ones that fool solvers, for each seed and shape; there σ is judged by LAPACK's
+SVD of the rounded matrix in float64. Prints the greatest errors; ends with 1 if σ is off by more than 1e-6 anywhere or
+a bound is below the norm.
+"""
+
+import argparse
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+import ml_dtypes
+import mpmath
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import hadamard, hilbert, svdvals
+
+from sn_graph.spectral.bound import bracket
+from sn_graph.spectral.certificate import certified_divisor, stored
+from sn_graph.spectral.exact import spectral_norm
+
+TYPES = (np.float16, ml_dtypes.bfloat16, np.float32, np.float64)
+SHAPES = ((60, 90), (130, 150), (280, 260), (520, 540))
+# What LAPACK's own singular value may be off by.
+LAPACK = 1e-12
+
+
+def small(generator: np.random.Generator, index: int) -> NDArray[np.float64]:
+    rows, columns = (int(n) for n in generator.integers(1, 6, 2))
+    plain = generator.standard_normal((rows, columns))
+    match index % 10:
+        case 1:
+            return np.linalg.qr(generator.standard_normal((max(rows, columns),) * 2))[0][:rows, :columns]
+        case 2:
+            return np.outer(plain[:, 0], plain[0])
+        case 3:
+            return plain * np.logspace(0, -12, columns)
+        case 4:
+            return np.sign(plain)
+        case 5:
+            return plain * 2.0 ** generator.integers(-60, 60, (rows, columns))
+        case 6:
+            return np.full((rows, columns), plain[0, 0])
+        case 7:
+            return hilbert(max(rows, columns))[:rows, :columns]
+        case 8:
+            return plain * 10.0 ** generator.integers(-300, 300)
+        case 9:
+            return np.eye(rows, columns) * (1 + 1e-9 * plain)
+        case _:
+            return plain
+
+
+def fifty_digits(matrix: NDArray[Any]) -> Any:
+    wide = mpmath.matrix(matrix.astype(np.float64).tolist())
+    gram = wide * wide.T if matrix.shape[0] <= matrix.shape[1] else wide.T * wide
+    return mpmath.sqrt(max(mpmath.eigsy(gram, eigvals_only=True)))
+
+
+def try_small(count: int, seed: int) -> bool:
+    mpmath.mp.dps = 50
+    generator = np.random.default_rng(seed)
+    below = over = 0
+    widest = farthest = 0.0
+    for index in range(count):
+        kind = TYPES[index // 10 % 4]
+        with np.errstate(over="ignore", under="ignore"):
+            matrix = small(generator, index).astype(kind)
+        matrix[~np.isfinite(matrix)] = 1
+        matrix[0, 0] = matrix[0, 0] or 1
+        norm, found = fifty_digits(matrix), bracket(matrix)
+        below += found.upper < norm
+        widest = max(widest, float(found.upper / norm - 1))
+        farthest = max(farthest, abs(float(spectral_norm(matrix) / norm - 1)))
+        if 1e-3 < norm < 1e3:
+            over += fifty_digits(stored(matrix, 1.0 / certified_divisor(matrix, 1.0, found))) > 1
+    print(f"{count} small: {below} bounds below the norm, {over} stored matrices above the bound")
+    print(f"  greatest width {widest:.1e}, greatest error of sigma {farthest:.1e}")
+    return not below and not over and farthest <= 1e-6
+
+
+def spectra(size: int, generator: np.random.Generator) -> Iterator[tuple[str, NDArray[np.float64]]]:
+    rest = 0.9 * generator.random(size)
+    yield "uniform", rest
+    yield "graded to 1e-12", np.logspace(0, -12, size)
+    yield "trained-looking", 1 / np.arange(1, size + 1) ** 0.7
+    yield "rank 3", np.where(np.arange(size) < 3, rest, 0.0)
+    yield "orthogonal", np.ones(size)
+    yield "two equal", np.where(np.arange(size) < 2, 1.0, rest)
+    yield "dense cluster", 1 - np.linspace(0, 1e-4, size)
+    yield "soft edge", 1 - 1e-2 * np.linspace(0, 1, size) ** 2
+    for gap in (1e-7, 1e-6, 3e-6, 1e-5, 1e-4, 1e-3):
+        yield f"gap {gap:g}", np.concatenate([[1.0, 1 - gap], rest[2:]])
+        yield f"one above a cluster, {gap:g}", np.concatenate([[1.0], np.full(size - 1, 1 - gap)])
+
+
+def named(size: int, generator: np.random.Generator) -> Iterator[tuple[str, NDArray[np.float64]]]:
+    yield "random", generator.standard_normal((size, size))
+    yield "non-negative", generator.random((size, size))
+    yield "hilbert", hilbert(size)
+    yield "sparse", generator.standard_normal((size, size)) * (generator.random((size, size)) < 3 / size)
+    yield "hadamard", hadamard(1 << (size.bit_length() - 1)).astype(np.float64)
+
+
+def try_spectra(seeds: int) -> bool:
+    errors: dict[str, float] = defaultdict(float)
+    widths: dict[str, float] = defaultdict(float)
+    count = below = 0
+    for seed in range(seeds):
+        generator = np.random.default_rng(seed)
+        rows, columns = SHAPES[seed % len(SHAPES)]
+        size = min(rows, columns)
+        left, _ = np.linalg.qr(generator.standard_normal((rows, size)))
+        right, _ = np.linalg.qr(generator.standard_normal((columns, size)))
+        made = ((name, (left * values) @ right.T) for name, values in spectra(size, generator))
+        for name, wide in [*made, *named(size, generator)]:
+            for kind in (np.float32, np.float64):
+                matrix = wide.astype(kind)
+                reference = float(svdvals(matrix.astype(np.float64))[0])
+                found = bracket(matrix)
+                for sigma in (spectral_norm(matrix), found.lower):
+                    errors[name] = max(errors[name], abs(sigma / reference - 1))
+                widths[name] = max(widths[name], found.upper / reference - 1)
+                below += found.upper < reference * (1 - LAPACK)
+                count += 1
+    print(f"{count} of known spectra, sides up to {SHAPES[-1][1]}: {below} bounds below the norm")
+    for name in errors:
+        print(f"  {name:32} error of sigma {errors[name]:.1e}   width of the bound {widths[name]:.1e}")
+    return not below and max(errors.values()) <= 1e-6
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--small", type=int, default=10_000, help="how many small matrices")
+    parser.add_argument("--spectra", type=int, default=100, help="how many seeds of every spectrum")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    good = try_small(arguments.small, arguments.seed)
+    good = try_spectra(arguments.spectra) and good
+    raise SystemExit(not good)
+
+
+if __name__ == "__main__":
+    main()
