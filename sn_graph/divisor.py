@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from sn_graph.decisions import PlannedSite
 from sn_graph.errors import ModelError
-from sn_graph.measure import escaped, exact_sigma, require_finite, require_finite_norm
+from sn_graph.measure import escaped, exact_sigma, require_finite_norm
 from sn_graph.model import Model
 from sn_graph.model.payload import scale_elements
 from sn_graph.operators import Operators, alpha
@@ -84,7 +84,6 @@ class Divider:
         from sn_graph.spectral.bound import bracket
         from sn_graph.spectral.certificate import ROUNDING, certified_divisor
 
-        require_finite(planned, matrix)
         found = bracket(matrix)
         sigma = require_finite_norm(planned, matrix, found.lower)
         if self._plan.norm == "operator":
@@ -105,7 +104,7 @@ class Divider:
             return replace(known, used=(0.0,))
         units = {str(dtype): unit for dtype, unit in ROUNDING.items()}
         unit = units.get(planned.site.dtype or "") if planned.site.quantization is None else None
-        if unit is not None:
+        if unit is not None and self._plan.bound > _NO_UNDERFLOW:
             divisor = (enclosed.upper + 2.0 * unit * self._operators.magnitude(planned)) * (1.0 + 4.0 * unit)
             return replace(known, used=(self._certified(planned, divisor),))
 
@@ -165,6 +164,10 @@ class Divider:
                 f"leave it out with --exclude '^{escaped(planned.site.weight)}$'"
             )
         return self._operators.iterated(planned)
+
+
+# Above it, elements that are rounded to 0 add less to a norm than the margins have.
+_NO_UNDERFLOW = 1e-20
 
 
 def _convolution_power(through: "Convolution", state: NDArray[Any], iterations: int) -> Any:
