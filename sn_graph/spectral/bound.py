@@ -24,6 +24,7 @@ from sn_graph.spectral.blocks import BlockedMatrix
 from sn_graph.spectral.definite import SAFE_TRACE, UNIT, GramProof, gamma
 from sn_graph.spectral.exact import DENSE_SIDE, FALLBACK_STEPS, TOLERANCE, dense_eigenpair, spectral_norm
 from sn_graph.spectral.lanczos import largest_eigenpair
+from sn_graph.spectral.threads import threads_for
 
 # 8,192² float64 are 512 MB; the factorization takes seconds, and grows by the cube.
 GRAM_LIMIT = 8192
@@ -87,7 +88,7 @@ def _bracket(matrix: NDArray[Any], sigma: float | None) -> Bracket:
         return Bracket(0.0, 0.0, 0.0)
     operand = BlockedMatrix.of(matrix)
     known = sigma if sigma is not None and sigma > 0.0 and math.isfinite(sigma) else None
-    with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"), threads_for(matrix):
         if min(operand.shape) > GRAM_LIMIT:
             bound, frobenius = one_pass_bounds(operand)
             return Bracket(spectral_norm(matrix) if known is None else known, bound, frobenius)
@@ -114,7 +115,8 @@ def _largest_eigenvalue(proof: GramProof) -> float:
     """λ_max(A), to twice the error that σ may have."""
     size = len(proof.diagonal)
     if size > DENSE_SIDE:
-        pair = largest_eigenpair(partial(dsymv, 1.0, proof.gram), size, TOLERANCE, FALLBACK_STEPS)
+        with threads_for(proof.gram):
+            pair = largest_eigenpair(partial(dsymv, 1.0, proof.gram), size, TOLERANCE, FALLBACK_STEPS)
         if pair.certain:
             return pair.value
     return dense_eigenpair(proof.gram)[0]

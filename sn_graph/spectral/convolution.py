@@ -23,6 +23,7 @@ from sn_graph.spectral.correlation import Correlation
 from sn_graph.spectral.correlation_norm import Bracket, correlation_norm
 from sn_graph.spectral.geometry import Piece, conv_output, conv_transpose_output, split_axis
 from sn_graph.spectral.symbol import Symbol
+from sn_graph.spectral.threads import one_thread
 from sn_graph.spectral.torus import supremum
 
 
@@ -118,10 +119,11 @@ def operator_norm(convolution: Convolution, vectors: bool = False) -> Bracket:
     grouped = _grouped(convolution, np.ldexp(kernel, -exponent))
     if largest == 0.0 or grouped.size == 0:
         return _zero(convolution, vectors)
-    if convolution.input_size is None:
-        lower, upper = _over_all_sizes(convolution, grouped)
-        return Bracket(_scaled(lower, exponent), _scaled(upper, exponent))
-    found = _at_size(convolution, grouped, vectors)
+    with one_thread():  # what is multiplied are blocks of a frequency, or strips of an image
+        if convolution.input_size is None:
+            lower, upper = _over_all_sizes(convolution, grouped)
+            return Bracket(_scaled(lower, exponent), _scaled(upper, exponent))
+        found = _at_size(convolution, grouped, vectors)
     if found is None:
         return _zero(convolution, vectors)
     return Bracket(_scaled(found.lower, exponent), _scaled(found.upper, exponent), found.left, found.right)

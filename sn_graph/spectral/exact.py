@@ -26,6 +26,7 @@ from scipy.linalg.lapack import dsyevr
 from sn_graph.spectral.blocks import BlockedMatrix
 from sn_graph.spectral.lanczos import largest_eigenpair
 from sn_graph.spectral.power import Side
+from sn_graph.spectral.threads import threads_for
 
 # Of the 1e-6 promised; the rest is for float32 products, see TRUSTED.
 TOLERANCE = 7e-7
@@ -142,7 +143,7 @@ def leading_singular_triplet(
     operand = BlockedMatrix.of(matrix)
     on_rows = (side == "rows") != operand.transposed
     known = None if guess is None or not _usable(guess) else _Guess(guess.reshape(-1).astype(np.float64), on_rows)
-    with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"), threads_for(matrix):
         found = _attempt(operand, known)
         if found is None:
             largest = operand.largest()
@@ -208,10 +209,13 @@ def _triplet(operand: BlockedMatrix, guess: _Guess | None) -> SingularTriplet | 
     else:
         apply = operand.gram_multiply_rows if on_rows else operand.gram_multiply_columns
         limit = FALLBACK_STEPS if short <= FALLBACK_SIDE else UNBOUNDED_STEPS
+        start, length = None if guess is None else guess.on(on_rows, operand), rows if on_rows else columns
         if squares:
-            apply = partial(dsymv, 1.0, operand.gram())
-        start = None if guess is None else guess.on(on_rows, operand)
-        pair = largest_eigenpair(apply, rows if on_rows else columns, TOLERANCE, limit, start)
+            gram = operand.gram()
+            with threads_for(gram):
+                pair = largest_eigenpair(partial(dsymv, 1.0, gram), length, TOLERANCE, limit, start)
+        else:
+            pair = largest_eigenpair(apply, length, TOLERANCE, limit, start)
         value, vector = pair.value, pair.vector
         if not pair.certain and math.isfinite(value):
             on_rows = rows < columns
