@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,12 @@ import pytest
 from onnx import helper
 
 import sn_graph as sn
-from tests.passes.insert_reference import Array, Feeds, check, constant, drawn, network, session, value
+from sn_graph.model import Model
+from sn_graph.model.shapes import Shapes
+from sn_graph.operators import Operators
+from sn_graph.plan import make_plan
+from sn_graph.spectral.convolution import adjoint
+from tests.passes.insert_reference import Array, Feeds, check, constant, drawn, model_of, network, session, value
 
 node = helper.make_node
 
@@ -200,3 +206,37 @@ def test_constants_in_bodies() -> None:
     model = network(nodes, {"v": drawn(3, 2, 3, 3, seed=4)}, {"x": (1, 2, 5, 5)})
     found = {record.id: record.status for record in sn.insert(model, norm="operator").sites}
     assert set(found.values()) == {"inserted"}
+
+
+@pytest.mark.parametrize("bound", [1.0, 0.5])
+def test_no_attack_on_a_layer_of_a_folded_discriminator_exceeds_the_bound(bound: float) -> None:
+    """Ascent on ‖f(x) − f(y)‖ / ‖x − y‖ for each layer by itself, bias and all, run by onnxruntime."""
+    path = Path("models/keras_dcgan_discriminator.onnx")
+    folded = Model.open(sn.fold(path, norm="operator", sigma="upper", bound=bound).to_proto())
+    operators, shapes = Operators(folded), Shapes(folded)
+    sites = make_plan(folded).sites
+    for planned in sites:
+        (use,) = planned.uses
+        one = use.node.proto
+        shape = [1, *(shapes.of(use.node.scope, one.input[0]) or ())[1:]]
+        constants = [tensor for tensor in folded.to_proto().graph.initializer if tensor.name in one.input]
+        graph = helper.make_graph([one], "layer", [value(one.input[0], shape)], [value(one.output[0], None)], constants)
+        layer = session(model_of(graph))
+        base, step = drawn(*shape, seed=1), drawn(*shape, seed=2)
+        best = 0.0
+        for _ in range(50):
+            x, y = base + step, base - step
+            ends = [layer.run(None, {one.input[0]: end})[0].astype(np.float64) for end in (x, y)]
+            difference = ends[0] - ends[1]
+            best = max(best, norm_of(difference) / norm_of(x.astype(np.float64) - y))
+            if one.op_type == "Conv":  # the gradient of the ratio's numerator, through the layer
+                back = adjoint(operators.convolution(planned, use), difference[0])[None]
+            else:
+                back = difference @ planned.site.array(folded).astype(np.float64).T
+            step = (10.0 * back / norm_of(back)).astype(np.float32)
+        assert 0.9 * bound < best <= bound * (1 + 1e-6)  # float32 sums of the layer itself
+    assert len(sites) == 4
+
+
+def norm_of(x: Array) -> float:
+    return float(np.linalg.norm(x.ravel()))
