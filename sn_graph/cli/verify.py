@@ -1,4 +1,4 @@
-"""`sn-graph verify`: two models, or one model run in two ways, give the same outputs; or an inserted state is alive."""
+"""`sn-graph verify`: two models, one model run in two ways, or a model and its Keras original; or a state is alive."""
 
 from collections.abc import Iterable, Iterator
 from itertools import groupby
@@ -10,6 +10,7 @@ import typer
 from sn_graph.cli import options as o
 from sn_graph.cli.app import Debug, Quiet, Verbose, app, command
 from sn_graph.cli.console import Settings, new_table, number, on_terminal, print_json, print_rich
+from sn_graph.cli.native import quiet_libraries
 from sn_graph.errors import UsageError
 
 if TYPE_CHECKING:
@@ -26,7 +27,9 @@ def verify(
     a: Annotated[Path, typer.Argument(metavar="A", help="An ONNX model file.", show_default=False, readable=False)],
     b: Annotated[
         Path | None,
-        typer.Argument(metavar="B", help="The model to compare it with.", show_default=False, readable=False),
+        typer.Argument(
+            metavar="B", help="The model to compare it with: ONNX or Keras.", show_default=False, readable=False
+        ),
     ] = None,
     providers: Annotated[str, typer.Option(metavar="P,P", help="Execution providers: cpu, cuda.")] = "cpu",
     steps: Annotated[int, typer.Option(metavar="N", min=1, help="How many runs to compare.")] = 1,
@@ -64,6 +67,10 @@ def verify(
     An output agrees where max|a-b| <= atol + rtol * max|b|. TF32 is off on CUDA. Ends with exit code 1 where one does
     not.
 
+    B may be the Keras file that A was exported from (.keras, .h5, a SavedModel folder). An inserted A is then compared
+    call by call with Keras's normalizing calls (outputs, kernels, u, and the inference after each); any other A with
+    Keras's inference: kernels as stored, after one normalize_weights(), or over their exact norms, what is nearest.
+
     --state runs an inserted model A from different u: its u.next and σ must move with them. Ends with exit code 1 where
     a tool made constants of them.
 
@@ -71,9 +78,11 @@ def verify(
     sn-graph verify disc.onnx
     sn-graph verify disc.onnx disc.optimized.onnx --steps 3 --dim batch=8
     sn-graph verify disc.onnx --providers cpu,cuda
+    sn-graph verify disc.sn.onnx disc.keras --steps 10
     sn-graph verify disc.sn.slim.onnx --state
     """
     from sn_graph import runtime
+    from sn_graph.frontends.keras_files import is_keras_file
     from sn_graph.runtime.liveness import verify_state
 
     used, sizes = runtime.parse_providers(providers), dict(_dimension(text) for text in dim or ())
@@ -83,9 +92,17 @@ def verify(
         print_json(alive.to_json()) if json else print_rich(_state_table(alive))
         alive.raise_if_different()
         return
-    result = runtime.verify(
-        a, b, providers=used, inputs=inputs, seed=seed, dims=sizes, rtol=rtol, atol=atol, steps=steps
-    )
+    if b is not None and (is_keras_file(b) or b.suffix in _KERAS_SUFFIXES):
+        from sn_graph.frontends.keras_parity import verify_keras
+
+        with quiet_libraries(settings):
+            result = verify_keras(
+                a, b, providers=used, inputs=inputs, seed=seed, dims=sizes, rtol=rtol, atol=atol, steps=steps
+            )
+    else:
+        result = runtime.verify(
+            a, b, providers=used, inputs=inputs, seed=seed, dims=sizes, rtol=rtol, atol=atol, steps=steps
+        )
     if json:
         print_json(result.to_json())
     else:
@@ -93,6 +110,9 @@ def verify(
     for note in result.notes:
         settings.say(note)
     result.raise_if_different()
+
+
+_KERAS_SUFFIXES = (".keras", ".h5", ".hdf5")
 
 
 def _refuse_comparison(*given: bool) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 import onnx
 
 Rename = Callable[[str], str]
-_COUNTER = re.compile(r"__(\d+)(?=:\d+$|$)")
+_COUNTER = re.compile(r"__(\d+)(?=:\d+$|/input_\d+$|$)")  # /input_N: constants, by `_name_constants`
 
 
 def make_canonical(graph: onnx.GraphProto, first: Sequence[str], kept: Collection[str]) -> Rename:

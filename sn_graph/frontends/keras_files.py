@@ -10,6 +10,7 @@ from sn_graph.errors import ModelError
 from sn_graph.frontends.keras_frameworks import Generation, import_keras, quiet, require, said
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
+_ZIP = b"PK\x03\x04"
 
 
 def load(path: str | os.PathLike[str]) -> Any:
@@ -46,7 +47,7 @@ def is_keras_file(path: str | os.PathLike[str]) -> bool:
             start = file.read(len(_HDF5))
     except OSError:
         return False
-    return start == _HDF5 or start.startswith(b"PK\x03\x04")
+    return start == _HDF5 or start.startswith(_ZIP)
 
 
 def written_by(path: Path) -> Generation:
@@ -63,6 +64,8 @@ def written_by(path: Path) -> Generation:
                 return _of_metadata(path, archive.read("metadata.json"))
     except OSError as error:
         raise ModelError(f"{path} can't be read: {error.strerror or error}; give a saved Keras model") from None
+        if start.startswith(_ZIP):
+            raise ModelError(f"{path} is no whole .keras file: the archive has no end; save or copy the model again")
     except (KeyError, zipfile.BadZipFile) as error:
         raise ModelError(f"{path} is no whole .keras file: {said(error)}; save the model again") from None
     raise ModelError(f"{path} is no Keras model; give a .keras file, a .h5 file or a SavedModel folder")

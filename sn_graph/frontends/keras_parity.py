@@ -17,10 +17,11 @@ from typing import Any
 from numpy.typing import NDArray
 
 from sn_graph import api
+from sn_graph.bake import bake
 from sn_graph.errors import ModelError, UsageError
 from sn_graph.frontends.keras_files import load
 from sn_graph.frontends.keras_parity_rows import Rows, distance
-from sn_graph.frontends.keras_parity_sites import open_session, pair, stored_model, unmatched
+from sn_graph.frontends.keras_parity_sites import open_session, pair, unmatched
 from sn_graph.frontends.keras_reference import KerasReference, unchanged
 from sn_graph.inserted import Inserted, read_inserted
 from sn_graph.model import Model
@@ -167,7 +168,7 @@ def _compare_training(
                     kernel, u = one.ours(session.sigma, session.state())
                     found.append(training.row(one.wrapper.weight, kernel, one.wrapper.kernel))
                     found.append(training.row(f"{one.wrapper.weight}.u", u, one.wrapper.vector_u))
-                (baked,) = Side(stored_model(model, session.sigma), rows.left, provider).run([feed])
+                (baked,) = Side(bake(model, session.sigma), rows.left, provider).run([feed])
                 found += inference.compare(baked, stored)
     return ParityResult(tuple(found), tuple(unmatched(pairs)))
 

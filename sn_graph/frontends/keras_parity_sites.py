@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sn_graph.bake import restore_plan
 from sn_graph.frontends.keras_wrappers import Wrapper
 from sn_graph.inserted import Inserted, site_vectors
 from sn_graph.model import Model
-from sn_graph.passes.fold import Fold, FoldOptions, SigmaMethod
 from sn_graph.runtime.providers import PROVIDERS
 from sn_graph.runtime.session import StatefulSession
 from sn_graph.state import State, save_state
@@ -79,18 +77,6 @@ def open_session(model: Model, inserted: Inserted, pairs: Sequence[Pair], provid
             save_state(start, State(vectors, {}), inserted.model, inserted.convention)
             session.load_state(start)
     return session
-
-
-def stored_model(model: Model, sigma: Mapping[str, float]) -> Model:
-    """Return the plain model with the weights that Keras has stored after a call of these σ.
-
-    This is what `bake` makes, and it does what bake refuses: of a layer that was called several times, each with
-    another σ, Keras keeps the last one's kernel, and the σ of a site that iterates at each use is the last use's.
-    """
-    bare, plan = restore_plan(model)
-    once = replace(plan, sites=tuple(replace(site, per_use=False) for site in plan.sites))
-    options = FoldOptions(SigmaMethod.POWER, state=State({}, sigma), last_run=True)
-    return Fold(options).apply(bare, once).model
 
 
 def unmatched(pairs: Sequence[Pair]) -> Iterator[str]:

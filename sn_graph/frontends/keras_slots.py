@@ -109,7 +109,7 @@ class Recorder:
         original, graph = wrapper.layer.call, tf.compat.v1.get_default_graph()
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            if tf.compat.v1.get_default_graph() is not graph:
+            if tf.compat.v1.get_default_graph() is not graph or _in_vectorized_map(args, kwargs):
                 self.refusal = ModelError(
                     f"layer '{wrapper.path}' is called inside a loop or branch, where each turn would normalize it "
                     "again, and no plan can say that; call it outside"
@@ -136,6 +136,21 @@ class Recorder:
 
         unconverted: Callable[..., Any] = tf.autograph.experimental.do_not_convert(call)
         return unconverted
+
+
+def _in_vectorized_map(*arguments: Any) -> bool:
+    """Say whether a call is the one that tf.vectorized_map makes for all turns: it depends on their placeholder."""
+    tf = require("tensorflow", "a Keras model")
+    waiting = [value.op for value in tf.nest.flatten(arguments) if hasattr(value, "op")]
+    seen = set()
+    while waiting:
+        operation = waiting.pop()
+        if operation.type == "PlaceholderWithDefault":
+            return True
+        if operation.name not in seen:
+            seen.add(operation.name)
+            waiting += [tensor.op for tensor in operation.inputs]
+    return False
 
 
 _Assigners = list[Callable[[Any], None]]
