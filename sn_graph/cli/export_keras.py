@@ -1,12 +1,12 @@
 """`sn-graph export-keras`: a Keras model with SpectralNormalization to ONNX, with its plan and its own u."""
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import replace
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Protocol
 
 import numpy as np
 import typer
@@ -40,7 +40,10 @@ class As(StrEnum):
     INSERT = "insert"
 
 
-Prover = Callable[[Path], "Proof"]
+class Prover(Protocol):
+    """Proves a written file against the export, with these sizes of dynamic dimensions."""
+
+    def __call__(self, written: Path, /, *, dims: Mapping[str, int]) -> "Proof": ...
 
 
 @app.command(name="export-keras")
@@ -195,8 +198,8 @@ def _proof(
     """Prove the export against Keras, then what was made of it against the export."""
     from sn_graph.frontends.keras_proof import prove_export
 
-    proof = prove_export(model, exported.model, rtol=rtol, atol=atol)
-    return prove(written) if proof.verified == "run" else proof
+    proof, dims = prove_export(model, exported.model, rtol=rtol, atol=atol)
+    return prove(written, dims=dims) if proof.verified == "run" else proof
 
 
 def _plain(

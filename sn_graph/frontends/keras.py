@@ -5,6 +5,7 @@ needed; a missing one raises EnvironmentUnavailable.
 """
 
 import os
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from sn_graph.frontends.keras_parity import assert_parity, parity
 from sn_graph.frontends.keras_plan import keras_plan
 from sn_graph.frontends.keras_slots import kernels_of
 from sn_graph.frontends.keras_tracing import trace
+from sn_graph.frontends.keras_training import untrained
 from sn_graph.frontends.keras_wrappers import Wrapper, wrappers
 from sn_graph.model import Model, Storage
 from sn_graph.plan import Plan, save_plan
@@ -48,7 +50,7 @@ class KerasExport:
         plan: Convention keras; only the wrapped kernels are eligible, each with its matrix, power_iterations and,
             where its layer is called several times, per_use.
         state: `<id>.u` from each wrapper's own vector_u, float32 [n].
-        notes: Where Keras does what a user may not expect: half precision, integer ids.
+        notes: Where Keras does what a user may not expect: half precision, integer ids, layers that never train.
     """
 
     model: Model
@@ -101,16 +103,16 @@ def export(model: Any, *, opset: int | None = None, progress: Progress = silent)
     progress("exporting", 1, _STAGES)
     found = wrappers(model)
     kernels = kernels_of(model, found)
-    traced = trace(inference(model), kernels, DEFAULT_OPSET if opset is None else opset)
+    called = inference(model)
+    traced = trace(called, kernels, DEFAULT_OPSET if opset is None else opset)
     progress("exporting", 2, _STAGES)
     placed = place_kernels(traced, kernels)
     exported = Model.open(traced.proto)
     plan = keras_plan(exported, placed)
     progress("exporting", _STAGES, _STAGES)
     vectors = {wrapper.weight: wrapper.vector_u for wrapper in found}
-    return KerasExport(
-        exported, plan, State(vectors, {}, 0, str(plan.convention)), tuple(_notes(found, traced.truncated))
-    )
+    notes = _notes(found, traced.truncated, untrained(called, found))
+    return KerasExport(exported, plan, State(vectors, {}, 0, str(plan.convention)), tuple(notes))
 
 
 def sidecars(path: str | os.PathLike[str]) -> tuple[Path, Path]:
@@ -120,12 +122,18 @@ def sidecars(path: str | os.PathLike[str]) -> tuple[Path, Path]:
     return path.with_name(f"{stem}.plan.json"), path.with_name(f"{stem}.u.safetensors")
 
 
-def _notes(found: tuple[Wrapper, ...], truncated: tuple[str, ...]) -> list[str]:
+def _notes(found: tuple[Wrapper, ...], truncated: tuple[str, ...], frozen: tuple[str, ...]) -> list[str]:
     """Return where Keras does what a user may not expect of it."""
     notes = [
         f"{path}: Keras 3 casts the output of SpectralNormalization to its input's type, which truncates it to "
         "integers here, and so does the exported model; feed ids as floats"
         for path in dict.fromkeys(truncated)
+    ]
+    notes += [
+        f"{wrapper.path}: the model calls it with training=False in training too, so Keras never normalizes it, and "
+        f"insert would; leave it out with --exclude '^{re.escape(wrapper.weight)}$'"
+        for wrapper in found
+        if wrapper.path in frozen
     ]
     for wrapper in found:
         dtype = wrapper.variable.dtype

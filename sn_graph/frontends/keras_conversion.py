@@ -9,6 +9,7 @@ from sn_graph.errors import ModelError, UsageError
 from sn_graph.frontends.keras_canonical import subgraphs
 from sn_graph.frontends.keras_frameworks import require, said
 from sn_graph.frontends.keras_inference import Inference
+from sn_graph.frontends.keras_repairs import expand_ellipses, in_one_order, mend_paddings
 
 
 def convert(concrete: Any, opset: int, inference: Inference, outputs: Sequence[str]) -> onnx.ModelProto:
@@ -28,8 +29,8 @@ def convert(concrete: Any, opset: int, inference: Inference, outputs: Sequence[s
     renamed |= dict(zip(ours[slots:], inference.inputs, strict=True))
     renamed |= dict(zip(theirs, _apart(outputs, inference.inputs), strict=True))
     try:
-        with tf.device("/cpu:0"):
-            frozen = loader.from_function(concrete, ours, theirs)
+        with tf.device("/cpu:0"), in_one_order():
+            frozen = expand_ellipses(loader.from_function(concrete, ours, theirs))
             with tf.Graph().as_default() as graph:
                 tf.import_graph_def(frozen, name="")
                 converted = tfonnx.process_tf_graph(
@@ -44,6 +45,8 @@ def convert(concrete: Any, opset: int, inference: Inference, outputs: Sequence[s
     except Exception as error:
         raise ModelError(f"tf2onnx can't convert model '{inference.model.name}': {said(error)}") from error
     _require_known_operators(proto, opset)
+    for body in _graphs(proto.graph):
+        mend_paddings(body)
     proto.graph.ClearField("doc_string")
     proto.graph.name = inference.model.name
     return proto

@@ -62,10 +62,10 @@ def written_by(path: Path) -> Generation:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 return _of_metadata(path, archive.read("metadata.json"))
-    except OSError as error:
-        raise ModelError(f"{path} can't be read: {error.strerror or error}; give a saved Keras model") from None
         if start.startswith(_ZIP):
             raise ModelError(f"{path} is no whole .keras file: the archive has no end; save or copy the model again")
+    except OSError as error:
+        raise ModelError(f"{path} can't be read: {error.strerror or error}; give a saved Keras model") from None
     except (KeyError, zipfile.BadZipFile) as error:
         raise ModelError(f"{path} is no whole .keras file: {said(error)}; save the model again") from None
     raise ModelError(f"{path} is no Keras model; give a .keras file, a .h5 file or a SavedModel folder")

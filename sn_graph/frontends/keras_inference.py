@@ -1,5 +1,6 @@
 """A Keras model as a function of tensors: its inputs and outputs by name, and a call in inference mode."""
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -58,18 +59,22 @@ def _keras_3_inputs(model: Any) -> _Inputs:
         for tensor in flat:
             if getattr(tensor, "sparse", False) or getattr(tensor, "ragged", False):
                 raise ModelError(f"input '{tensor.name}' is no dense tensor, and ONNX has no other; make it dense")
-        struct = flat[0] if isinstance(model, keras.Sequential) else model.input
-        specs = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in flat]
+        sequential = isinstance(model, keras.Sequential)
+        struct = flat[0] if sequential else model.input
+        free = sequential and not any(getattr(layer, "stateful", False) for layer in model.layers)
+        # A Sequential that its first data built has the size of that batch, which only state across calls would need.
+        shapes = [(None, *tensor.shape[1:]) if free else tensor.shape for tensor in flat]
+        specs = [tf.TensorSpec(shape, tensor.dtype) for shape, tensor in zip(shapes, flat, strict=True)]
         return (
             [tensor.name for tensor in flat],
             specs,
             lambda given: (keras.tree.pack_sequence_as(struct, list(given)),),
         )
     signature = _subclass_signature(model)
-    flat = keras.tree.flatten(signature)
-    specs = [tf.TensorSpec(spec.shape, spec.dtype) for spec in flat]
+    placed = keras.tree.flatten_with_path(signature)
+    specs = [tf.TensorSpec(spec.shape, spec.dtype) for _, spec in placed]
     return (
-        [getattr(spec, "name", None) for spec in flat],
+        [next((key for key in reversed(path) if isinstance(key, str)), None) for path, _ in placed],
         specs,
         lambda given: tuple(keras.tree.pack_sequence_as(signature, list(given))),
     )
@@ -86,12 +91,25 @@ def _subclass_signature(model: Any) -> list[Any]:
     """Return the InputSpecs of a model whose class is the user's: of the first call that it got."""
     try:
         export_utils = require("keras.src.export.export_utils", "the export")
-        return list(export_utils.get_input_signature(model))
+        signature = list(export_utils.get_input_signature(model))
     except Exception as error:
         raise ModelError(
             f"the inputs of model '{model.name}' are not known ({said(error)}); call it on data first, or wrap it: "
             "x = keras.Input(shape); keras.Model(x, model(x))"
         ) from None
+    needed = [
+        one.name
+        for one in inspect.signature(model.call).parameters.values()
+        if one.default is one.empty
+        and one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)
+        and one.name not in ("training", "mask")
+    ]
+    if len(needed) > len(signature):
+        raise ModelError(
+            f"model '{model.name}' is called on {', '.join(needed)}, and Keras 3 keeps the shape of the first alone; "
+            "wrap it: x, y = keras.Input(…), keras.Input(…); keras.Model([x, y], model(x, y))"
+        )
+    return signature
 
 
 def _legacy_inputs(model: Any) -> _Inputs:

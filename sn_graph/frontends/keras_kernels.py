@@ -16,6 +16,7 @@ from onnx.reference import ReferenceEvaluator
 
 from sn_graph.errors import ModelError
 from sn_graph.frontends.keras_canonical import captured, key, make_canonical
+from sn_graph.frontends.keras_repairs import pad_behind, set_attributes
 from sn_graph.frontends.keras_slots import OUTSIDE, Kernel, Slot
 from sn_graph.frontends.keras_tracing import Traced
 from sn_graph.frontends.keras_wrappers import read
@@ -146,7 +147,9 @@ def _store(graph: onnx.GraphProto, name: str, kernel: Kernel, ends: Sequence[End
             continue
         end.node.input[end.index] = stored
         if end.node.op_type == "Conv" and groups > 1:
-            _set_group(end.node, groups)  # tf2onnx writes 1 for three dimensions
+            set_attributes(end.node, group=groups)  # tf2onnx writes 1 for three dimensions
+        if end.node.op_type == "ConvTranspose" and hasattr(kernel.layer, "output_padding"):
+            pad_behind(end.node, kernel.layer)
 
 
 def _cast(graph: onnx.GraphProto, name: str, end: End) -> str:
@@ -157,12 +160,6 @@ def _cast(graph: onnx.GraphProto, name: str, end: End) -> str:
         graph.node.insert(number, made)
         name = made.output[0]
     return name
-
-
-def _set_group(node: onnx.NodeProto, groups: int) -> None:
-    kept = [attribute for attribute in node.attribute if attribute.name != "group"]
-    del node.attribute[:]
-    node.attribute.extend([*kept, helper.make_attribute("group", groups)])
 
 
 class _Follower:

@@ -1,6 +1,6 @@
 """Proving an export: onnxruntime gives the outputs of the Keras model itself, for inputs drawn from its signature."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,12 @@ from sn_graph.runtime.difference import difference, tolerances
 from sn_graph.runtime.parity import Comparison, ParityResult, make_feeds
 from sn_graph.runtime.proof import Proof
 from sn_graph.runtime.side import Side
+from sn_graph.runtime.signature import signature
 
 
-def prove_export(keras_model: Any, exported: Model, *, rtol: float | None = None, atol: float | None = None) -> Proof:
+def prove_export(
+    keras_model: Any, exported: Model, *, rtol: float | None = None, atol: float | None = None
+) -> tuple[Proof, Mapping[str, int]]:
     """Prove that an exported model gives what its Keras model gives in inference.
 
     A model that onnxruntime can't run (a convolution in float64, say) is only as good as its structure: proved by that.
@@ -26,18 +29,57 @@ def prove_export(keras_model: Any, exported: Model, *, rtol: float | None = None
         exported: The result, with nothing folded or inserted.
         rtol, atol: What outputs may differ by; by default they follow from the type.
 
+    Returns:
+        The proof, and the sizes of dynamic dimensions, by name, on which both models ran.
+
     Raises:
         VerificationFailed: An output differs.
         EnvironmentUnavailable: onnxruntime is missing.
     """
-    feeds = make_feeds(exported)
-    side = Side(exported, "the exported model")
+    side, keras = Side(exported, "the exported model"), inference(keras_model)
     try:
-        (ours,) = side.run(feeds)
+        side.open()
     except ModelError as error:
-        return Proof("structure", f"the exported model can't be run: {error}")
-    compare(keras_outputs(inference(keras_model), feeds), ours, side, rtol, atol).raise_if_different()
-    return Proof("run")
+        return Proof("structure", f"the exported model can't be run: {_what(error)}"), {}
+    reason = "Keras takes no input of a size that was tried"
+    for dims in _sizes(exported):
+        feeds = make_feeds(exported, dims=dims)
+        try:
+            theirs = keras_outputs(keras, feeds)
+        except Exception:  # whatever a layer's own code raises: an image too small for it, say
+            continue
+        if not any(value.size for value in theirs.values()):
+            continue
+        try:
+            (ours,) = side.run(feeds)
+        except ModelError as error:
+            reason = _what(error)
+            continue
+        compare(theirs, ours, side, rtol, atol).raise_if_different()
+        return Proof("run"), dims
+    return Proof("structure", f"the exported model can't be run: {reason}"), {}
+
+
+def _what(error: ModelError) -> str:
+    """Return what an error says without its advice, which is for other commands."""
+    return str(error).rpartition("; ")[0] or str(error)
+
+
+def _sizes(exported: Model) -> Iterator[dict[str, int]]:
+    """Yield sizes for the dynamic dimensions, until some fit.
+
+    All others than the batch's differ from it and from each other first, so that dimensions which tf2onnx or Keras
+    takes for one another show; then equal ones, for inputs that must fit together, up to what deep networks need.
+    """
+    names = [dim for value in signature(exported).inputs for dim in value.shape or () if isinstance(dim, str)]
+    others = [name for name in dict.fromkeys(names) if name != "batch"]
+    if not others:
+        yield {}
+        return
+    yield {name: 3 + 2 * place for place, name in enumerate(others)}
+    yield {name: 16 * (place + 1) for place, name in enumerate(others)}  # halved four times over
+    for size in (2, 16, 32, 64, 128, 256):
+        yield dict.fromkeys(others, size)
 
 
 def keras_outputs(keras: Inference, feeds: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:

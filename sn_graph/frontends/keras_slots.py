@@ -4,7 +4,7 @@ A wrapped kernel has one slot for each call of its layer, so that calls can be t
 outside of the wrapper. Nothing is assigned: the model stays as it is.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -99,7 +99,7 @@ class Recorder:
                 assign(given[Slot(place, OUTSIDE)])
                 wrapper = self._kernels[place].wrapper
                 if wrapper is not None:
-                    stack.enter_context(_patched_call(wrapper.layer, self._watch(place, wrapper, given, assign)))
+                    stack.enter_context(patched_call(wrapper.layer, self._watch(place, wrapper, given, assign)))
             yield
 
     def _watch(
@@ -114,7 +114,7 @@ class Recorder:
                     f"layer '{wrapper.path}' is called inside a loop or branch, where each turn would normalize it "
                     "again, and no plan can say that; call it outside"
                 )
-            if kwargs.get("training", args[1] if len(args) > 1 else False) is True:
+            if training_of(args, kwargs) is True:
                 self.refusal = ModelError(
                     f"layer '{wrapper.path}' is called with training=True in inference too, and no file can hold that; "
                     "pass on the model's own training argument"
@@ -136,6 +136,11 @@ class Recorder:
 
         unconverted: Callable[..., Any] = tf.autograph.experimental.do_not_convert(call)
         return unconverted
+
+
+def training_of(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """Return the `training` of a SpectralNormalization's call."""
+    return kwargs.get("training", args[1] if len(args) > 1 else False)
 
 
 def _in_vectorized_map(*arguments: Any) -> bool:
@@ -205,7 +210,8 @@ def _holder(kernel: Kernel) -> tuple[Any, str] | None:
 
 
 @contextmanager
-def _patched_call(layer: Any, call: Callable[..., Any]) -> Iterator[None]:
+def patched_call(layer: Any, call: Callable[..., Any]) -> Iterator[None]:
+    """Let a layer take its calls by another function, for as long as the context lasts."""
     before = layer.__dict__.get("call")
     layer.__dict__["call"] = call  # past Layer.__setattr__, which would track it
     try:

@@ -81,4 +81,7 @@ def _traced(inference: Inference, kernels: Sequence[Kernel], recorder: Recorder)
     except Exception as error:  # whatever a layer's own code raises
         if recorder.refusal is not None:
             raise recorder.refusal from None
-        raise ModelError(f"model '{inference.model.name}' can't be traced: {said(error)}") from error
+        raise ModelError(
+            f"model '{inference.model.name}' can't be traced: {said(error)}; it must run in a graph, as model.predict "
+            "does it"
+        ) from error

@@ -5,6 +5,7 @@ the outputs of the original folded by the same estimate, which NumPy computed.
 """
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -59,8 +60,13 @@ def save_inserted(
     return save_proven(result, path, storage, prover, force, progress)
 
 
-def prove_insertion(source: Model, result: PassResult, options: InsertOptions, written: Path) -> Proof:
-    """Prove that the file `written` is `source` with the iteration of `result`. Raises VerificationFailed."""
+def prove_insertion(
+    source: Model, result: PassResult, options: InsertOptions, written: Path, *, dims: Mapping[str, int] | None = None
+) -> Proof:
+    """Prove that the file `written` is `source` with the iteration of `result`. Raises VerificationFailed.
+
+    `dims` are sizes of dynamic dimensions by name, as in `make_feeds`.
+    """
     inserted = Model.open(written)
     stripped = inserted.copy()
     done = {record.id for record in result.sites if record.status == "inserted"}
@@ -77,7 +83,7 @@ def prove_insertion(source: Model, result: PassResult, options: InsertOptions, w
     if drawn:
         return Proof("structure", f"it draws random numbers ({', '.join(drawn)}), so no two runs agree")
     try:
-        feeds = make_feeds(source)
+        feeds = make_feeds(source, dims=dims)
         list(Side(source, "the original").run(feeds))
     except ModelError as error:
         return Proof("structure", f"the original can't be run: {error}")

@@ -111,9 +111,13 @@ def prove(
     *,
     rtol: float | None = None,
     atol: float | None = None,
+    dims: Mapping[str, int] | None = None,
     progress: Progress = silent,
 ) -> Proof:
-    """Prove that the file `written` is `source` with its tensors rescaled; raise VerificationFailed where it is not."""
+    """Prove that the file `written` is `source` with its tensors rescaled; raise VerificationFailed where it is not.
+
+    `dims` are sizes of dynamic dimensions by name, as in `make_feeds`.
+    """
     progress("verifying", 0, _STEPS)
     original = _load(source)
     folded = onnx.load(written)
@@ -133,7 +137,7 @@ def prove(
         _fill(folded, original, expected)
         reference = Side(Model.open(folded), "the original with its weights replaced", optimize=False)
     try:
-        feeds = make_feeds(source)
+        feeds = make_feeds(source, dims=dims)
         list(Side(source, "the original", optimize=False).run(feeds))
     except ModelError as error:
         what = str(error).rpartition("; ")[0] or str(error)  # what to do about it is advice for other commands

@@ -248,6 +248,27 @@ def test_an_export_that_differs_is_not_written(
     assert out.exists()
 
 
+@pytest.mark.parametrize("form", ["plain", "fold", "insert"])
+def test_a_dynamic_size_is_one_that_keras_takes(form: str, keras: ModuleType, cli: Cli, tmp_path: Path) -> None:
+    """An image of 2×2 pixels, as `verify` takes by default, has no place for a kernel of 5×5."""
+    image = keras.Input((None, None, 3), name="image")
+    model = keras.Model(image, keras.layers.SpectralNormalization(keras.layers.Conv2D(4, 5), name="sn")(image))
+    model.save(tmp_path / "any.keras")
+    ended = cli("export-keras", tmp_path / "any.keras", "-o", tmp_path / "out.onnx", "--as", form, "--json")
+    assert ended.code == 0, ended.err
+    assert ended.json["verified"] == "run"
+
+
+def test_a_size_taken_for_another_shows(keras: ModuleType, cli: Cli, tmp_path: Path) -> None:
+    """Keras's TimeDistributed does as many steps as the batch has samples, in a graph: sizes of 2 and 2 hide it."""
+    series = keras.Input((None, 4), name="series")
+    time = keras.layers.TimeDistributed(keras.layers.Dense(3))
+    keras.Model(series, time(series)).save(tmp_path / "time.keras")
+    said = one_line(cli("export-keras", tmp_path / "time.keras", "-o", tmp_path / "out.onnx"), 1)
+    assert "differ between the exported model and the Keras model" in said
+    assert not (tmp_path / "out.onnx").exists()
+
+
 def test_nothing_of_tensorflow_on_the_terminal(program: Cli, saved: Callable[[str], Path], tmp_path: Path) -> None:
     out = tmp_path / "out.onnx"
     ended = program("export-keras", saved("again"), "-o", out, "--as", "insert")

@@ -54,6 +54,13 @@ def in_a_loop(keras: Any) -> Any:
     return keras.Model(x, Repeated()(x))
 
 
+def over_a_dynamic_time(keras: Any) -> Any:
+    """Keras maps it over the steps, in graph mode over as many as the batch has samples."""
+    x = keras.Input((None, 4))
+    layer = keras.layers.SpectralNormalization(keras.layers.Dense(4), name="sn")
+    return keras.Model(x, keras.layers.TimeDistributed(layer, name="time")(x))
+
+
 def training_in_inference(keras: Any) -> Any:
     class Always(keras.Layer):
         def __init__(self) -> None:
@@ -175,6 +182,7 @@ REFUSALS: tuple[tuple[Callable[[Any], Any], str], ...] = (
     (wrapped_twice, r"layers '(first|second)' and '(first|second)' normalize one kernel"),
     (wrapped_in_itself, "layers 'around' and 'around/inside' normalize one kernel"),
     (in_a_loop, "layer 'repeated/sn' is called inside a loop or branch"),
+    (over_a_dynamic_time, "layer 'time/sn' is called inside a loop or branch"),
     (training_in_inference, "layer 'always/sn' is called with training=True in inference too"),
     (unused_in_inference, "layer 'unused/sn' has no part in the model's inference"),
     (not_a_product, "kernel of SpectralNormalization layer 'sn' is read by Mul"),
@@ -210,6 +218,28 @@ def test_a_model_that_is_not_built(keras: ModuleType) -> None:
         frontend.export(keras.Sequential([wrapped]))
     with pytest.raises(ModelError, match="the inputs of model 'plain' are not known"):
         frontend.export(keras.Sequential([keras.layers.ReLU()], name="plain"))
+
+
+def test_a_call_on_two_arguments(keras: ModuleType) -> None:
+    """Keras keeps the shape of the first only; wrapped as the message says, the model exports."""
+
+    class Pair(keras.Model):
+        def __init__(self) -> None:
+            super().__init__(name="pair")
+            self.score = keras.layers.SpectralNormalization(keras.layers.Dense(3), name="score")
+
+        def call(self, image: Any, label: Any, training: bool = False) -> Any:
+            return self.score(image, training=training) * label
+
+    model = Pair()
+    model(np.zeros((2, 4), np.float32), np.zeros((2, 3), np.float32))
+    with pytest.raises(
+        ModelError, match=r"model 'pair' is called on image, label, and Keras 3 keeps .* wrap it: x, y ="
+    ):
+        frontend.export(model)
+    x, y = keras.Input((4,)), keras.Input((3,))
+    exported = frontend.export(keras.Model([x, y], model(x, y)))
+    assert [site.id for site in exported.plan.eligible()] == ["pair/score/kernel"]
 
 
 def test_what_is_no_model(keras: ModuleType) -> None:

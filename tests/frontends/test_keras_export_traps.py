@@ -204,6 +204,36 @@ def test_other_kinds_of_models(keras: ModuleType) -> None:
         np.testing.assert_allclose(output, expected, **OUTPUT)
 
 
+def test_a_sequential_built_by_its_data_takes_any_batch(keras: ModuleType) -> None:
+    k, rng = keras.layers, np.random.default_rng(12)
+    model = keras.Sequential([k.SpectralNormalization(k.Dense(4), name="hidden"), k.LeakyReLU()])
+    model(np.zeros((2, 5), np.float32))
+    batch = rng.standard_normal((7, 5)).astype(np.float32)
+    (output,) = run(frontend.export(model).model, batch).values()
+    np.testing.assert_allclose(output, model(batch), **OUTPUT)
+
+
+def test_a_dict_of_inputs_gives_their_names(keras: ModuleType) -> None:
+    k, rng = keras.layers, np.random.default_rng(13)
+
+    class Critic(keras.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.hidden = k.SpectralNormalization(k.Dense(3), name="hidden")
+
+        def call(self, inputs: Any, training: bool = False) -> Any:
+            return self.hidden(inputs["image"], training=training) * inputs["gain"]
+
+    model = Critic()
+    feed = {"image": rng.standard_normal((2, 4)), "gain": rng.standard_normal((2, 3))}
+    feed = {name: value.astype(np.float32) for name, value in feed.items()}
+    expected = model(feed)
+    proto = frontend.export(model).model.to_proto()
+    assert {value.name for value in proto.graph.input} == {"image", "gain"}
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    np.testing.assert_allclose(session.run(None, feed)[0], expected, **OUTPUT)
+
+
 def test_a_layer_distributed_over_time_is_called_at_each_step(keras: ModuleType, tmp_path: Path) -> None:
     k = keras.layers
     x = keras.Input((3, 8, 8, 2), name="x")
@@ -230,6 +260,32 @@ def test_integer_ids_are_truncated_as_keras_3_does(keras: ModuleType) -> None:
     assert expected.dtype == np.int32
     assert expected.any()
     np.testing.assert_array_equal(output, expected, strict=True)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_layer_that_never_trains_is_named(frozen: bool, keras: ModuleType) -> None:
+    k, rng = keras.layers, np.random.default_rng(14)
+
+    class Critic(keras.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.hidden = k.SpectralNormalization(k.Dense(4), name="hidden")
+            self.dropout = k.Dropout(0.5)
+            self.norm = k.BatchNormalization()
+            self.score = k.SpectralNormalization(k.Dense(1), name="score")
+
+        def call(self, x: Any, training: bool = False) -> Any:
+            x = self.norm(self.hidden(x, training=training and not frozen), training=training)
+            return self.score(self.dropout(x, training=training))
+
+    model = Critic()
+    model(rng.standard_normal((3, 5)).astype(np.float32), training=True)
+    before = [variable.numpy().copy() for variable in model.variables]
+    notes = frontend.export(model).notes
+    assert [note.split(":")[0] for note in notes] == (["hidden"] if frozen else [])
+    assert all("Keras never normalizes it" in note for note in notes)
+    for variable, value in zip(model.variables, before, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), value, strict=True)
 
 
 HALF = (
