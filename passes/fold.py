@@ -17,6 +17,7 @@ from sn_graph.errors import ModelError
 from sn_graph.measure import escaped, notes, readings, with_progress
 from sn_graph.model import Model
 from sn_graph.model.graph import Graph, Scope
+from sn_graph.operators import MADE_ZERO
 from sn_graph.passes.base import Pass, PassResult, Rescaled
 from sn_graph.plan import Plan, PlannedSite
 from sn_graph.progress import Progress, silent
@@ -101,7 +102,7 @@ def _measured(
             )
         reason = "all zeros: no spectral norm to divide by"
         if np.any(matrix):
-            reason = "its consumers read none of it at this input size, so they have no norm to divide by"
+            reason = MADE_ZERO
         return record(status="unchanged", sigma_used=None, reason=reason), found
     if plan.clip and max(found.used) <= plan.bound:
         reason = f"its norm is at most {plan.bound:g}, and --clip was asked for"

@@ -23,7 +23,7 @@ from sn_graph.insertion import NOT_LINEAR, Insertion, StateLayout, StateMode
 from sn_graph.iteration import bytes_read
 from sn_graph.measure import KERAS_FLOOR, exact_sigma, exact_triplet, notes, readings, require_finite, with_progress
 from sn_graph.model import Model
-from sn_graph.operators import Operators, alpha
+from sn_graph.operators import MADE_ZERO, Operators, alpha
 from sn_graph.passes.base import Pass, PassResult
 from sn_graph.plan import Plan, PlannedSite
 from sn_graph.progress import Progress, silent
@@ -153,7 +153,7 @@ class Insert(Pass[InsertOptions]):
         if planned.status == "skipped" or planned.view is None:
             return record_of(planned), None
         through_nodes = plan.norm == "operator"
-        reason = refusal(planned) or _not_linear(planned) or (operators.refusal(planned) if through_nodes else None)
+        reason = refusal(planned) or _not_linear(planned)
         if reason is not None:
             return record_of(planned, "skipped", reason=reason), None
         matrix = planned.matrix(model)
@@ -161,13 +161,15 @@ class Insert(Pass[InsertOptions]):
         largest = BlockedMatrix.of(matrix).largest()
         if largest == 0.0:
             return record_of(planned, "unchanged", reason="all zeros: no spectral norm to divide by"), None
-        reason = _out_of_range(plan, planned, matrix, largest)
+        if through_nodes and operators.is_zero(planned):
+            return record_of(planned, "unchanged", reason=MADE_ZERO), None
+        reason = _out_of_range(plan, planned, matrix, largest) or (
+            operators.refusal(planned) if through_nodes else None
+        )
         if reason is not None:
             return record_of(planned, "skipped", reason=reason), None
         through = operators.iterated(planned) if through_nodes else None
         factor = abs(alpha(planned.uses[0])) if through_nodes else 1.0
-        if factor == 0.0:
-            return record_of(planned, "skipped", reason="its consumer multiplies it by an alpha of 0"), None
         u, sigma = self.first_u(planned, plan, matrix, state, operators)
         small = largest < KERAS_FLOOR  # and so may the norm be; rare enough to compute it
         record = record_of(

@@ -202,8 +202,10 @@ def fold(
     )
     options = FoldOptions(method, seed)
     if inserted is not None:
-        known = plan_state(made, model) if made.state else State(site_vectors(opened, inserted), {})
-        last_run = all(site.id in known.sigma for site in made.eligible())
+        # Neither its u nor its σ are those of another norm.
+        held = State(site_vectors(opened, inserted) if made.norm == inserted.norm else {}, {})
+        known = plan_state(made, model) if made.state else held
+        last_run = made.norm == inserted.norm and all(site.id in known.sigma for site in made.eligible())
         options = replace(options, state=known, last_run=last_run and made.state is not None and method != "upper")
     return Fold(options).apply(model, made, progress)
 

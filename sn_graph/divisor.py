@@ -73,6 +73,8 @@ class Divider:
             ModelError: It holds NaN or infinity, passes the range of its type, or has no power iteration.
         """
         if self._method is SigmaMethod.POWER:
+            if self._plan.norm == "operator" and self._operators.is_zero(planned):
+                return Divisors((0.0,), operator=0.0, operator_upper=0.0)
             return Divisors(tuple(self._power(planned, matrix)))
         found = self._matrix_norm(planned, matrix)
         return found if self._plan.norm == "matrix" else self._operator_norm(planned, found)

@@ -11,6 +11,7 @@ is one pass over G: n² elements in place of 2·n·m. G is made in float64: roun
 3e-5. For the norm of a convolution M is the node itself, and Mᵀ its transpose as another node.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -90,23 +91,26 @@ class Iteration:
 
         def advance(u: str, count: int) -> tuple[str, str]:
             for _ in range(count):
-                u, sigma = self.normalized(self.product(self.v(u), "t", first=False), "sigma", "u_next")
+                t = self.product(self.v(u), "t", first=False)
+                u, sigma = self.normalized(t, self.entry.view.state_length, "sigma", "u_next")
             return u, sigma
 
         return advance
 
     def v(self, u: str) -> str:
         """Emit v = n(Mᵀu), a column."""
-        return self.normalized(self.product(u, "across", first=True), "length", "v")[0]
+        view = self.entry.view
+        size = view.rows * view.cols // view.state_length
+        return self.normalized(self.product(u, "across", first=True), size, "length", "v")[0]
 
     def product(self, column: str, name: str, *, first: bool) -> str:
         """Emit Mᵀu, or M v; with M transposed where u is on the columns."""
         transposed = first is (self.entry.view.side == "rows")
         return self.emitter.gemv(self.matrix, column, self._name(name), transposed=transposed, double=self.entry.double)
 
-    def normalized(self, vector: str, length_name: str, name: str) -> tuple[str, str]:
-        """Emit n(x) and ‖x‖."""
-        length = self.emitter.norm(vector, self._name(length_name))
+    def normalized(self, vector: str, size: int, length_name: str, name: str) -> tuple[str, str]:
+        """Emit n(x) and ‖x‖ of a column of `size` elements."""
+        length = self.emitter.norm(vector, size, self._name(length_name))
         floored = self._at_least(length, self._scalar("sn/eps", self.entry.floor), f"{length_name}_floored")
         return self.emitter.op("Div", [vector, floored], self._name(name)), length
 
@@ -123,15 +127,17 @@ class Iteration:
 
         def advance(u: str, count: int) -> tuple[str, str]:
             for _ in range(count):
-                v, _ = self.normalized(apply(adjoint_node(through), u, outside, "across"), "length", "v")
-                u, sigma = self.normalized(apply(forward_node(through), v, inside, "t"), "sigma", "u_next")
+                across = apply(adjoint_node(through), u, outside, "across")
+                v, _ = self.normalized(across, math.prod(inside), "length", "v")
+                t = apply(forward_node(through), v, inside, "t")
+                u, sigma = self.normalized(t, math.prod(outside), "sigma", "u_next")
             return u, sigma
 
         return advance
 
     def by_gram(self) -> Advance:
         """Emit G; return what `by_passes` does."""
-        emitter, double = self.emitter, self.entry.double
+        emitter, double, size = self.emitter, self.entry.double, self.entry.u.size
         rows = self.entry.view.side == "rows"
         exact = self.matrix if double else emitter.cast(self.matrix, TensorProto.DOUBLE, self._name("float64"))
         gram = emitter.gemm(exact, exact, self._name("gram"), transposed=(not rows, rows), double=True)
@@ -139,7 +145,7 @@ class Iteration:
             gram = emitter.cast(gram, TensorProto.FLOAT, self._name("gram_float32"))
         # ‖G‖ of Frobenius is at least σ²: it keeps the estimate sane where u is so close to orthogonal to all that M
         # reaches that q is rounding error.
-        most = emitter.op("Sqrt", [emitter.norm(gram, self._name("gram_norm"))], self._name("most"))
+        most = emitter.op("Sqrt", [emitter.norm(gram, size * size, self._name("gram_norm"))], self._name("most"))
         real = np.float64 if double else np.float32
         least = self._scalar("sn/eps_squared", max(self.entry.floor**2, 1e8 * float(np.finfo(real).tiny)))
         eps = self._scalar("sn/eps", self.entry.floor)
@@ -147,12 +153,12 @@ class Iteration:
         def advance(u: str, count: int) -> tuple[str, str]:
             for _ in range(count - 1):
                 w = self._gram_product(gram, u)
-                length = self._at_least(emitter.norm(w, self._name("length")), least, "length_floored")
+                length = self._at_least(emitter.norm(w, size, self._name("length")), least, "length_floored")
                 u = emitter.op("Div", [w, length], self._name("u_between"))
             w = self._gram_product(gram, u)
             q = emitter.gemv(u, w, self._name("q"), transposed=True, double=double)
             across = emitter.op("Sqrt", [self._at_least(q, least, "q_floored")], self._name("across_length"))
-            length = emitter.norm(w, self._name("length"))
+            length = emitter.norm(w, size, self._name("length"))
             estimate = emitter.op("Div", [length, across], self._name("estimate"))
             # With t = w/‖Mᵀu‖, t / max(‖t‖, eps) = w / max(‖w‖, eps·‖Mᵀu‖); and u', which a session may write over u,
             # has to wait for q, which reads u.

@@ -25,6 +25,10 @@ from sn_graph.views import Layout
 if TYPE_CHECKING:
     from sn_graph.spectral.convolution import Convolution
 
+# Why a weight stays as it is where its consumers make 0 of every input.
+MADE_ZERO = (
+    "its consumers make 0 of every input (an alpha of 0, or no tap that meets one), so they have no norm to divide by"
+)
 # A bound times alpha rounds once.
 _ROUNDED = 1.0 + 2.0**-52
 # What float64 sums of fewer than 2^40 numbers may lose.
@@ -98,6 +102,19 @@ class Operators:
             else:
                 bounds.append(abs(alpha(use)) * math.sqrt(np.vdot(stored, stored)))
         return max(bounds) * _SUMMED
+
+    def is_zero(self, planned: PlannedSite) -> bool:
+        """Say whether the consumers make 0 of every input, though the weight is not zero."""
+        stored = np.abs(planned.site.array(self._model))  # of which nothing cancels
+        return not any(self._passes(planned, use, stored) for use in planned.uses)
+
+    def _passes(self, planned: PlannedSite, use: WeightUse, stored: NDArray[Any]) -> bool:
+        if "Conv" not in use.node.op_type:
+            return alpha(use) != 0.0
+        from sn_graph.spectral.convolution import forward
+
+        made = self.convolution(planned, use, stored)
+        return made.input_size is None or bool(np.any(forward(made, np.ones(made.input_shape))))
 
     def refusal(self, planned: PlannedSite) -> str | None:
         """Return why no single power iteration estimates the norm of what a site's consumers do, or None."""

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from onnx import helper
 
 import sn_graph as sn
-from sn_graph import iteration
+from sn_graph import emit, iteration
 from tests.passes.insert_reference import Array, check, drawn, iterate, network, session
 
 node = helper.make_node
@@ -93,6 +93,15 @@ def test_long_states_go_as_rows(k: int, monkeypatch: pytest.MonkeyPatch) -> None
     weight = drawn(7, 5)
     made = check(linear(weight), {"w": weight.T}, {"x": drawn(2, 7, seed=1)}, k=k)
     assert any(one.name.endswith("/w_row") for one in made.graph.node)
+
+
+@pytest.mark.parametrize("k", [1, 3])
+@pytest.mark.parametrize("shape", [(14, 6), (6, 14)], ids=["G", "M"])
+def test_long_norms_go_by_rows(shape: tuple[int, int], k: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(emit, "LONG_SUM", 5)
+    weight = drawn(*shape)
+    made = check(linear(weight), {"w": weight.T}, {"x": drawn(2, shape[0], seed=1)}, k=k)
+    assert any(one.name.endswith("_by_row") for one in made.graph.node)
 
 
 SPECTRA = {

@@ -12,6 +12,7 @@ import pytest
 from onnx import helper
 
 import sn_graph as sn
+from sn_graph import emit
 from sn_graph.model import Model
 from sn_graph.model.shapes import Shapes
 from sn_graph.operators import Operators
@@ -87,6 +88,16 @@ def test_the_iteration_through_a_convolution(
     check(model, {"w": matrix}, {"x": drawn(*shape, seed=1)}, k=k, norm="operator")
 
 
+@pytest.mark.parametrize(("op_type", "weight", "shape", "attributes"), [CASES[3], CASES[-1]])
+def test_long_norms_go_by_rows(
+    op_type: str, weight: tuple[int, ...], shape: tuple[int, ...], attributes: dict[str, Any], monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(emit, "LONG_SUM", 5)
+    model = conv(drawn(*weight), shape, op_type, **attributes)
+    made = check(model, {"w": columns(model, shape)}, {"x": drawn(*shape, seed=1)}, norm="operator")
+    assert sum(one.name.endswith("_by_row") for one in made.graph.node) == 2
+
+
 @pytest.mark.parametrize("opset", [7, 10, 11, 13])
 @pytest.mark.parametrize("layout", ["packed", "per-weight"])
 def test_every_opset_and_layout(opset: int, layout: str) -> None:
@@ -111,6 +122,29 @@ def test_a_dynamic_size_gives_the_supremum_and_no_iteration() -> None:
 def test_the_batch_may_be_dynamic() -> None:
     weight = drawn(3, 2, 3, 3)
     assert enclosed(conv(weight, ("n", 2, 6, 6))) == enclosed(conv(weight, (1, 2, 6, 6)))
+
+
+ZEROS: list[tuple[str, tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
+    ("Conv", (2, 2, 5), (1, 2, 3), {}),  # longer than its input: the output is empty
+    ("Conv", (2, 2, 1), (1, 2, 1), {"pads": [2, 0], "strides": [3]}),  # its one output reads padding
+    ("ConvTranspose", (2, 2, 1, 2), (1, 2, 2, 3), {"strides": [2, 1], "output_shape": [1, 4]}),
+    ("Gemm", (3, 4), (2, 3), {"alpha": 0.0}),
+]
+
+
+@pytest.mark.parametrize(("op_type", "weight", "shape", "attributes"), ZEROS)
+@pytest.mark.parametrize("sigma", ["exact", "power", "upper"])
+def test_what_makes_zeros_of_every_input_stays_as_it_was(
+    op_type: str, weight: tuple[int, ...], shape: tuple[int, ...], attributes: dict[str, Any], sigma: str
+) -> None:
+    model = conv(drawn(*weight), shape, op_type, **attributes)
+    for result in (sn.fold(model, norm="operator", sigma=sigma), sn.insert(model, norm="operator", sigma=sigma)):
+        (record,) = result.sites
+        assert (record.status, record.sigma_used) == ("unchanged", None)
+        assert "make 0 of every input" in str(record.reason)
+        assert result.to_proto() == model
+    if (op_type, weight, shape, attributes) != ZEROS[0]:  # which onnxruntime does not run
+        assert not columns(model, shape).any()
 
 
 def test_gemm_counts_alpha() -> None:

@@ -75,7 +75,8 @@ def insert(
 
     \b
     sn-graph insert disc.onnx -o disc.sn.onnx
-    sn-graph insert disc.onnx -o disc.sn.onnx --state disc.u.safetensors --state-mode required
+    sn-graph insert disc.onnx -o disc.sn.onnx --state disc.u.safetensors
+    sn-graph insert disc.onnx -o disc.sn.onnx --state-mode required --state-layout per-weight
     sn-graph insert disc.onnx -o disc.sn.onnx --sigma exact --bound 2 --clip
     sn-graph insert disc.onnx -o disc.sn.onnx --norm operator   the iteration runs through the nodes themselves
     """
@@ -120,3 +121,7 @@ def insert(
             progress=progress,
         )
     conclude(settings, result, proof, output, json)
+    if state_mode is StateMode.REQUIRED:
+        begins = "the leading singular vectors" if sigma is not Start.POWER else result.plan.state
+        if begins is not None:
+            settings.say(f"{output} has no default state, so it does not hold {begins}: what is fed first counts")

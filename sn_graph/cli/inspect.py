@@ -34,8 +34,16 @@ def inspect(
         Measure, typer.Option(help="exact: within 1e-6; upper: with a proven upper bound besides.")
     ] = Measure.EXACT,
     norm: o.Norm = None,
-    state: o.StateFile = None,
-    seed: o.Seed = 0,
+    state: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help='A safetensors file with the u of each weight that "1 step" starts from. [default: random u]',
+            show_default=False,
+            readable=False,
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="S", min=0, help='Of the random u that "1 step" starts from.')] = 0,
     plan: Annotated[
         Path | None,
         typer.Option(

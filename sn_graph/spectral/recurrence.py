@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy.linalg import solveh_banded
 from scipy.linalg.lapack import dsterf
 
-from sn_graph.spectral.lanczos import FAILURE, FIRST_CHECK, log_growth
+from sn_graph.spectral.lanczos import FAILURE, FIRST_CHECK, NEAR, log_growth
 
 # Elements of the vectors that are kept: 512 MB in float32.
 ROOM = 1 << 27
@@ -74,7 +74,11 @@ def leading_value(square: Operator, length: int, tolerance: float, limit: int) -
             certain = exhausted or log_growth(diagonal, offdiagonal, tau) >= demand + 0.5 * math.log(step + 1)
             if certain or step == limit:
                 kept = None if basis is None else tuple(basis)
-                return LeadingValue(math.sqrt(max(theta, 0.0)), certain, tuple(diagonal), tuple(offdiagonal), kept)
+                value = math.sqrt(max(theta, 0.0))
+                found = LeadingValue(value, certain, tuple(diagonal), tuple(offdiagonal), kept)
+                # As in `lanczos`: a θ still on its way to λ₁ from an unlucky start has a large residual.
+                if exhausted or step == limit or beta * abs(float(_ritz_weights(found)[-1])) <= NEAR * theta:
+                    return found
     raise AssertionError("the recurrence does not end by itself")
 
 

@@ -49,6 +49,13 @@ def expected(model: Path, k: int = 1, seed: int = 0) -> list[float]:
     return [iterate(m, seeded(name, len(m), seed), k)[0] for name, m in matrices.items()]
 
 
+@pytest.mark.parametrize("mode", ["default", "required"])
+def test_a_required_state_holds_no_exact_start_and_says_so(cli: Cli, model: Path, out: Path, mode: str) -> None:
+    ended = cli("insert", model, "-o", out, "--sigma", "exact", "--state-mode", mode)
+    assert ended.code == 0
+    assert ("does not hold the leading singular vectors" in ended.err) is (mode == "required")
+
+
 def test_json_is_one_object_of_the_fields_promised(cli: Cli, model: Path, out: Path) -> None:
     ended = cli("insert", model, "-o", out, "--json")
     assert ended.code == 0

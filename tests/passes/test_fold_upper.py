@@ -141,6 +141,28 @@ def test_the_plan_holds_the_norm(tmp_path: Path) -> None:
         sn.fold(model, norm="frobenius")
 
 
+@pytest.mark.parametrize(("own", "other"), [("matrix", "operator"), ("operator", "matrix")])
+def test_an_inserted_model_folds_by_another_norm_than_its_own(own: str, other: str, tmp_path: Path) -> None:
+    """Its u and σ are of no use there: u is drawn, as for the model before the insertion."""
+    sn.insert(conv(), norm=own).save(tmp_path / "sn.onnx")
+    (expected,) = sn.fold(conv(), norm=other, sigma="power").sites
+    (found,) = sn.fold(tmp_path / "sn.onnx", norm=other, sigma="power").sites
+    assert found.sigma_used == expected.sigma_used
+
+
+def test_the_last_sigma_of_another_norm_is_not_taken(tmp_path: Path) -> None:
+    weight = drawn(4, 3)
+    gemm = network([node("Gemm", ["x", "w"], ["y"], alpha=2.0)], {"w": weight}, {"x": (1, 4)})
+    session = StatefulSession(sn.insert(gemm, norm="operator").to_proto())
+    session.normalize_weights()
+    session.save_state(tmp_path / "u.safetensors")
+    inserted = sn.insert(gemm, norm="operator").to_proto()
+    (own,) = sn.fold(inserted, state=tmp_path / "u.safetensors").sites
+    (matrix,) = sn.fold(inserted, state=tmp_path / "u.safetensors", norm="matrix").sites
+    assert own.sigma_used == session.sigma["w"]
+    assert matrix.sigma_used == matrix.sigma == pytest.approx(norm(weight), rel=1e-6)
+
+
 def test_the_state_of_an_operator_norm_is_saved_loaded_and_baked(tmp_path: Path) -> None:
     onnx.save(conv(pads=[1] * 4), tmp_path / "m.onnx")
     sn.insert(tmp_path / "m.onnx", norm="operator").save(tmp_path / "sn.onnx")

@@ -135,7 +135,7 @@ def test_a_wrong_iteration_is_found_out_though_its_hash_is_right(path: Path) -> 
 
     gemv = insertion.Emitter.gemv
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(insertion.Emitter, "norm", lambda self, column, name: self.op("ReduceL1", [column], name))
+        patch.setattr(insertion.Emitter, "norm", lambda self, value, size, name: self.op("ReduceL1", [value], name))
         with pytest.raises(VerificationFailed, match="outputs differ"):
             save(path)
     with pytest.MonkeyPatch.context() as patch:

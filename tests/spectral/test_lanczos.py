@@ -52,6 +52,19 @@ def test_unlucky_starts(gap: float, monkeypatch: pytest.MonkeyPatch) -> None:
     assert solve(eigenvalues).value >= 1 - 2 * TOLERANCE
 
 
+@pytest.mark.parametrize("component", np.logspace(-4, -7, 13))
+@pytest.mark.parametrize("second", [0.9, 0.99, 0.996])
+def test_no_value_on_its_way(component: float, second: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With so little of v₁ in the start, θ leaves λ₂ late; it may stay there, but not stop between (1e-3 low once)."""
+    eigenvalues = below(1.0, np.append(np.linspace(0.0, 0.8, 198), second))
+    start = np.random.default_rng(5).standard_normal(200)
+    start /= np.linalg.norm(start)
+    start[np.argmax(eigenvalues)] = component
+    monkeypatch.setattr(lanczos, "_start", lambda length, stream=0: start / np.linalg.norm(start))
+    value = solve(eigenvalues).value
+    assert min(abs(value - 1.0), abs(value - second)) <= 1e-6
+
+
 def test_rule_bounds_the_hidden_component() -> None:
     """|v₁·b| ≤ 1 / √S_k(λ₁), the inequality that the rule stands on, in 50 digits."""
     mpmath.mp.dps = 50

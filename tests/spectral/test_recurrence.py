@@ -42,6 +42,16 @@ def test_leading(values: NDArray[np.float64], single: bool) -> None:
     assert np.linalg.norm(values * vector) == pytest.approx(found.value, rel=1e-6 if single else 1e-9)
 
 
+@pytest.mark.parametrize("length", [2000, 3000, 5000, 8192])
+@pytest.mark.parametrize("others", [0.5, 0.8, 0.99])
+def test_the_least_lucky_place_for_the_leading_value(length: int, others: float) -> None:
+    """The start has least of v₁ here; θ was taken while it rose, up to 9e-3 low."""
+    values = np.linspace(0.0, others, length)
+    values[np.abs(np.random.default_rng(0).standard_normal(length)).argmin()] = 1.0
+    found = leading_value(lambda x: values**2 * x, length, 8e-6, 4000)
+    assert min(abs(found.value - 1.0), abs(found.value - others)) <= 8e-6
+
+
 def test_limit() -> None:
     values = np.linspace(0.0, 1.0, 3000) ** 0.05
     found = leading_value(lambda x: values**2 * x, len(values), 1e-9, 10)
