@@ -74,7 +74,8 @@ class _Inspector:
         from sn_graph.spectral.bound import upper_bound
 
         matrix = planned.matrix(self.model)
-        leading = exact_triplet(planned, matrix)
+        u = self._known(planned)
+        leading = exact_triplet(planned, matrix, u)
         sigma = require_finite_norm(planned, matrix, leading.sigma)
         enclosed = self.operators.enclose(planned) if self.plan.norm == "operator" else None
         return record_of(
@@ -83,20 +84,22 @@ class _Inspector:
             sigma_upper=upper_bound(matrix, sigma) if self.upper else None,
             sigma_operator=enclosed.lower if enclosed else None,
             sigma_operator_upper=enclosed.upper if enclosed else None,
-            sigma_power=self._power(planned, matrix),
+            sigma_power=self._power(planned, matrix, u),
             hints=hints(matrix, leading) if matrix.size <= _HINTED else (),
             notes=notes(planned, sigma),
             readings=readings(self.model, planned, sigma),
         )
 
-    def _power(self, planned: PlannedSite, matrix: NDArray[Any]) -> float:
+    def _known(self, planned: PlannedSite) -> NDArray[np.floating] | None:
+        """Return the site's u, where it is one of the matrix and not of the consumer."""
+        u = self.state.u.get(planned.id)
+        return u if u is not None and planned.view is not None and u.size == planned.view.state_length else None
+
+    def _power(self, planned: PlannedSite, matrix: NDArray[Any], u: NDArray[np.floating] | None) -> float:
         """Return the estimate of one step, as the frameworks make it."""
         assert planned.view is not None
-        side, length = planned.view.side, planned.view.state_length
-        u = self.state.u.get(planned.id)
-        if u is None or u.size != length:  # that of an operator norm
-            u = seeded_state(self.seed, planned.id, length)
-        return power_iteration(matrix, u, 1, side).sigma
+        start = seeded_state(self.seed, planned.id, planned.view.state_length) if u is None else u
+        return power_iteration(matrix, start, 1, planned.view.side).sigma
 
 
 _HINTED = 1 << 25  # elements; beyond, 30 passes to look at the second singular value cost as much as the first
@@ -145,12 +148,14 @@ def require_finite_norm(planned: PlannedSite, matrix: NDArray[Any], sigma: float
     return sigma
 
 
-def exact_triplet(planned: PlannedSite, matrix: NDArray[Any]) -> "SingularTriplet":
-    """Return σ and its two vectors. Raises ModelError where a value is not finite."""
+def exact_triplet(
+    planned: PlannedSite, matrix: NDArray[Any], u: NDArray[np.floating] | None = None
+) -> "SingularTriplet":
+    """Return σ and its two vectors, sooner from a `u` near one. Raises ModelError where a value is not finite."""
     from sn_graph.spectral.exact import leading_singular_triplet
 
     require_finite(planned, matrix)
-    return leading_singular_triplet(matrix)
+    return leading_singular_triplet(matrix, u, planned.view.side if planned.view else "cols")
 
 
 def require_finite(planned: PlannedSite, matrix: NDArray[Any]) -> None:

@@ -124,6 +124,29 @@ def test_what_one_step_gives_and_what_the_spectrum_looks_like() -> None:
         assert record.sigma_power == (folded.sigma_used or 0.0)
 
 
+@pytest.mark.parametrize("convention", ["keras", "torch-parametrization"])
+def test_inspect_starts_from_the_u_that_an_inserted_model_holds(convention: str) -> None:
+    """A converged u gives σ in one step; one that leads elsewhere changes nothing."""
+    left = np.linalg.qr(drawn(150, 150, dtype=np.float64))[0]
+    matrix = (left * np.linspace(2.0, 0.1, 150) @ np.linalg.qr(drawn(200, 150, seed=1, dtype=np.float64))[0].T).T
+    weight = matrix.astype(np.float32)
+    truth = norm(weight.astype(np.float64))
+    converged = sn.insert(linear(weight), sigma="exact", convention=convention).to_proto()
+    (record,) = sn.inspect(converged, convention=convention).sites
+    assert record.sigma == pytest.approx(truth, rel=1e-6)
+    assert record.sigma_power == pytest.approx(truth, rel=1e-6)
+    second = np.linalg.svd(weight.astype(np.float64))[0][:, 1] if convention != "keras" else left[:, 1]
+    astray = onnx.ModelProto()
+    astray.CopyFrom(converged)
+    for tensor in astray.graph.initializer:
+        if tensor.name == "sn_u":
+            tensor.CopyFrom(numpy_helper.from_array(second.astype(np.float32).reshape(-1, 1), "sn_u"))
+    (record,) = sn.inspect(astray, convention=convention).sites
+    assert record.sigma == pytest.approx(truth, rel=1e-6)
+    assert record.sigma_power is not None
+    assert record.sigma_power < truth * 0.999
+
+
 def conv(**attributes: Any) -> onnx.ModelProto:
     return network([node("Conv", ["x", "w"], ["y"], **attributes)], {"w": drawn(3, 2, 3, 3)}, {"x": (1, 2, 6, 6)})
 
