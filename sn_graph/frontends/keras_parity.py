@@ -22,6 +22,7 @@ from sn_graph.errors import ModelError, UsageError
 from sn_graph.frontends.keras_files import load
 from sn_graph.frontends.keras_parity_rows import Rows, distance
 from sn_graph.frontends.keras_parity_sites import open_session, pair, unmatched
+from sn_graph.frontends.keras_proof import fitting_sizes
 from sn_graph.frontends.keras_reference import KerasReference, unchanged
 from sn_graph.inserted import Inserted, read_inserted
 from sn_graph.model import Model
@@ -70,7 +71,8 @@ def parity(
         path = Path(folder) / "model.onnx"
         export(model).save(path)
         made = api.insert(path, plan=sidecars(path)[0]).model
-        feeds = make_feeds(made, inputs=inputs, seed=seed, steps=max(calls))
+        dims = fitting_sizes(model, made) if inputs is None else None
+        feeds = make_feeds(made, inputs=inputs, seed=seed, dims=dims, steps=max(calls))
         rows = Rows("the ONNX model", "the Keras model", rtol, atol)
         return _compare_training(made, _inserted(made), model, feeds, calls, rows, ("cpu",))
 
@@ -132,8 +134,10 @@ def verify_keras(
     calls, model = _compared(steps), Model.open(path)
     inserted = read_inserted(model)
     rows = Rows(str(path), str(original), rtol, atol)
-    feeds = make_feeds(model, inputs=inputs, seed=seed, dims=dims, steps=steps)
     reference = load(original)
+    if inputs is None and not dims:
+        dims = fitting_sizes(reference, model)
+    feeds = make_feeds(model, inputs=inputs, seed=seed, dims=dims, steps=steps)
     if inserted is not None:
         return _compare_training(model, inserted, reference, feeds, calls, rows, providers)
     return _compare_inference(model, reference, feeds, rows, providers)

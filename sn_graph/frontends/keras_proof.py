@@ -60,6 +60,21 @@ def prove_export(
     return Proof("structure", f"the exported model can't be run: {reason}"), {}
 
 
+def fitting_sizes(keras_model: Any, exported: Model) -> Mapping[str, int]:
+    """Return sizes of dynamic dimensions, by name, that a Keras model takes; none where the usual 2 will do."""
+    if not any(_sizes(exported)):
+        return {}
+    keras = inference(keras_model)
+    for dims in ({}, *_sizes(exported)):
+        try:
+            outputs = keras_outputs(keras, make_feeds(exported, dims=dims))
+        except Exception:  # whatever a layer's own code raises
+            continue
+        if any(value.size for value in outputs.values()):
+            return dims
+    return {}
+
+
 def _what(error: ModelError) -> str:
     """Return what an error says without its advice, which is for other commands."""
     return str(error).rpartition("; ")[0] or str(error)

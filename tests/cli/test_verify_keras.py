@@ -245,3 +245,18 @@ def test_tf_keras_and_its_files(program: Cli, tmp_path: Path, monkeypatch: pytes
         ended = program("verify", tmp_path / "disc.sn.onnx", tmp_path / original, "--steps", 3, "--json")
         assert (ended.code, ended.err) == (0, ""), ended.err
         assert len(ended.json["comparisons"]) == 3 * 6
+
+
+def test_dynamic_sizes_are_ones_that_keras_takes(cli: Cli, tmp_path: Path) -> None:
+    """A kernel of 5 does not fit the usual size of 2."""
+    keras.utils.set_random_seed(3)
+    image = keras.Input((None, None, 3), name="image")
+    x = SN(layers.Conv2D(4, 5), name="conv")(image)
+    model = keras.Model(image, SN(layers.Dense(2), name="dense")(layers.GlobalAveragePooling2D()(x)))
+    save(model, tmp_path / "m.keras")
+    export(model).save(tmp_path / "m.onnx")
+    sn.insert(tmp_path / "m.onnx", plan=tmp_path / "m.plan.json").save(tmp_path / "sn.onnx")
+    for name in ("m.onnx", "sn.onnx"):
+        ended = cli("verify", tmp_path / name, tmp_path / "m.keras", "--steps", 2, "--json")
+        assert (ended.code, ended.json["ok"]) == (0, True)
+        assert all(row["max_abs"] is not None for row in ended.json["comparisons"])
