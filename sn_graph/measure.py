@@ -18,7 +18,6 @@ from sn_graph.report import Reading, Report, SiteRecord, record_of
 from sn_graph.sites import WeightUse
 from sn_graph.slots import is_dequantize
 from sn_graph.spectral.blocks import count_nonfinite
-from sn_graph.spectral.condition import hints
 from sn_graph.spectral.power import power_iteration, seeded_state
 from sn_graph.state import State
 from sn_graph.views import Convention, MatrixView
@@ -72,6 +71,7 @@ class _Inspector:
 
     def record(self, planned: PlannedSite) -> SiteRecord:
         from sn_graph.spectral.bound import upper_bound
+        from sn_graph.spectral.condition import hints
 
         matrix = planned.matrix(self.model)
         u = self._known(planned)

@@ -15,10 +15,12 @@ Bias and fused activations are no part of A. A shape of the output or `auto_pad`
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from sn_graph.spectral.convolution import Convolution
 from sn_graph.spectral.geometry import conv_output
+
+if TYPE_CHECKING:
+    from sn_graph.spectral.convolution import Convolution
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class LinearNode:
     crop: tuple[int, ...] | None = None
 
 
-def forward_node(convolution: Convolution) -> LinearNode:
+def forward_node(convolution: "Convolution") -> LinearNode:
     """Return the node that computes A x, of an input of known size and of pads that crop at most a ConvTranspose."""
     if not convolution.transposed:
         return LinearNode("Conv", _attributes(convolution, convolution.pads))
@@ -47,7 +49,7 @@ def forward_node(convolution: Convolution) -> LinearNode:
     return LinearNode("ConvTranspose", {**_attributes(convolution, pads), "output_padding": padding})
 
 
-def adjoint_node(convolution: Convolution) -> LinearNode:
+def adjoint_node(convolution: "Convolution") -> LinearNode:
     """Return the node that computes Aᵀ y from y of the node's output shape, of the same weight."""
     if not convolution.transposed:
         padding = tuple(_unread(convolution))
@@ -72,7 +74,7 @@ def adjoint_node(convolution: Convolution) -> LinearNode:
     return LinearNode("Conv", node, None if lengths == size else size)
 
 
-def _attributes(convolution: Convolution, pads: tuple[int, ...]) -> dict[str, int | tuple[int, ...]]:
+def _attributes(convolution: "Convolution", pads: tuple[int, ...]) -> dict[str, int | tuple[int, ...]]:
     strides, dilations = convolution.strides, convolution.dilations
     return {"strides": strides, "dilations": dilations, "group": convolution.group, "pads": pads}
 
@@ -81,7 +83,7 @@ def _halves(pads: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return pads[: len(pads) // 2], pads[len(pads) // 2 :]
 
 
-def _unread(convolution: Convolution) -> list[int]:
+def _unread(convolution: "Convolution") -> list[int]:
     """How much of the padded input lies behind the last tap of the last output, for each axis."""
     begins, ends = _halves(convolution.pads)
     taps, size = convolution.kernel.shape[2:], convolution.input_shape[1:]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -102,3 +104,11 @@ def test_the_number_of_iterations_given_beats_the_plan_and_its_sites() -> None:
     assert asked.power_iterations == 5
     assert {site.power_iterations for site in asked.sites} == {None}
     assert {site.power_iterations for site in build_plan(model, plan=plan).sites} == {3}
+
+
+def test_what_only_some_runs_need_is_imported_by_those() -> None:
+    """Starting up is most of what a small fold takes."""
+    heavy = ["scipy.optimize", "sn_graph.spectral.exact", "sn_graph.spectral.convolution", "onnxruntime", "tensorflow"]
+    code = f"import sys, sn_graph.api; print([name for name in {heavy} if name in sys.modules])"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout.strip() == "[]"
