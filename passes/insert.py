@@ -23,7 +23,7 @@ from sn_graph.insertion import NOT_LINEAR, Insertion, StateLayout, StateMode
 from sn_graph.iteration import bytes_read
 from sn_graph.measure import KERAS_FLOOR, exact_sigma, exact_triplet, notes, readings, require_finite, with_progress
 from sn_graph.model import Model
-from sn_graph.operators import MADE_ZERO, Operators, alpha
+from sn_graph.operators import MADE_ZERO, Enclosure, Operators, alpha, state_length
 from sn_graph.passes.base import Pass, PassResult
 from sn_graph.plan import Plan, PlannedSite
 from sn_graph.progress import Progress, silent
@@ -52,7 +52,8 @@ class InsertOptions:
     Attributes:
         exact: Start from the leading singular vectors, so that σ is exact from the first run on; not from a state.
         upper: Prove an upper bound of each σ besides.
-        seed: Of the vectors u that the plan has no state file for.
+        seed: Of the vectors u that no state gives.
+        state: Where u starts, in place of the plan's state file.
         layout: One state tensor for all weights, or one for each.
         mode: Whether the state input has a default.
         scale: Divide what the node reads, or the weight.
@@ -61,6 +62,7 @@ class InsertOptions:
     exact: bool = False
     upper: bool = False
     seed: int = 0
+    state: State | None = None
     layout: StateLayout = StateLayout.PACKED
     mode: StateMode = StateMode.DEFAULT
     scale: Scale = Scale.INPUT
@@ -102,43 +104,43 @@ class Insert(Pass[InsertOptions]):
 
     def first_u(
         self, planned: PlannedSite, plan: Plan, matrix: NDArray[Any], state: State, operators: Operators
-    ) -> tuple[NDArray[Any], float | None]:
-        """Return the u that a site starts from, and where it is the leading singular vector, its singular value."""
+    ) -> "Start":
+        """Return the u that a site starts from, with what had to be computed for it."""
         assert planned.view is not None
         through = None if plan.norm == "matrix" else operators.iterated(planned)
         if self.options.exact and through is not None:
             from sn_graph.spectral.convolution import operator_norm
 
-            enclosed = operator_norm(through, vectors=True)
-            assert enclosed.left is not None
-            return enclosed.left.reshape(-1), enclosed.lower
+            found = operator_norm(through, vectors=True)
+            assert found.left is not None
+            return Start(found.left.reshape(-1), enclosed=Enclosure(found.lower, found.upper))
         if self.options.exact:
-            found = exact_triplet(planned, matrix)
-            return found.left if planned.view.side == "rows" else found.right, found.sigma
+            leading = exact_triplet(planned, matrix)
+            return Start(leading.left if planned.view.side == "rows" else leading.right, leading.sigma)
         if planned.id in state.u:
-            return state.u[planned.id], None
-        return seeded_state(self.options.seed, planned.id, operators.state_length(planned, plan.norm)), None
+            return Start(state.u[planned.id])
+        return Start(seeded_state(self.options.seed, planned.id, state_length(planned, through)))
 
     def _sigmas(
-        self, plan: Plan, planned: PlannedSite, matrix: NDArray[Any], sigma: float | None, operators: Operators
+        self, plan: Plan, planned: PlannedSite, matrix: NDArray[Any], start: "Start", operators: Operators
     ) -> dict[str, float | None]:
         """Return the norms for the record that --sigma exact and upper ask for."""
         if not self.options.exact:
             return {}
-        sigma = exact_sigma(planned, matrix) if sigma is None else sigma
+        sigma = exact_sigma(planned, matrix) if start.sigma is None else start.sigma
         known: dict[str, float | None] = {"sigma": sigma}
         if self.options.upper:
             from sn_graph.spectral.bound import upper_bound
 
             known["sigma_upper"] = upper_bound(matrix, sigma)
         if plan.norm == "operator":
-            enclosed = operators.enclose(planned)
+            enclosed = start.enclosed or operators.enclose(planned)
             known |= {"sigma_operator": enclosed.lower, "sigma_operator_upper": enclosed.upper}
         return known
 
     def start(self, model: Model, plan: Plan) -> State:
         """Return the state that the iteration starts from, where it is not random or exact. Raises ModelError."""
-        return State({}, {}) if self.options.exact else plan_state(plan, model)
+        return State({}, {}) if self.options.exact else self.options.state or plan_state(plan, model)
 
     def _decide(
         self,
@@ -170,17 +172,19 @@ class Insert(Pass[InsertOptions]):
             return record_of(planned, "skipped", reason=reason), None
         through = operators.iterated(planned) if through_nodes else None
         factor = abs(alpha(planned.uses[0])) if through_nodes else 1.0
-        u, sigma = self.first_u(planned, plan, matrix, state, operators)
+        start = self.first_u(planned, plan, matrix, state, operators)
         small = largest < KERAS_FLOOR  # and so may the norm be; rare enough to compute it
         record = record_of(
             planned,
             "inserted",
-            **self._sigmas(plan, planned, matrix, None if through else sigma, operators),
+            **self._sigmas(plan, planned, matrix, start, operators),
             notes=(*_costs(planned), *(notes(planned, exact_sigma(planned, matrix)) if small else ())),
-            readings=readings(model, planned, None if through else sigma),
+            readings=readings(model, planned, start.sigma),
         )
         floor = plan.eps * (largest if largest < _TINY else 1.0)
-        return record, _Chosen(planned, u, {"floor": floor, "largest": largest, "through": through, "factor": factor})
+        return record, _Chosen(
+            planned, start.u, {"floor": floor, "largest": largest, "through": through, "factor": factor}
+        )
 
     def _write(self, model: Model, plan: Plan, chosen: "list[_Chosen]", hoist: Hoist) -> None:
         original = model.copy()
@@ -191,6 +195,20 @@ class Insert(Pass[InsertOptions]):
             insertion.add(one.planned, hoisted.weights[one.planned.id], one.u, **one.known)
         inserted = insertion.finish()
         write_inserted(model, replace(inserted, model=skeleton_hash(original), original=packed))
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """The first u [n] of a site; of the leading singular vector also what it is the vector of.
+
+    Attributes:
+        sigma: The matrix's norm.
+        enclosed: The norm of the convolution that the iteration goes through.
+    """
+
+    u: NDArray[np.floating]
+    sigma: float | None = None
+    enclosed: Enclosure | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,7 +21,7 @@ from sn_graph.errors import ModelError
 from sn_graph.measure import escaped, exact_sigma, require_finite_norm
 from sn_graph.model import Model
 from sn_graph.model.payload import scale_elements
-from sn_graph.operators import Operators, alpha
+from sn_graph.operators import Operators, alpha, state_length
 from sn_graph.plan import Plan
 from sn_graph.spectral.power import operator_power_iteration, power_iteration, seeded_state
 from sn_graph.state import State
@@ -77,7 +77,7 @@ class Divider:
                 return Divisors((0.0,), operator=0.0, operator_upper=0.0)
             return Divisors(tuple(self._power(planned, matrix)))
         found = self._matrix_norm(planned, matrix)
-        return found if self._plan.norm == "matrix" else self._operator_norm(planned, found)
+        return found if self._plan.norm == "matrix" else self._operator_norm(planned, matrix, found)
 
     def _matrix_norm(self, planned: PlannedSite, matrix: NDArray[Any]) -> Divisors:
         if self._method is SigmaMethod.EXACT:
@@ -95,7 +95,7 @@ class Divider:
         divisor = certified_divisor(matrix, self._plan.bound, found, store)
         return Divisors((self._certified(planned, divisor),), sigma, found.upper)
 
-    def _operator_norm(self, planned: PlannedSite, found: Divisors) -> Divisors:
+    def _operator_norm(self, planned: PlannedSite, matrix: NDArray[Any], found: Divisors) -> Divisors:
         enclosed = self._operators.enclose(planned)
         known = replace(found, operator=enclosed.lower, operator_upper=enclosed.upper)
         if self._method is SigmaMethod.EXACT:
@@ -104,8 +104,7 @@ class Divider:
 
         if enclosed.upper == 0.0:
             return replace(known, used=(0.0,))
-        units = {str(dtype): unit for dtype, unit in ROUNDING.items()}
-        unit = units.get(planned.site.dtype or "") if planned.site.quantization is None else None
+        unit = ROUNDING.get(matrix.dtype) if planned.site.quantization is None else None
         if unit is not None and self._plan.bound > _NO_UNDERFLOW:
             divisor = (enclosed.upper + 2.0 * unit * self._operators.magnitude(planned)) * (1.0 + 4.0 * unit)
             return replace(known, used=(self._certified(planned, divisor),))
@@ -141,7 +140,7 @@ class Divider:
         """Return σ after k iterations; where each use has its own, after k, 2k, … of them."""
         assert planned.view is not None
         through = self._iterated(planned)
-        length = self._operators.state_length(planned, self._plan.norm)
+        length = state_length(planned, through)
         u: NDArray[Any] = self._state.u.get(planned.id, seeded_state(self._seed, planned.id, length))
         count = planned.power_iterations or self._plan.power_iterations
         factor = abs(alpha(planned.uses[0])) if self._plan.norm == "operator" else 1.0

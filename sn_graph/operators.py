@@ -80,8 +80,8 @@ class Operators:
             pads=tuple(node.attribute("pads") or (0,) * (2 * rank)),
             group=int(node.attribute("group", 1)),
             input_size=self._input_size(use, rank),
-            transposed="Transpose" in node.op_type,
-            output_padding=tuple(node.attribute("output_padding") or (0,) * rank) if _transposed(use) else (),
+            transposed=_is_transposed(use),
+            output_padding=tuple(node.attribute("output_padding") or (0,) * rank) if _is_transposed(use) else (),
         )
         return made if made.input_size is None else replace(made, pads=_pads(use, made))
 
@@ -145,9 +145,7 @@ class Operators:
 
     def state_length(self, planned: PlannedSite, norm: str) -> int:
         """Return how many elements u has: those of a side of the matrix, or of the convolution's output."""
-        assert planned.view is not None
-        through = None if norm == "matrix" or self.refusal(planned) else self.iterated(planned)
-        return planned.view.state_length if through is None else math.prod(through.output_shape)
+        return state_length(planned, None if norm == "matrix" or self.refusal(planned) else self.iterated(planned))
 
     def _input_size(self, use: WeightUse, rank: int) -> tuple[int, ...] | None:
         if self._shapes is None:
@@ -188,6 +186,12 @@ class Operators:
         yield from moved.reshape(-1, inner, outer * math.prod(batch[axis] for axis in same))
 
 
+def state_length(planned: PlannedSite, through: "Convolution | None") -> int:
+    """Return how many elements u has where the iteration goes through a convolution, or with None the matrix."""
+    assert planned.view is not None
+    return planned.view.state_length if through is None else math.prod(through.output_shape)
+
+
 def alpha(use: WeightUse) -> float:
     """Return what the consumer multiplies the product by: the attribute of Gemm and its relatives."""
     return float(use.node.attribute("alpha", 1.0)) if use.node.op_type in _WITH_ALPHA else 1.0
@@ -210,7 +214,7 @@ def _is_stacked(planned: PlannedSite, use: WeightUse) -> bool:
     return use.node.op_type == "MatMul" and len(_layout(use, planned.site.shape or ()).dims) > 2
 
 
-def _transposed(use: WeightUse) -> bool:
+def _is_transposed(use: WeightUse) -> bool:
     return "Transpose" in use.node.op_type
 
 

@@ -29,10 +29,10 @@ SHAPES = ((60, 90), (130, 150), (280, 260), (520, 540))
 LAPACK = 1e-12
 
 
-def small(generator: np.random.Generator, index: int) -> NDArray[np.float64]:
-    rows, columns = (int(n) for n in generator.integers(1, 6, 2))
+def forms(generator: np.random.Generator, rows: int, columns: int, form: int) -> NDArray[np.float64]:
+    """Random, and the forms that have the least room: equal values, rank 1, graded, signs, wide scales, one entry."""
     plain = generator.standard_normal((rows, columns))
-    match index % 10:
+    match form:
         case 1:
             return np.linalg.qr(generator.standard_normal((max(rows, columns),) * 2))[0][:rows, :columns]
         case 2:
@@ -44,15 +44,26 @@ def small(generator: np.random.Generator, index: int) -> NDArray[np.float64]:
         case 5:
             return plain * 2.0 ** generator.integers(-60, 60, (rows, columns))
         case 6:
+            return np.where(np.arange(plain.size).reshape(plain.shape) == plain.size // 2, plain, 0.0)
+        case 7:
             return np.full((rows, columns), plain[0, 0])
+        case _:
+            return plain
+
+
+def small(generator: np.random.Generator, index: int) -> NDArray[np.float64]:
+    rows, columns = (int(n) for n in generator.integers(1, 6, 2))
+    match index % 10:
         case 7:
             return hilbert(max(rows, columns))[:rows, :columns]
         case 8:
-            return plain * 10.0 ** generator.integers(-300, 300)
+            return generator.standard_normal((rows, columns)) * 10.0 ** generator.integers(-300, 300)
         case 9:
-            return np.eye(rows, columns) * (1 + 1e-9 * plain)
-        case _:
-            return plain
+            return np.eye(rows, columns) * (1 + 1e-9 * generator.standard_normal((rows, columns)))
+        case 6:
+            return forms(generator, rows, columns, 7)
+        case form:
+            return forms(generator, rows, columns, form)
 
 
 def fifty_digits(matrix: NDArray[Any]) -> Any:

@@ -1,6 +1,5 @@
 """`sn-graph export-keras`: a Keras model with SpectralNormalization to ONNX, with its plan and its own u."""
 
-import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from enum import StrEnum
@@ -22,10 +21,8 @@ from sn_graph.model.files import require_writable
 from sn_graph.passes.base import PassResult
 from sn_graph.passes.fold import Fold, FoldOptions, SigmaMethod
 from sn_graph.passes.insert import Insert, InsertOptions
-from sn_graph.plan import Plan
 from sn_graph.progress import Progress
 from sn_graph.report import record_of
-from sn_graph.state import save_state, skeleton_hash
 
 if TYPE_CHECKING:
     from sn_graph.frontends.keras import KerasExport
@@ -130,17 +127,25 @@ def export_keras(
     if file.exists() and output.exists() and output.samefile(file):
         raise UsageError(f"{output} would overwrite the Keras model that is read; give another file")
     require_writable(output)
-    with quiet_libraries(settings), settings.progress() as progress, tempfile.TemporaryDirectory() as folder:
+    with quiet_libraries(settings), settings.progress() as progress:
         from sn_graph.frontends import keras as frontend
         from sn_graph.runtime.proof import Proof, save_proven
 
         model = frontend.load(file)
         exported = frontend.export(model, opset=opset, progress=progress)
-        plan = _narrowed(exported.plan, exported, include, exclude, power_iterations, bound, clip)
+        plan = api.build_plan(
+            exported.model,
+            plan=exported.plan,
+            include=include or (),
+            exclude=exclude or (),
+            power_iterations=power_iterations,
+            bound=bound,
+            clip=clip,
+        )
         exported = replace(exported, plan=plan)
         if form is not As.PLAIN:
             _require_vectors(exported)
-        result, prove = _FORMS[form](exported, sigma or SigmaMethod.POWER, Path(folder), rtol, atol, progress)
+        result, prove = _FORMS[form](exported, sigma or SigmaMethod.POWER, rtol, atol, progress)
         if form is not As.PLAIN and not plan.eligible() and not force:
             raise ModelError(nothing_to_do(file, result))
 
@@ -159,26 +164,6 @@ def export_keras(
     for note in exported.notes:
         settings.say(note)
     conclude(settings, result, proof, output, json, source=file)
-
-
-def _narrowed(
-    plan: Plan,
-    exported: "KerasExport",
-    include: list[str] | None,
-    exclude: list[str] | None,
-    power_iterations: int | None,
-    bound: float | None,
-    clip: bool | None,
-) -> Plan:
-    return api.build_plan(
-        exported.model,
-        plan=plan,
-        include=include or (),
-        exclude=exclude or (),
-        power_iterations=power_iterations,
-        bound=bound,
-        clip=clip,
-    )
 
 
 def _require_vectors(exported: "KerasExport") -> None:
@@ -205,7 +190,6 @@ def _proof(
 def _plain(
     exported: "KerasExport",
     sigma: SigmaMethod,
-    folder: Path,
     rtol: float | None,
     atol: float | None,
     progress: Progress,
@@ -219,7 +203,6 @@ def _plain(
 def _fold(
     exported: "KerasExport",
     sigma: SigmaMethod,
-    folder: Path,
     rtol: float | None,
     atol: float | None,
     progress: Progress,
@@ -237,7 +220,6 @@ def _fold(
 def _insert(
     exported: "KerasExport",
     sigma: SigmaMethod,
-    folder: Path,
     rtol: float | None,
     atol: float | None,
     progress: Progress,
@@ -245,9 +227,8 @@ def _insert(
     from sn_graph.plan import rebind
     from sn_graph.runtime.insertion_proof import prove_insertion
 
-    state, model, options = folder / "u.safetensors", exported.model.copy(), InsertOptions()
-    save_state(state, exported.state, skeleton_hash(exported.model), str(exported.plan.convention))
-    result = Insert(options).apply(model, rebind(replace(exported.plan, state=state), model), progress)
+    model, options = exported.model.copy(), InsertOptions(state=exported.state)
+    result = Insert(options).apply(model, rebind(exported.plan, model), progress)
     return result, partial(prove_insertion, exported.model, result, options)
 
 

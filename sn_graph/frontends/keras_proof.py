@@ -1,6 +1,6 @@
 """Proving an export: onnxruntime gives the outputs of the Keras model itself, for inputs drawn from its signature."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from sn_graph.errors import ModelError
 from sn_graph.frontends.keras_frameworks import require
 from sn_graph.frontends.keras_inference import Inference, inference
+from sn_graph.frontends.keras_parity_rows import Rows
 from sn_graph.model import Model
-from sn_graph.runtime.difference import difference, tolerances
-from sn_graph.runtime.parity import Comparison, ParityResult, make_feeds
+from sn_graph.runtime.parity import ParityResult, make_feeds
 from sn_graph.runtime.proof import Proof
 from sn_graph.runtime.side import Side
 from sn_graph.runtime.signature import signature
@@ -42,14 +42,7 @@ def prove_export(
     except ModelError as error:
         return Proof("structure", f"the exported model can't be run: {_what(error)}"), {}
     reason = "Keras takes no input of a size that was tried"
-    for dims in _sizes(exported):
-        feeds = make_feeds(exported, dims=dims)
-        try:
-            theirs = keras_outputs(keras, feeds)
-        except Exception:  # whatever a layer's own code raises: an image too small for it, say
-            continue
-        if not any(value.size for value in theirs.values()):
-            continue
+    for dims, feeds, theirs in _taken(keras, exported, _sizes(exported)):
         try:
             (ours,) = side.run(feeds)
         except ModelError as error:
@@ -65,14 +58,21 @@ def fitting_sizes(keras_model: Any, exported: Model) -> Mapping[str, int]:
     if not any(_sizes(exported)):
         return {}
     keras = inference(keras_model)
-    for dims in ({}, *_sizes(exported)):
+    return next((dims for dims, _, _ in _taken(keras, exported, ({}, *_sizes(exported)))), {})
+
+
+def _taken(
+    keras: Inference, exported: Model, sizes: Iterable[dict[str, int]]
+) -> Iterator[tuple[dict[str, int], list[dict[str, NDArray[Any]]], dict[str, NDArray[Any]]]]:
+    """Yield sizes that a Keras model takes, with inputs of them and its outputs for those."""
+    for dims in sizes:
+        feeds = make_feeds(exported, dims=dims)
         try:
-            outputs = keras_outputs(keras, make_feeds(exported, dims=dims))
-        except Exception:  # whatever a layer's own code raises
+            outputs = keras_outputs(keras, feeds)
+        except Exception:  # whatever a layer's own code raises: an image too small for it, say
             continue
         if any(value.size for value in outputs.values()):
-            return dims
-    return {}
+            yield dims, feeds, outputs
 
 
 def _what(error: ModelError) -> str:
@@ -116,21 +116,7 @@ def compare(
     atol: float | None,
 ) -> ParityResult:
     """Compare outputs one by one in their order, for a name that an input has as well was changed."""
-    rows = []
-    for name, (own, theirs) in zip(ours, zip(ours.values(), keras.values(), strict=True), strict=True):
-        used = tolerances(theirs.dtype, rtol, atol)
-        found = difference(own, theirs, *used)
-        rows.append(
-            Comparison(
-                side.label,
-                "the Keras model",
-                side.provider,
-                0,
-                name,
-                found.max_abs,
-                found.max_rel_norm,
-                *used,
-                found.ok,
-            )
-        )
-    return ParityResult(tuple(rows), ())
+    rows = Rows(side.label, "the Keras model", rtol, atol, side.provider)
+    return ParityResult(
+        tuple(rows.row(name, own, theirs) for (name, own), theirs in zip(ours.items(), keras.values(), strict=True)), ()
+    )

@@ -89,7 +89,8 @@ def prove_insertion(
         return Proof("structure", f"the original can't be run: {error}")
     folded = source.copy()
     plan = rebind(_only(result.plan, done), folded)
-    Fold(FoldOptions(SigmaMethod.EXACT if options.exact else SigmaMethod.POWER, options.seed)).apply(folded, plan)
+    method = SigmaMethod.EXACT if options.exact else SigmaMethod.POWER
+    Fold(FoldOptions(method, options.seed, options.state)).apply(folded, plan)
     _give_first_state(source, inserted, rebind(plan, source), options)
     try:
         # Without optimizations, which could fuse one of the two and not the other.
@@ -112,7 +113,7 @@ def _give_first_state(source: Model, inserted: Model, plan: Plan, options: Inser
     assert metadata is not None
     state, operators = insert.start(source, plan), Operators(source)
     columns = [
-        insert.first_u(site, plan, site.matrix(source), state, operators)[0].astype(np.float32).reshape(-1, 1)
+        insert.first_u(site, plan, site.matrix(source), state, operators).u.astype(np.float32).reshape(-1, 1)
         for site in plan.eligible()
     ]
     starts = columns if metadata.state.input is None else [np.concatenate(columns)]

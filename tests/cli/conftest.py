@@ -17,6 +17,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from sn_graph.cli import app as application
+from sn_graph.model.files import StagedFiles
 
 for name in application._COMMANDS:
     importlib.import_module(f"sn_graph.cli.{name}")
@@ -111,3 +112,18 @@ def one_line(ended: Ended, code: int) -> str:
     assert ended.err.count("\n") == 1, ended.err
     assert ended.err.startswith("sn-graph: error: ")
     return ended.err
+
+
+@pytest.fixture
+def tampering(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A writer that writes the model, and then changes a weight."""
+    write = StagedFiles.write_model
+
+    def spoil(self: StagedFiles, *arguments: Any) -> None:
+        write(self, *arguments)
+        proto = onnx.load(self.model)
+        array = numpy_helper.to_array(proto.graph.initializer[0])
+        proto.graph.initializer[0].raw_data = (array * np.float32(1.01)).tobytes()
+        onnx.save(proto, self.model)
+
+    monkeypatch.setattr(StagedFiles, "write_model", spoil)

@@ -13,7 +13,6 @@ import pytest
 from onnx import numpy_helper
 from safetensors.numpy import save_file
 
-from sn_graph.model.files import StagedFiles
 from tests.cli.conftest import WEIGHTS, Cli, one_line
 from tests.passes.reference import Array, first_u, second, sigma_max, textbook
 
@@ -217,21 +216,6 @@ def test_storage(flag: str, cli: Cli, model: Path, out: Path) -> None:
 def test_a_place_that_cannot_be_written_ends_with_4(where: str, cli: Cli, model: Path) -> None:
     assert "choose another place" in one_line(cli("fold", model, "-o", model.parent / where), 4)
     assert os.listdir(model.parent) == ["model.onnx"]
-
-
-@pytest.fixture
-def tampering(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A writer that writes the model, and then changes a weight."""
-    write = StagedFiles.write_model
-
-    def spoil(self: StagedFiles, *arguments: object) -> None:
-        write(self, *arguments)  # type: ignore[arg-type]
-        proto = onnx.load(self.model)
-        array = numpy_helper.to_array(proto.graph.initializer[0])
-        proto.graph.initializer[0].raw_data = (array * np.float32(1.01)).tobytes()
-        onnx.save(proto, self.model)
-
-    monkeypatch.setattr(StagedFiles, "write_model", spoil)
 
 
 @pytest.mark.usefixtures("tampering")

@@ -13,7 +13,6 @@ import pytest
 from onnx import numpy_helper
 from safetensors.numpy import save_file
 
-from sn_graph.model.files import StagedFiles
 from tests.cli.conftest import Cli, one_line
 from tests.passes.insert_reference import iterate, seeded, session
 from tests.passes.reference import second
@@ -188,21 +187,6 @@ def test_models_that_cannot_be_used_end_with_3(cli: Cli, model: Path, out: Path)
 def test_a_place_that_cannot_be_written_ends_with_4(where: str, cli: Cli, model: Path) -> None:
     assert "choose another place" in one_line(cli("insert", model, "-o", model.parent / where), 4)
     assert os.listdir(model.parent) == ["model.onnx"]
-
-
-@pytest.fixture
-def tampering(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A writer that writes the model, and then changes a weight."""
-    write = StagedFiles.write_model
-
-    def spoil(self: StagedFiles, *arguments: Any) -> None:
-        write(self, *arguments)
-        proto = onnx.load(self.model)
-        array = numpy_helper.to_array(proto.graph.initializer[0])
-        proto.graph.initializer[0].raw_data = (array * np.float32(1.01)).tobytes()
-        onnx.save(proto, self.model)
-
-    monkeypatch.setattr(StagedFiles, "write_model", spoil)
 
 
 @pytest.mark.usefixtures("tampering")

@@ -19,6 +19,7 @@ from sn_graph.spectral import bound as module
 from sn_graph.spectral.blocks import BlockedMatrix
 from sn_graph.spectral.bound import bracket, one_pass_bounds, upper_bound
 from sn_graph.spectral.exact import spectral_norm
+from tools.sigma_trials import forms
 
 TYPES = (np.float16, ml_dtypes.bfloat16, np.float32, np.float64)
 WIDTH = 1e-6
@@ -56,28 +57,6 @@ def small_matrix(generator: np.random.Generator, rows: int, columns: int, form: 
     matrix[~np.isfinite(matrix)] = 1
     matrix[0, 0] = matrix[0, 0] or 1
     return matrix
-
-
-def forms(generator: np.random.Generator, rows: int, columns: int, form: int) -> NDArray[np.float64]:
-    """Random, and the forms that have the least room: equal values, rank 1, graded, signs, wide scales, one entry."""
-    plain = generator.standard_normal((rows, columns))
-    match form:
-        case 1:
-            return np.linalg.qr(generator.standard_normal((max(rows, columns),) * 2))[0][:rows, :columns]
-        case 2:
-            return np.outer(plain[:, 0], plain[0])
-        case 3:
-            return plain * np.logspace(0, -12, columns)
-        case 4:
-            return np.sign(plain)
-        case 5:
-            return plain * 2.0 ** generator.integers(-60, 60, (rows, columns))
-        case 6:
-            return np.where(np.arange(plain.size).reshape(plain.shape) == plain.size // 2, plain, 0.0)
-        case 7:
-            return np.full((rows, columns), plain[0, 0])
-        case _:
-            return plain
 
 
 @settings(max_examples=1500, deadline=None)

@@ -6,7 +6,6 @@ W₀ stays, and its division by the σ of the run is what is compared with Keras
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
@@ -21,7 +20,7 @@ from sn_graph.passes.insert import Insert, InsertOptions
 from sn_graph.plan import Plan, make_plan
 from sn_graph.runtime.difference import difference
 from sn_graph.runtime.session import StatefulSession
-from sn_graph.state import State, save_state, skeleton_hash
+from sn_graph.state import State
 from sn_graph.views import MatrixView
 from tools.golden_keras.cases import POWER_ITERATIONS, STEPS, Case, cases_of
 
@@ -103,10 +102,8 @@ def open_case(golden: Golden, case: Case, iterations: int) -> tuple[StatefulSess
     model = plain_model(golden, case)
     plan = plan_of(model, case, golden.of(case, "kernel").shape)
     (site,) = plan.eligible()
-    with tempfile.TemporaryDirectory() as folder:
-        start = Path(folder) / "u.safetensors"
-        save_state(start, State({site.id: golden.of(case, "u").reshape(-1)}, {}), skeleton_hash(model), "keras")
-        inserted = Insert(InsertOptions()).apply(model, replace(plan, state=start, power_iterations=iterations)).model
+    options = InsertOptions(state=State({site.id: golden.of(case, "u").reshape(-1)}, {}))
+    inserted = Insert(options).apply(model, replace(plan, power_iterations=iterations)).model
     return StatefulSession(inserted), site.id
 
 
