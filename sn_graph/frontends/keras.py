@@ -5,7 +5,6 @@ needed; a missing one raises EnvironmentUnavailable.
 """
 
 import os
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from sn_graph.frontends.keras_slots import kernels_of
 from sn_graph.frontends.keras_tracing import trace
 from sn_graph.frontends.keras_training import untrained
 from sn_graph.frontends.keras_wrappers import Wrapper, wrappers
+from sn_graph.measure import escaped
 from sn_graph.model import Model, Storage
 from sn_graph.plan import Plan, save_plan
 from sn_graph.progress import Progress, silent
@@ -131,7 +131,7 @@ def _notes(found: tuple[Wrapper, ...], truncated: tuple[str, ...], frozen: tuple
     ]
     notes += [
         f"{wrapper.path}: the model calls it with training=False in training too, so Keras never normalizes it, and "
-        f"insert would; leave it out with --exclude '^{re.escape(wrapper.weight)}$'"
+        f"insert would; leave it out with --exclude '^{escaped(wrapper.weight)}$'"
         for wrapper in found
         if wrapper.path in frozen
     ]

@@ -9,6 +9,8 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 
 import onnx
 
+from sn_graph.model.graph import subgraphs
+
 Rename = Callable[[str], str]
 _COUNTER = re.compile(r"__(\d+)(?=:\d+$|/input_\d+$|$)")  # /input_N: constants, by `_name_constants`
 
@@ -50,17 +52,9 @@ def key(node: onnx.NodeProto) -> str:
     return next(name for name in node.output if name)
 
 
-def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    """Yield the graphs that a node's attributes hold."""
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            yield attribute.g
-        yield from attribute.graphs
-
-
 def captured(node: onnx.NodeProto) -> Iterator[str]:
     """Yield the names that a node's subgraphs read, whoever defines them."""
-    for graph in subgraphs(node):
+    for _, graph in subgraphs(node):
         for inner in graph.node:
             yield from inner.input
             yield from captured(inner)
@@ -111,7 +105,7 @@ def _names(graph: onnx.GraphProto) -> Iterator[str]:
     yield from (value.name for value in graph.input)
     for node in graph.node:
         yield from (*node.input, *node.output, node.name)
-        for body in subgraphs(node):
+        for _, body in subgraphs(node):
             yield from _names(body)
     yield from (value.name for value in graph.output)
     yield from (tensor.name for tensor in graph.initializer)
@@ -122,7 +116,7 @@ def _rename(graph: onnx.GraphProto, renamed: Rename) -> None:
         node.name = renamed(node.name)
         node.input[:] = map(renamed, node.input)
         node.output[:] = map(renamed, node.output)
-        for body in subgraphs(node):
+        for _, body in subgraphs(node):
             _rename(body, renamed)
             del body.value_info[:]
     for value in (*graph.input, *graph.output):

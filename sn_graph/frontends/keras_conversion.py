@@ -6,10 +6,10 @@ from typing import Any
 import onnx
 
 from sn_graph.errors import ModelError, UsageError
-from sn_graph.frontends.keras_canonical import subgraphs
 from sn_graph.frontends.keras_frameworks import require, said
 from sn_graph.frontends.keras_inference import Inference
 from sn_graph.frontends.keras_repairs import expand_ellipses, in_one_order, mend_paddings
+from sn_graph.model.graph import subgraphs
 
 
 def convert(concrete: Any, opset: int, inference: Inference, outputs: Sequence[str]) -> onnx.ModelProto:
@@ -103,5 +103,5 @@ def _refuse_bfloat16(concrete: Any, inference: Inference) -> None:
 def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
     yield graph
     for node in graph.node:
-        for body in subgraphs(node):
+        for _, body in subgraphs(node):
             yield from _graphs(body)

@@ -164,7 +164,7 @@ class Graph:
             node = Node(proto, scope, position, self._count)
             self._count += 1
             scope.nodes.append(node)
-            for name, graph in _subgraphs(proto):
+            for name, graph in subgraphs(proto):
                 path = f"{node.path}/{name}"
                 if any(path == other.id for other in self.scopes):  # a second node of that name
                     path = f"{node.path}#{position}/{name}"
@@ -286,7 +286,8 @@ def _domain(domain: str) -> str:
     return "" if domain in ONNX_DOMAINS else domain
 
 
-def _subgraphs(node: onnx.NodeProto) -> Iterator[tuple[str, onnx.GraphProto]]:
+def subgraphs(node: onnx.NodeProto) -> Iterator[tuple[str, onnx.GraphProto]]:
+    """Yield the graphs that a node's attributes hold, each with its attribute's name (and place in a list)."""
     for attribute in node.attribute:
         if attribute.HasField("g"):
             yield attribute.name, attribute.g

@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from sn_graph.errors import ModelError, UsageError, VerificationFailed
 from sn_graph.inserted import read_inserted, state_names
 from sn_graph.model import Model
+from sn_graph.model.graph import subgraphs
 from sn_graph.runtime.difference import difference, tolerances
 from sn_graph.runtime.inputs import load_inputs, make_inputs
 from sn_graph.runtime.providers import require_provider
-from sn_graph.runtime.side import Side, subgraphs
+from sn_graph.runtime.side import Side
 from sn_graph.runtime.signature import first_difference, signature
 
 Source = str | os.PathLike[str] | onnx.ModelProto | Model
@@ -256,4 +257,4 @@ def _label(model: Model, unnamed: str) -> str:
 
 def random_ops(graph: onnx.GraphProto) -> list[str]:
     found = {node.op_type for node in graph.node} & _RANDOM_OPS
-    return sorted(found.union(*(random_ops(body) for body in subgraphs(graph))))
+    return sorted(found.union(*(random_ops(body) for node in graph.node for _, body in subgraphs(node))))

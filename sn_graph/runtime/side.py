@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from sn_graph.inserted import initial_state, read_inserted, state_names
 from sn_graph.model import Model
+from sn_graph.model.graph import subgraphs
 from sn_graph.runtime.providers import open_session
 from sn_graph.runtime.running import run_named
 
@@ -66,15 +67,6 @@ class Side:
             yield outputs
 
 
-def subgraphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """The graphs that the attributes of a graph's own nodes hold."""
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.GRAPH:
-                yield attribute.g
-            yield from attribute.graphs
-
-
 def _serialize(model: Model) -> bytes:
     data: bytes = model.to_proto().SerializeToString()
     return data
@@ -82,4 +74,4 @@ def _serialize(model: Model) -> bytes:
 
 def _initializer_names(graph: onnx.GraphProto) -> set[str]:
     names = {tensor.name for tensor in graph.initializer}
-    return names.union(*(_initializer_names(body) for body in subgraphs(graph)))
+    return names.union(*(_initializer_names(body) for node in graph.node for _, body in subgraphs(node)))
