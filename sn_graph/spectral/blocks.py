@@ -2,7 +2,7 @@
 
 The matrix is usually a read-only memory map of any float type and up to gigabytes. It is walked in blocks of rows
 that fit the cache, each converted there if need be, so that no copy of the matrix is ever held, and Mᵀ(M x) reads it
-from memory once. Sums over blocks are kept in float64.
+from memory once. Sums over blocks are kept in float64. A matrix that fits the cache as it is makes one block.
 """
 
 from __future__ import annotations
@@ -15,21 +15,18 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
-from scipy.linalg.blas import dgemv, dsyrk, sgemv, ssyrk
 
-# Always scipy's BLAS, here and in what calls this: numpy brings its own, and the two pools of threads wait for work by
-# spinning, each on the cores of the other (2x slower when they alternate).
-GEMV = {"f": sgemv, "d": dgemv}
-SYRK = {"f": ssyrk, "d": dsyrk}
+from sn_graph.spectral.blas import GEMV, SYRK
 
+# A matrix up to here stays in the cache from one product to the next, where two products of it all are as fast as
+# pairs of its blocks, and need no loop.
+CACHE_BYTES = 1 << 24
 # Smaller blocks lose more to BLAS thread starts than the cache wins (1.7x at 512 kB). A conversion buffer of 4 MB costs
 # 2x, since the allocator maps and unmaps it at each call; without one, 4 MB are as good as 2.
 BLOCK_BYTES = 1 << 22
 BUFFER_BYTES = 1 << 21
 
-# Columns summed in the working precision before a Gram matrix is added up in float64: 1,024 keep its float32 error
-# below 8e-7 of its norm on the worst of random, orthogonal, sign and constant matrices (1.6e-6 when summed at once),
-# while the additions cost a tenth of the products.
+# Products summed at a time in a Gram matrix that needs conversion; fewer cost more for the adding up than for them.
 GRAM_DEPTH = 1024
 
 # The bits that are all set in an infinity or NaN, for the 16-bit types: their own isfinite is 8x slower than this test.
@@ -66,93 +63,94 @@ class BlockedMatrix:
         return rows, columns
 
     def blocks(self, depth: int = 1) -> Iterator[tuple[slice, NDArray[Any]]]:
-        """Yield consecutive rows, `depth` or more at a time, as blocks [b, columns]; one is valid till the next."""
-        if not self._converts and depth == 1:
+        """Yield consecutive rows as blocks [b, columns], if converted `depth` or more; one is valid till the next."""
+        if not self._converts:
             yield from self._views
             return
         rows, columns = self.shape
-        fitting = (BUFFER_BYTES if self._converts else BLOCK_BYTES) // max(1, columns * self.dtype.itemsize)
+        fitting = BUFFER_BYTES // max(1, columns * self.dtype.itemsize)
         # Blocks of few, long rows spend their time on adding up their results (2x at 10 rows of 50,000).
         step = min(rows, max(depth, fitting, min(64, 4 * fitting), 1))
-        buffer = np.empty((step, columns), self.dtype) if self._converts else None
+        buffer = np.empty((step, columns), self.dtype)
         for start in range(0, rows, step):
             block = self.storage[start : start + step]
-            if buffer is not None:
-                block = _convert(block, buffer[: len(block)], self.exponent)
-            yield slice(start, start + len(block)), block
+            yield slice(start, start + len(block)), _convert(block, buffer[: len(block)], self.exponent)
 
     @cached_property
     def _views(self) -> list[tuple[slice, NDArray[Any]]]:
         """The blocks of a matrix that needs no conversion: made once, for a step on 8 MB takes 180 µs, and they 10."""
         rows, columns = self.shape
-        step = max(1, min(rows, BLOCK_BYTES // max(1, columns * self.dtype.itemsize)))
-        if step < 64:
-            step = min(rows, 4 * step, 64)
+        step = rows if self.cached else BLOCK_BYTES // (columns * self.dtype.itemsize)
+        step = max(1, min(rows, max(step, min(64, 4 * step))))
         # Equal shares: a last block of a few rows costs as much as a full one.
         count = -(-rows // step)
         edges = [rows * i // count for i in range(count + 1)]
         return [(slice(a, b), self.storage[a:b]) for a, b in itertools.pairwise(edges)]
 
     @cached_property
+    def cached(self) -> bool:
+        """Whether the matrix, as served, stays in the cache."""
+        return self.storage.size * self.dtype.itemsize <= CACHE_BYTES
+
+    @cached_property
     def _converts(self) -> bool:
         # A tensor inside a model file may start at any byte; BLAS needs it aligned.
         return self.storage.dtype != self.dtype or self.exponent != 0 or not self.storage.flags.aligned
 
-    def multiply(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
-        """S x: [columns] to [rows]."""
+    def multiply(self, x: NDArray[Any]) -> NDArray[Any]:
+        """S x: [columns] to [rows], of `dtype`."""
         product = GEMV[self.dtype.char]
-        result = np.empty(self.shape[0])
         cast = x.astype(self.dtype, copy=False)
-        for rows, block in self.blocks():
-            result[rows] = product(1.0, block.T, cast, trans=1)
-        return result
+        return _joined([product(1.0, block.T, cast, trans=1) for _, block in self.blocks()])
 
-    def multiply_transposed(self, y: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Sᵀ y: [rows] to [columns]."""
+    def multiply_transposed(self, y: NDArray[Any]) -> NDArray[Any]:
+        """Sᵀ y: [rows] to [columns], of `dtype`."""
         product = GEMV[self.dtype.char]
-        result = np.zeros(self.shape[1])
         cast = y.astype(self.dtype, copy=False)
-        for rows, block in self.blocks():
-            result += product(1.0, block.T, cast[rows])
-        return result
+        return self._total(product(1.0, block.T, cast[rows]) for rows, block in self.blocks())
 
-    def multiply_both(self, x: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """S x and Sᵀ(S x), [rows] and [columns], in one pass over S."""
+    def multiply_both(self, x: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """S x and Sᵀ(S x), [rows] and [columns], of `dtype`, in one pass over S."""
         product = GEMV[self.dtype.char]
-        forward = np.empty(self.shape[0])
-        back = np.zeros(self.shape[1])
         cast = x.astype(self.dtype, copy=False)
-        for rows, block in self.blocks():
-            part = product(1.0, block.T, cast, trans=1)
-            back += product(1.0, block.T, part)
-            forward[rows] = part
-        return forward, back
+        forward: list[NDArray[Any]] = []
 
-    def gram_multiply_columns(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
-        """SᵀS x: [columns] to [columns], in one pass over S."""
+        def back() -> Iterator[NDArray[Any]]:
+            for _, block in self.blocks():
+                forward.append(product(1.0, block.T, cast, trans=1))
+                yield product(1.0, block.T, forward[-1])
+
+        total = self._total(back())
+        return _joined(forward), total
+
+    def gram_multiply_columns(self, x: NDArray[Any]) -> NDArray[Any]:
+        """SᵀS x: [columns] to [columns], of `dtype`, in one pass over S."""
         return self.multiply_both(x)[1]
 
-    def gram_multiply_rows(self, y: NDArray[np.float64]) -> NDArray[np.float64]:
-        """SSᵀ y: [rows] to [rows], in two passes over S."""
+    def gram_multiply_rows(self, y: NDArray[Any]) -> NDArray[Any]:
+        """SSᵀ y: [rows] to [rows], of `dtype`, in two passes over S."""
         return self.multiply(self.multiply_transposed(y))
 
-    def gram(self) -> NDArray[np.float64]:
-        """S Sᵀ or SᵀS, whichever is smaller: [n, n] with n = min(rows, columns), Fortran order, upper triangle only."""
-        # numpy's own product of a matrix with its transpose mirrors each strip's triangle, which doubles the time; so
-        # do results in fresh memory, whose pages have to be mapped.
+    def gram(self) -> NDArray[Any]:
+        """S Sᵀ or SᵀS, whichever is smaller: [n, n] with n = min(rows, columns), Fortran order, upper triangle only.
+
+        Its error in float32 is at most 1e-6 of its norm (constant matrices), 2e-7 on random ones.
+        """
+        # numpy's own product of a matrix with its transpose mirrors the triangle, which doubles the time.
         square = SYRK[self.dtype.char]
         rows, columns = self.shape
-        size, wide = min(rows, columns), int(rows < columns)
-        total = np.zeros((size, size), order="F")
-        work = total if self.dtype == np.float64 else np.zeros((size, size), self.dtype, order="F")
+        wide = int(rows < columns)
+        if not self._converts:
+            # Not by strips: BLAS takes them by itself, and memory fresh from the system costs as much as the products.
+            whole: NDArray[Any] = square(1.0, self.storage.T, trans=wide)
+            return whole
+        total = np.zeros((min(rows, columns),) * 2, self.dtype, order="F")
         for strip in self._strips():
-            square(1.0, strip.T, trans=wide, beta=float(work is total), c=work, overwrite_c=1)
-            if work is not total:
-                total += work
+            square(1.0, strip.T, trans=wide, beta=1.0, c=total, overwrite_c=1)
         return total
 
     def _strips(self) -> Iterator[NDArray[Any]]:
-        """Yield rows [s, columns] of a tall S or columns [rows, s] of a wide one, contiguous, GRAM_DEPTH or more."""
+        """Yield rows [s, columns] of a tall S or columns [rows, s] of a wide one, converted, GRAM_DEPTH or more."""
         rows, columns = self.shape
         if columns <= rows:
             yield from (block for _, block in self.blocks(GRAM_DEPTH))
@@ -162,6 +160,17 @@ class BlockedMatrix:
         for start in range(0, columns, step):
             strip = self.storage[:, start : start + step]
             yield _convert(strip, buffer[: strip.size].reshape(strip.shape), self.exponent)
+
+    def _total(self, parts: Iterator[NDArray[Any]]) -> NDArray[Any]:
+        first = next(parts)
+        second = next(parts, None)
+        if second is None:
+            return first
+        total = np.add(first, second, dtype=np.float64)
+        for part in parts:
+            total += part
+        summed: NDArray[Any] = total.astype(self.dtype, copy=False)
+        return summed
 
     def largest(self) -> float:
         """max|S|, before the exponent is taken out; 0 for an empty matrix, not finite if an entry is not."""
@@ -177,6 +186,10 @@ class BlockedMatrix:
     def rescaled(self, largest: float) -> BlockedMatrix:
         """The same matrix divided by a power of two, so that its greatest entry lies in [1/2, 1)."""
         return replace(self, exponent=int(np.frexp(largest)[1]))
+
+
+def _joined(parts: list[NDArray[Any]]) -> NDArray[Any]:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def count_nonfinite(array: NDArray[Any]) -> tuple[int, int]:

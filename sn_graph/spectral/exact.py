@@ -3,7 +3,7 @@
 Three ways, by the shorter side n of M and the longer side m, all of them through the eigenvalue λ = σ² of the Gram
 matrix on the shorter side (squaring harms small singular values only; the largest keeps its digits):
 
-    n ≤ 120                             the Gram matrix, and LAPACK's eigenvalue of it
+    n ≤ 128                             the Gram matrix, and LAPACK's eigenvalue of it
     n ≤ 512; n ≤ 2048 ≤ m/2, M large    the Gram matrix, and Lanczos on it
     else                                Lanczos on x → Mᵀ(M x), which holds nothing but its vectors
 
@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import eigh
-from scipy.linalg.blas import dsymv
 from scipy.linalg.lapack import dsyevr
 
+from sn_graph.spectral.blas import SYMV
 from sn_graph.spectral.blocks import BlockedMatrix
 from sn_graph.spectral.lanczos import largest_eigenpair
 from sn_graph.spectral.power import Side
@@ -34,7 +34,7 @@ TOLERANCE = 7e-7
 # to 6e-6 on constant ones.
 TRUSTED = 4e-7
 # Up to here LAPACK on the Gram matrix is as fast as Lanczos, and needs no stopping rule.
-DENSE_SIDE = 120
+DENSE_SIDE = 128
 # LAPACK's usual block size: the room that it wants to work in blocks.
 NB = 64
 # Up to here float64 products cost nothing.
@@ -44,7 +44,6 @@ SMALL_SIDE = 512
 # Up to here, twice as long as wide and too large for the cache (three times as fast as memory), a matrix costs less to
 # multiply with itself once than to read 80 times.
 GRAM_SIDE = 2048
-CACHE_BYTES = 1 << 24
 # Up to here LAPACK can step in (half a GB of float64, a minute); above, Lanczos goes on until its rule is met, which
 # the growth of exp(2k√(2ε)) brings about in some 9,000 steps at worst.
 FALLBACK_SIDE = 8192
@@ -56,7 +55,7 @@ BATCH_SIZE = 1 << 20
 # Up to here a 16-bit matrix is converted once, not at every step.
 WIDEN_SIZE = 1 << 24
 # λ in these bounds has lost nothing to overflow or underflow on the way.
-SAFE_RANGE = {np.dtype(np.float32): (1e-20, 1e30), np.dtype(np.float64): (1e-240, 1e300)}
+SAFE_RANGE = {np.dtype(np.float32): (1e-15, 1e18), np.dtype(np.float64): (1e-240, 1e300)}
 
 
 @dataclass(frozen=True)
@@ -200,12 +199,11 @@ def _triplet(operand: BlockedMatrix, guess: _Guess | None) -> SingularTriplet | 
     rows, columns = operand.shape
     short = min(rows, columns)
     precise = operand if operand.dtype == np.float64 else replace(operand, dtype=np.dtype(np.float64))
-    cached = operand.storage.size * operand.dtype.itemsize <= CACHE_BYTES
-    squares = short <= SMALL_SIDE or (short <= GRAM_SIDE and max(rows, columns) >= 2 * short and not cached)
+    squares = short <= SMALL_SIDE or (short <= GRAM_SIDE and max(rows, columns) >= 2 * short and not operand.cached)
     # From the rows a step reads M twice; shorter vectors are worth that only where M is near.
-    on_rows = rows < columns and (squares or cached)
+    on_rows = rows < columns and (squares or operand.cached)
     if short <= DENSE_SIDE:
-        value, vector = dense_eigenpair(operand.gram())
+        value, vector = dense_eigenpair(operand.gram().astype(np.float64, copy=False))
     else:
         apply = operand.gram_multiply_rows if on_rows else operand.gram_multiply_columns
         limit = FALLBACK_STEPS if short <= FALLBACK_SIDE else UNBOUNDED_STEPS
@@ -213,9 +211,10 @@ def _triplet(operand: BlockedMatrix, guess: _Guess | None) -> SingularTriplet | 
         if squares:
             gram = operand.gram()
             with threads_for(gram):
-                pair = largest_eigenpair(partial(dsymv, 1.0, gram), length, TOLERANCE, limit, start)
+                apply = partial(SYMV[operand.dtype.char], 1.0, gram)
+                pair = largest_eigenpair(apply, length, TOLERANCE, limit, start, operand.dtype)
         else:
-            pair = largest_eigenpair(apply, length, TOLERANCE, limit, start)
+            pair = largest_eigenpair(apply, length, TOLERANCE, limit, start, operand.dtype)
         value, vector = pair.value, pair.vector
         if not pair.certain and math.isfinite(value):
             on_rows = rows < columns

@@ -25,12 +25,14 @@ between two of them; a small one is asked for too. Nearly always it is small by 
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from scipy.linalg import eigh
-from scipy.linalg.blas import daxpy, dgemv
 from scipy.linalg.lapack import dstebz, dstein
+
+from sn_graph.spectral.blas import AXPY, DOT, GEMV
 
 # δ: the greatest probability that the rule lets a value through which is too low; and the steps it adds.
 FAILURE = 1e-3
@@ -39,7 +41,8 @@ FIRST_CHECK = 10
 # confirming; and that of θ, to stop: one still on its way to λ₁ from an unlucky start has a larger one.
 NEAR = 3e-5
 
-Operator = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+# Of float32 or float64 throughout.
+Operator = Callable[[NDArray[Any]], NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -60,27 +63,34 @@ class Eigenpair:
 
 
 def largest_eigenpair(
-    apply: Operator, length: int, tolerance: float, limit: int, guess: NDArray[np.float64] | None = None
+    apply: Operator,
+    length: int,
+    tolerance: float,
+    limit: int,
+    guess: NDArray[np.float64] | None = None,
+    dtype: DTypeLike = np.float64,
 ) -> Eigenpair:
     """Find the largest eigenvalue of a positive semi-definite operator.
 
     Args:
-        apply: x [n] to G x [n], float64, a new array at each call.
+        apply: x [n] to G x [n], a new array at each call.
         length: n.
         tolerance: ε, the relative error allowed in √θ.
         limit: the greatest number of steps.
         guess: what may be the vector [n], of any length above 0; one that isn't costs a product, or the steps till it
             is found out.
+        dtype: float64, or float32 for an operator that has no more: the type of the vectors. The tridiagonal matrix is
+            float64 in any case.
 
     Returns:
         The pair; its value is NaN where the operator gives NaN or infinity.
     """
     if guess is not None and length > 1:
-        confirmed = _confirm(apply, guess / math.sqrt(float(guess @ guess)), tolerance, limit)
+        confirmed = _confirm(apply, guess / math.sqrt(float(guess @ guess)), tolerance, limit, dtype)
         if confirmed is not None:
             return confirmed
     schedule = _Schedule(length)
-    for space in _expand(apply, _start(length), limit):
+    for space in _expand(apply, _start(length).astype(dtype), limit):
         diagonal, offdiagonal, step = space.diagonal, space.offdiagonal, len(space.diagonal)
         if space.exhausted or step == limit or step == schedule.next_check:
             theta = _largest(diagonal, offdiagonal, vector=False)[0]
@@ -91,19 +101,21 @@ def largest_eigenpair(
                 assert weights is not None
                 settled = space.exhausted or offdiagonal[-1] * abs(float(weights[-1])) <= NEAR * theta
                 if settled or step == limit:
-                    ritz = dgemv(1.0, space.basis.T, weights)
+                    ritz = space.combined(weights)
                     return Eigenpair(theta, ritz / math.sqrt(float(ritz @ ritz)), step, certain and settled)
     return Eigenpair(math.nan, _start(length), limit, certain=False)
 
 
-def _confirm(apply: Operator, guess: NDArray[np.float64], tolerance: float, limit: int) -> Eigenpair | None:
+def _confirm(
+    apply: Operator, guess: NDArray[np.float64], tolerance: float, limit: int, dtype: DTypeLike = np.float64
+) -> Eigenpair | None:
     """The pair of a unit vector w if that is the leading one; None if it isn't, or not near enough to tell.
 
     With α = wᵀGw, ρ = ‖Gw − αw‖ and λ_max(PGP) ≤ τ for P = I − wwᵀ, λ₁ is at most the larger eigenvalue of
     [[α, ρ], [ρ, τ]], which is α(1 + 2ε) for the τ below. The rule gives λ_max(PGP) < τ from a start that does not
     depend on w, in half the steps, for τ lies a gap above what is there.
     """
-    image = apply(guess)
+    image = apply(guess.astype(dtype)).astype(np.float64)
     alpha = float(guess @ image)
     residual = image - alpha * guess
     squared = float(residual @ residual)
@@ -116,7 +128,8 @@ def _confirm(apply: Operator, guess: NDArray[np.float64], tolerance: float, limi
     for _ in range(2):
         start = start - (guess @ start) * guess
     schedule = _Schedule(len(guess) - 1)
-    for space in _expand(apply, start / math.sqrt(float(start @ start)), limit, guess):
+    start /= math.sqrt(float(start @ start))
+    for space in _expand(apply, start.astype(dtype), limit, guess):
         step = len(space.diagonal)
         if space.exhausted or step == schedule.next_check:
             if _largest(space.diagonal, space.offdiagonal, vector=False)[0] >= tau:
@@ -133,9 +146,9 @@ def _improved(guess: NDArray[np.float64], alpha: float, residual: NDArray[np.flo
     inner = space.offdiagonal[: steps - 1]
     small = np.diag([alpha, *space.diagonal])
     small[1:, 1:] += np.diag(inner, 1) + np.diag(inner, -1)
-    small[0, 1:] = small[1:, 0] = dgemv(1.0, space.basis.T, residual, trans=1)
+    small[0, 1:] = small[1:, 0] = space.basis @ residual
     values, vectors = eigh(small, driver="evd")
-    best = vectors[0, -1] * guess + dgemv(1.0, space.basis.T, vectors[1:, -1])
+    best = vectors[0, -1] * guess + space.combined(vectors[1:, -1])
     return Eigenpair(float(values[-1]), best / math.sqrt(float(best @ best)), steps + 1, certain=True)
 
 
@@ -145,19 +158,26 @@ class _Space:
 
     diagonal: list[float]
     offdiagonal: list[float]
-    basis: NDArray[np.float64]
+    basis: NDArray[Any]
     exhausted: bool
+
+    def combined(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Q s: [k] to [n]."""
+        kind = self.basis.dtype
+        vector: NDArray[Any] = GEMV[kind.char](1.0, self.basis.T, weights.astype(kind, copy=False))
+        return vector.astype(np.float64, copy=False)
 
 
 def _expand(
-    apply: Operator, start: NDArray[np.float64], limit: int, locked: NDArray[np.float64] | None = None
+    apply: Operator, start: NDArray[Any], limit: int, locked: NDArray[np.float64] | None = None
 ) -> Iterator[_Space]:
     """Yield the space of each step, of the operator or of what is left of it beside a locked vector.
 
     Ends at the limit, when the space holds all that the start reaches, or at what is not finite.
     """
     length, first = len(start), int(locked is not None)
-    basis = np.empty((min(limit, 64) + first + 1, length))
+    axpy, dot = AXPY[start.dtype.char], DOT[start.dtype.char]
+    basis = np.empty((min(limit, 64) + first + 1, length), start.dtype)
     if locked is not None:
         basis[0] = locked
     basis[first] = start
@@ -169,17 +189,18 @@ def _expand(
             basis = np.concatenate([basis, np.empty_like(basis)])
         newest, done = basis[last - 1], basis[:last]
         vector = apply(newest)
-        alpha = float(newest @ vector)
-        vector = daxpy(newest, vector, a=-alpha)
+        alpha = float(dot(newest, vector))
+        vector = axpy(newest, vector, a=-alpha)
         if step > 1:
-            vector = daxpy(basis[last - 2], vector, a=-offdiagonal[-1])
+            vector = axpy(basis[last - 2], vector, a=-offdiagonal[-1])
         # The recurrence first: to project on the whole basis at once is Gram-Schmidt in its unstable form, which blew
         # up after 40 steps.
         vector = _orthogonalized(vector, done)
-        beta = math.sqrt(float(vector @ vector))
-        if beta < 0.01 * alpha:
-            vector = _orthogonalized(vector, done)
-            beta = math.sqrt(float(vector @ vector))
+        beta = math.sqrt(dot(vector, vector))
+        before = alpha + (offdiagonal[-1] if step > 1 else 0.0)
+        while beta < 0.01 * before:  # what is left of so much is not orthogonal yet
+            vector, before = _orthogonalized(vector, done), beta
+            beta = math.sqrt(dot(vector, vector))
         diagonal.append(alpha)
         offdiagonal.append(beta)
         if not math.isfinite(beta):
@@ -225,7 +246,7 @@ class _Schedule:
         ahead = 1 + step // 3
         rate = (growth - self._growth) / (step - self._step)
         if math.isfinite(rate) and rate > 0.0:
-            ahead = min(ahead, int(0.9 * (self.demand - growth) / rate))
+            ahead = min(ahead, int(0.75 * (self.demand - growth) / rate))
         self.next_check = step + max(1, ahead)
         self._step, self._growth = step, growth
         return growth >= self.demand
@@ -237,10 +258,10 @@ def _start(length: int, stream: int = 0) -> NDArray[np.float64]:
     return random / math.sqrt(float(random @ random))
 
 
-def _orthogonalized(vector: NDArray[np.float64], basis: NDArray[np.float64]) -> NDArray[np.float64]:
-    # scipy's BLAS, as in blocks.py.
-    weights = dgemv(1.0, basis.T, vector, trans=1)
-    result: NDArray[np.float64] = dgemv(-1.0, basis.T, weights, beta=1.0, y=vector, overwrite_y=1)
+def _orthogonalized(vector: NDArray[Any], basis: NDArray[Any]) -> NDArray[Any]:
+    gemv = GEMV[vector.dtype.char]
+    weights = gemv(1.0, basis.T, vector, trans=1)
+    result: NDArray[Any] = gemv(-1.0, basis.T, weights, beta=1.0, y=vector, overwrite_y=1)
     return result
 
 

@@ -18,8 +18,10 @@ from threadpoolctl import ThreadpoolController
 
 from sn_graph.spectral.blocks import BlockedMatrix
 
-# Bytes of the matrix; above it, three products more are a few per cent of what is to come.
-SMALL = 1 << 24
+# Elements of a matrix that OpenBLAS does not give to several threads; to set their number takes 20 µs.
+TINY = 1 << 12
+# Bytes of the matrix; from there on, three products more are a few per cent of what is to come.
+LARGE = 1 << 24
 
 
 @cache
@@ -37,7 +39,9 @@ def one_thread() -> Iterator[None]:
 @contextmanager
 def threads_for(matrix: NDArray[Any]) -> Iterator[None]:
     """Run products with a matrix [rows, columns] on one BLAS thread or on all, what is faster."""
-    if matrix.nbytes <= SMALL or _one_is_faster(matrix):
+    if matrix.size <= TINY:
+        yield
+    elif matrix.nbytes < LARGE or _one_is_faster(matrix):
         with one_thread():
             yield
     else:

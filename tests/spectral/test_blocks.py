@@ -18,6 +18,7 @@ TYPES = (np.float16, ml_dtypes.bfloat16, np.float32, np.float64)
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of a few rows, so that small matrices have many and an incomplete last one."""
+    monkeypatch.setattr(blocks, "CACHE_BYTES", 512)
     monkeypatch.setattr(blocks, "BLOCK_BYTES", 512)
     monkeypatch.setattr(blocks, "BUFFER_BYTES", 512)
     monkeypatch.setattr(blocks, "GRAM_DEPTH", 5)

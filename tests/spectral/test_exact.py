@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.linalg import hadamard, svdvals
 
-from sn_graph.spectral import exact
+from sn_graph.spectral import blocks, exact
 from sn_graph.spectral.exact import leading_singular_triplet, spectral_norm, spectral_norms
 
 TYPES = (np.float16, ml_dtypes.bfloat16, np.float32, np.float64)
@@ -119,7 +119,7 @@ def test_vectors_by_lanczos(shape: tuple[int, int], kind: Any, fortran: bool) ->
 
 
 def test_wide_matrix_beyond_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exact, "CACHE_BYTES", 1000)
+    monkeypatch.setattr(blocks, "CACHE_BYTES", 1000)
     matrix = np.random.default_rng(3).standard_normal((520, 1100)).astype(np.float32)
     for laid in (matrix, np.asfortranarray(matrix)):
         found = leading_singular_triplet(laid)
