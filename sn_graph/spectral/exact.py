@@ -38,7 +38,7 @@ DENSE_SIDE = 128
 # LAPACK's usual block size: the room that it wants to work in blocks.
 NB = 64
 # Up to here float64 products cost nothing.
-DOUBLE_SIZE = 1 << 16
+DOUBLE_SIZE = 1 << 14
 # Up to here a square is nothing, whatever the longer side.
 SMALL_SIDE = 512
 # Up to here, twice as long as wide and too large for the cache (three times as fast as memory), a matrix costs less to

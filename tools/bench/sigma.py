@@ -1,12 +1,14 @@
 """Time and error of everything that computes a largest singular value, side by side in one interleaved run.
 
     python tools/bench/sigma.py --shapes 1024x9216 4096x4096 --repeats 7
+    python tools/bench/sigma.py --spectra
     python tools/bench/sigma.py --resnet50
 
 Times are medians in milliseconds; the ratio is numpy.linalg.norm(W, 2) over the method, so larger is faster; the error
 is relative to LAPACK's eigenvalue of the float64 Gram matrix, so that of a proven bound is the width of its bracket.
---resnet50 adds up the 54 weights of that network, against the best of scipy's solvers for each shape. Set
-OPENBLAS_NUM_THREADS (and OMP_NUM_THREADS for PyTorch) to fix the threads.
+--spectra gives the greatest error of each on matrices of known singular values with a small gap or a cluster at the
+top. --resnet50 adds up the 54 weights of that network, against the best of scipy's solvers for each shape: of all, and
+of those that --spectra finds within 1e-6. OPENBLAS_NUM_THREADS (and OMP_NUM_THREADS for PyTorch) fix the threads.
 """
 
 import argparse
@@ -17,8 +19,8 @@ import platform
 import statistics
 import time
 import warnings
-from collections import Counter
-from collections.abc import Callable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -36,8 +38,11 @@ SHAPES = (
 )
 # A method slower than this many seconds in its first run is not run again.
 SLOW = 3.0
-# numpy and scipy bring a BLAS each, whose threads spin for some 30 ms after their last call, on the others' cores.
-REST = 0.05
+# numpy and scipy bring a BLAS each, whose threads spin for a tenth of a second after their last call, on the cores of
+# the others.
+REST = 0.2
+# What counts as exact.
+PROMISED = 1e-6
 # A run shorter than this is mostly the caches' waking up after the rest: it is run twice, and the second one counts.
 WARM = 0.02
 
@@ -146,6 +151,41 @@ def report(shape: str, repeats: int, seed: int) -> None:
         print(f"  {name:33} {median * 1e3:10.2f} ms  (least {min(times) * 1e3:9.2f})  {base / median:8.2f}x  {error}")
 
 
+def spectra(rows: int, columns: int, seed: int) -> Iterator[tuple[str, Matrix]]:
+    """Matrices with a small gap, or a cluster, below their largest singular value; a random one first."""
+    generator = np.random.default_rng(seed)
+    size = min(rows, columns)
+    yield "random", generator.standard_normal((rows, columns), dtype=np.float32)
+    left, _ = np.linalg.qr(generator.standard_normal((rows, size)))
+    right, _ = np.linalg.qr(generator.standard_normal((columns, size)))
+    rest = 0.9 * generator.random(size)
+    for gap in (3e-6, 1e-5, 1e-4, 1e-3):
+        for name, values in ((f"gap {gap:g}", rest), (f"one above a cluster, {gap:g}", np.full(size, 1 - gap))):
+            yield name, ((left * np.concatenate([[1.0, 1 - gap], values[2:]])) @ right.T).astype(np.float32)
+    yield "dense cluster, 1e-4", ((left * (1 - np.linspace(0, 1e-4, size))) @ right.T).astype(np.float32)
+
+
+def greatest_errors(solvers: dict[str, Method], seeds: int) -> dict[str, tuple[float, str]]:
+    """The greatest error of each on all spectra, and on which."""
+    worst = dict.fromkeys(solvers, (0.0, ""))
+    for seed in range(seeds):
+        for spectrum, matrix in spectra(300, 500, seed):
+            exact = gram_eigenvalue(matrix.astype(np.float64))
+            for name, solver in solvers.items():
+                value = run(solver, matrix)[1]
+                error = float("inf") if isinstance(value, str) else abs(value / exact - 1)
+                worst[name] = max(worst[name], (error, spectrum))
+    return worst
+
+
+def report_spectra(seeds: int) -> None:
+    matrix = np.ones((2, 2), np.float32)
+    chosen = {name: method for name, method in methods(matrix).items() if "vector" not in name and "(σ)" not in name}
+    print(f"\ngreatest error on 300x500 matrices of known singular values, {seeds} seeds of each spectrum")
+    for name, (error, spectrum) in sorted(greatest_errors(chosen, seeds).items(), key=lambda item: item[1]):
+        print(f"  {name:33} {error:8.0e}   {spectrum}")
+
+
 def resnet50() -> Counter[tuple[int, int]]:
     """How often each shape [out, in · kernel] stands among its 53 convolutions and one dense layer."""
     shapes = Counter([(64, 147), (1000, 2048)])
@@ -159,12 +199,14 @@ def resnet50() -> Counter[tuple[int, int]]:
 
 
 def report_resnet50(repeats: int, seed: int) -> None:
-    ours = best = 0.0
-    print("\nResNet-50, random weights")
+    solvers: dict[str, Method] = {"svdvals": lambda m: float(svdvals(m)[0])}
+    solvers |= {name: sparse_solver(name) for name in ("arpack", "propack")}
+    exact = {name for name, (error, _) in greatest_errors(solvers, 2).items() if error <= PROMISED}
+    sums: dict[str, float] = defaultdict(float)
+    print(f"\nResNet-50, random weights; of scipy's solvers, {', '.join(sorted(exact))} are exact to {PROMISED:g}")
     for (rows, columns), count in sorted(resnet50().items()):
         matrix = np.random.default_rng(seed).standard_normal((rows, columns), dtype=np.float32)
-        rivals: dict[str, Method] = {"sn_graph": spectral_norm, "svdvals": lambda m: float(svdvals(m)[0])}
-        rivals |= {name: sparse_solver(name) for name in ("arpack", "propack")}
+        rivals = {"sn_graph": spectral_norm, **solvers}
         times: dict[str, list[float]] = {name: [] for name in rivals}
         for _ in range(repeats):
             for name, method in rivals.items():
@@ -173,10 +215,16 @@ def report_resnet50(repeats: int, seed: int) -> None:
                 times[name].append(run(method, matrix)[0])
         medians = {name: statistics.median(values) * 1e3 for name, values in times.items()}
         own = medians.pop("sn_graph")
-        name, median = min(medians.items(), key=lambda item: item[1])
-        ours, best = ours + count * own, best + count * median
-        print(f"  {count} x {rows}x{columns:<6} sn_graph {own:8.2f} ms, {name:8} {median:8.2f} ms, {own / median:5.2f}")
-    print(f"  all: sn_graph {ours:.1f} ms, the best of scipy for each shape {best:.1f} ms, {ours / best:.2f}")
+        line = f"  {count} x {rows}x{columns:<6} sn_graph {own:8.2f} ms"
+        for kind, names in (("all", set(medians)), ("exact", exact)):
+            name = min(names, key=medians.__getitem__)
+            sums[kind] += count * medians[name]
+            line += f", best of {kind}: {name:8} {medians[name]:8.2f} ms ({own / medians[name]:4.2f})"
+        sums["sn_graph"] += count * own
+        print(line, flush=True)
+    own = sums["sn_graph"]
+    for kind in ("all", "exact"):
+        print(f"  sum: sn_graph {own:.1f} ms, best of {kind} {sums[kind]:.1f} ms, ratio {own / sums[kind]:.2f}")
 
 
 def versions() -> str:
@@ -196,13 +244,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="+", default=SHAPES.split(), metavar="ROWSxCOLUMNS")
     parser.add_argument("--resnet50", action="store_true", help="its weights in place of the shapes")
+    parser.add_argument("--spectra", action="store_true", help="errors where the leading value is hard to tell")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     print(versions())
     warnings.simplefilter("ignore")  # lobpcg warns at every run that it has not converged
+    if arguments.spectra:
+        report_spectra(arguments.repeats)
     if arguments.resnet50:
         report_resnet50(arguments.repeats, arguments.seed)
+    if arguments.spectra or arguments.resnet50:
         return
     for shape in arguments.shapes:
         report(shape, arguments.repeats, arguments.seed)

@@ -1,0 +1,105 @@
+"""How many BLAS threads a product gets, on a machine of eight processors that is told who else runs there."""
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from sn_graph.spectral import threads
+from sn_graph.spectral.threads import threads_for
+
+PROCESSORS = 8
+
+
+class Blas:
+    """Two libraries that run as many threads as they are told, and remember it."""
+
+    def __init__(self, first: int = 8, second: int = 8) -> None:
+        self.lib_controllers = [SimpleNamespace(num_threads=first), SimpleNamespace(num_threads=second)]
+        self.limits: list[int] = []
+
+    @contextmanager
+    def limit(self, limits: int, user_api: str) -> Iterator[None]:
+        assert user_api == "blas"
+        self.limits.append(limits)
+        yield
+
+
+@pytest.fixture
+def blas(monkeypatch: pytest.MonkeyPatch) -> Blas:
+    made = Blas()
+    monkeypatch.setattr(threads, "_controller", lambda: made)
+    monkeypatch.setattr(threads, "_pool", threads._Pool())
+    monkeypatch.setattr(os, "cpu_count", lambda: PROCESSORS)
+    running(monkeypatch, 1, 1)
+    return made
+
+
+def running(monkeypatch: pytest.MonkeyPatch, everything: int, own: int) -> None:
+    monkeypatch.setattr(threads, "_running", lambda: (everything, own))
+
+
+def chosen(blas: Blas, size: int = 1000) -> int:
+    blas.limits.clear()
+    with threads_for(np.zeros((size, 1000), np.float32)):
+        return blas.limits[-1]
+
+
+def test_small_matrices_get_one(blas: Blas) -> None:
+    assert chosen(blas, 100) == 1
+    blas.limits.clear()
+    with threads_for(np.zeros((64, 64))):
+        assert not blas.limits
+
+
+@pytest.mark.parametrize(("others", "expected"), [(0, 8), (1, 7), (6, 2), (7, 1), (8, 1), (40, 1)])
+def test_idle_processors(blas: Blas, monkeypatch: pytest.MonkeyPatch, others: int, expected: int) -> None:
+    running(monkeypatch, 1 + others, 1)
+    assert chosen(blas) == expected
+
+
+def test_never_more_than_were_set(blas: Blas) -> None:
+    blas.lib_controllers[1].num_threads = 3
+    assert chosen(blas) == 3
+    blas.lib_controllers[0].num_threads = 1
+    assert chosen(blas) == 1
+
+
+def test_what_spins_after_a_product_of_ours_is_free(blas: Blas, monkeypatch: pytest.MonkeyPatch) -> None:
+    running(monkeypatch, 8, 8)
+    assert chosen(blas) == 1, "seven threads of this process that no product of ours has left"
+    running(monkeypatch, 1, 1)
+    assert chosen(blas) == 8
+    running(monkeypatch, 8, 8)
+    assert chosen(blas) == 8
+    running(monkeypatch, 10, 8)
+    assert chosen(blas) == 6
+    later = time.monotonic() + 1.0
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    running(monkeypatch, 8, 8)
+    assert chosen(blas) == 1
+
+
+def test_a_system_that_does_not_tell(blas: Blas, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "_running", lambda: None)
+    assert chosen(blas) == 8
+
+
+@pytest.mark.parametrize("faster", [False, True])
+def test_a_trial_for_large_matrices(blas: Blas, monkeypatch: pytest.MonkeyPatch, faster: bool) -> None:
+    seconds = iter([2.0, 1.0] if faster else [1.0, 2.0])
+    monkeypatch.setattr(threads, "_seconds", lambda product: next(seconds))
+    assert chosen(blas, 5000) == (1 if faster else 8)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+def test_this_process_runs() -> None:
+    found = threads._running()
+    assert found is not None
+    everything, own = found
+    assert 1 <= own <= everything + len(os.listdir("/proc/self/task"))
