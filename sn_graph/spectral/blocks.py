@@ -21,13 +21,13 @@ from sn_graph.spectral.blas import GEMV, SYRK
 # A matrix up to here stays in the cache from one product to the next, where two products of it all are as fast as
 # pairs of its blocks, and need no loop.
 CACHE_BYTES = 1 << 24
-# Smaller blocks lose more to BLAS thread starts than the cache wins (1.7x at 512 kB). A conversion buffer of 4 MB costs
-# 2x, since the allocator maps and unmaps it at each call; without one, 4 MB are as good as 2.
+# Smaller blocks lose more to BLAS thread starts than the cache wins (1.7x at 512 kB).
 BLOCK_BYTES = 1 << 22
-BUFFER_BYTES = 1 << 21
-
-# Products summed at a time in a Gram matrix that needs conversion; fewer cost more for the adding up than for them.
-GRAM_DEPTH = 1024
+# A conversion buffer; larger ones cost up to 2x (a Gram matrix of 512² 5x), since the allocator gives their pages back
+# to the system after each call.
+BUFFER_BYTES = 5 << 18
+# Products summed at a time in a Gram matrix that needs conversion, which is what BLAS takes at a time by itself.
+GRAM_DEPTH = 256
 
 # The bits that are all set in an infinity or NaN, for the 16-bit types: their own isfinite is 8x slower than this test.
 EXPONENT_BITS = {"float16": 0x7C00, "bfloat16": 0x7F80}

@@ -27,7 +27,6 @@ from scipy.linalg.lapack import dpotrf
 UNIT = 2.0**-52
 # A trace in these bounds (of a matrix of less than 2^60 elements) has lost nothing that counts to underflow.
 SAFE_TRACE = (1e-200, 1e200)
-MIRRORED = 256
 
 
 def gamma(terms: int) -> float:
@@ -41,7 +40,7 @@ class GramProof:
     """A Gram matrix, and what it takes to prove bounds of its eigenvalues.
 
     Attributes:
-        gram: A [n, n], float64, Fortran order. Its upper triangle is kept; the lower one is room for the factor.
+        gram: A [n, n], float64, Fortran order, upper triangle. `bound` puts the factor in its place.
         diagonal: [n], that of A.
         depth: m, the number of products in an element of A.
     """
@@ -52,7 +51,7 @@ class GramProof:
 
     @classmethod
     def of(cls, gram: NDArray[np.float64], depth: int) -> "GramProof":
-        """Take a Gram matrix, of which the upper triangle is read; the lower one is overwritten by `bound`."""
+        """Take a Gram matrix, of which the upper triangle is read, and overwritten by `bound`."""
         return cls(gram, gram.diagonal().copy(), depth)
 
     @property
@@ -67,34 +66,20 @@ class GramProof:
         return self.trace * (1.0 + 2.0 * gamma(self.depth + len(self.diagonal) + 2))
 
     def bound(self, threshold: float) -> float | None:
-        """Bound λ_max(MᵀM) from above, by a little more than `threshold`; None where the factorization stops."""
+        """Bound λ_max(MᵀM) from above, by a little more than `threshold`; None where the factorization stops.
+
+        Once only: that takes the place of A, so that there is one matrix in memory.
+        """
         size = len(self.diagonal)
         rest = threshold - self.diagonal
         if not rest.min() > 0.0:
             return None
-        try:
-            self._mirror()
-            self.gram.flat[:: size + 1] = rest
-            info = dpotrf(self.gram, lower=1, clean=0, overwrite_a=1)[1]
-        finally:
-            self.gram.flat[:: size + 1] = self.diagonal
+        np.negative(self.gram, out=self.gram)
+        self.gram.flat[:: size + 1] = rest
+        info = dpotrf(self.gram, lower=0, clean=0, overwrite_a=1)[1]
         if info != 0:
             return None
         cholesky = gamma(size + 1) / (1.0 - gamma(size + 1)) if gamma(size + 1) < 0.5 else math.inf
         slack = UNIT * threshold + cholesky * float(rest.sum()) + gamma(self.depth) * self.frobenius_squared
         # The sums above are of at most size + 8 positive terms.
         return (threshold + slack * (1.0 + gamma(size + 8))) * (1.0 + 8.0 * UNIT)
-
-    def _mirror(self) -> None:
-        """Write −A into the lower triangle, by tiles, each of which stays in the cache while it is turned."""
-        size = len(self.gram)
-        for start in range(0, size, MIRRORED):
-            columns = slice(start, start + MIRRORED)
-            for first in range(start, size, MIRRORED):
-                rows = slice(first, first + MIRRORED)
-                if first > start:
-                    np.negative(self.gram[columns, rows].T, out=self.gram[rows, columns])
-                else:
-                    corner = self.gram[rows, rows]
-                    lower = np.tril_indices(len(corner), -1)
-                    corner[lower] = -corner.T[lower]
