@@ -70,7 +70,7 @@ class BlockedMatrix:
         rows, columns = self.shape
         fitting = BUFFER_BYTES // max(1, columns * self.dtype.itemsize)
         # Blocks of few, long rows spend their time on adding up their results (2x at 10 rows of 50,000).
-        step = min(rows, max(depth, fitting, min(64, 4 * fitting), 1))
+        step = max(1, min(rows, max(depth, fitting, min(64, 4 * fitting))))
         buffer = np.empty((step, columns), self.dtype)
         for start in range(0, rows, step):
             block = self.storage[start : start + step]
@@ -101,7 +101,7 @@ class BlockedMatrix:
         """S x: [columns] to [rows], of `dtype`."""
         product = GEMV[self.dtype.char]
         cast = x.astype(self.dtype, copy=False)
-        return _joined([product(1.0, block.T, cast, trans=1) for _, block in self.blocks()])
+        return self._joined([product(1.0, block.T, cast, trans=1) for _, block in self.blocks()])
 
     def multiply_transposed(self, y: NDArray[Any]) -> NDArray[Any]:
         """Sᵀ y: [rows] to [columns], of `dtype`."""
@@ -121,7 +121,7 @@ class BlockedMatrix:
                 yield product(1.0, block.T, forward[-1])
 
         total = self._total(back())
-        return _joined(forward), total
+        return self._joined(forward), total
 
     def gram_multiply_columns(self, x: NDArray[Any]) -> NDArray[Any]:
         """SᵀS x: [columns] to [columns], of `dtype`, in one pass over S."""
@@ -161,9 +161,13 @@ class BlockedMatrix:
             strip = self.storage[:, start : start + step]
             yield _convert(strip, buffer[: strip.size].reshape(strip.shape), self.exponent)
 
+    def _joined(self, parts: list[NDArray[Any]]) -> NDArray[Any]:
+        return parts[0] if len(parts) == 1 else np.concatenate([*parts, np.empty(0, self.dtype)])
+
     def _total(self, parts: Iterator[NDArray[Any]]) -> NDArray[Any]:
-        first = next(parts)
-        second = next(parts, None)
+        first, second = next(parts, None), next(parts, None)
+        if first is None:
+            return np.zeros(self.shape[1], self.dtype)
         if second is None:
             return first
         total = np.add(first, second, dtype=np.float64)
@@ -186,10 +190,6 @@ class BlockedMatrix:
     def rescaled(self, largest: float) -> BlockedMatrix:
         """The same matrix divided by a power of two, so that its greatest entry lies in [1/2, 1)."""
         return replace(self, exponent=int(np.frexp(largest)[1]))
-
-
-def _joined(parts: list[NDArray[Any]]) -> NDArray[Any]:
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def count_nonfinite(array: NDArray[Any]) -> tuple[int, int]:

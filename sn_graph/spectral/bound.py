@@ -101,14 +101,14 @@ def _bracket(matrix: NDArray[Any], sigma: float | None) -> Bracket:
             operand = operand.rescaled(largest)
             proof = _gram_proof(operand)
         value = _largest_eigenvalue(proof) if known is None else math.ldexp(known, -operand.exponent) ** 2
-        upper = _proven(operand, proof, value)
+        upper = _proven(proof, value)
     lower = operand.restored(math.sqrt(value)) if known is None else known
     frobenius = math.sqrt(proof.frobenius_squared) * (1.0 + 2.0 * UNIT)
     return Bracket(lower, _raised(operand.restored(upper)), _raised(operand.restored(frobenius)))
 
 
 def _gram_proof(operand: BlockedMatrix) -> GramProof:
-    return GramProof.of(operand.gram(), max(operand.shape))
+    return GramProof(operand.gram, max(operand.shape))
 
 
 def _largest_eigenvalue(proof: GramProof) -> float:
@@ -122,7 +122,7 @@ def _largest_eigenvalue(proof: GramProof) -> float:
     return dense_eigenpair(proof.gram)[0]
 
 
-def _proven(operand: BlockedMatrix, proof: GramProof, value: float) -> float:
+def _proven(proof: GramProof, value: float) -> float:
     """A bound of ‖M‖₂ from an estimate of its square; where that is poor, the Gram matrix is made again."""
     width = FIRST_WIDTH
     while math.isfinite(threshold := value * (1.0 + width) ** 2):
@@ -130,7 +130,6 @@ def _proven(operand: BlockedMatrix, proof: GramProof, value: float) -> float:
         if bound is not None:
             return math.sqrt(bound) * (1.0 + 2.0 * UNIT)
         width *= WIDENING
-        proof = _gram_proof(operand)
     return math.sqrt(proof.frobenius_squared) * (1.0 + 2.0 * UNIT)
 
 

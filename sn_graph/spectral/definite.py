@@ -18,7 +18,7 @@ than mn·2⁻¹⁰²², which the last factor below holds as long as the trace l
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,24 +35,27 @@ def gamma(terms: int) -> float:
     return product / (1.0 - product) if product < 1.0 else math.inf
 
 
-@dataclass(frozen=True)
 class GramProof:
     """A Gram matrix, and what it takes to prove bounds of its eigenvalues.
 
     Attributes:
-        gram: A [n, n], float64, Fortran order, upper triangle. `bound` puts the factor in its place.
         diagonal: [n], that of A.
         depth: m, the number of products in an element of A.
     """
 
-    gram: NDArray[np.float64]
-    diagonal: NDArray[np.float64]
-    depth: int
+    def __init__(self, make: Callable[[], NDArray[np.float64]], depth: int) -> None:
+        """Take what makes A [n, n], float64, Fortran order, upper triangle; more than once if many bounds are asked."""
+        self._make = make
+        self._gram: NDArray[np.float64] | None = make()
+        self.diagonal = self._gram.diagonal().copy()
+        self.depth = depth
 
-    @classmethod
-    def of(cls, gram: NDArray[np.float64], depth: int) -> "GramProof":
-        """Take a Gram matrix, of which the upper triangle is read, and overwritten by `bound`."""
-        return cls(gram, gram.diagonal().copy(), depth)
+    @property
+    def gram(self) -> NDArray[np.float64]:
+        """A [n, n], upper triangle; made again if a bound has taken the last one."""
+        if self._gram is None:
+            self._gram = self._make()
+        return self._gram
 
     @property
     def trace(self) -> float:
@@ -68,15 +71,16 @@ class GramProof:
     def bound(self, threshold: float) -> float | None:
         """Bound λ_max(MᵀM) from above, by a little more than `threshold`; None where the factorization stops.
 
-        Once only: that takes the place of A, so that there is one matrix in memory.
+        The factor takes A's place, so that there is one such matrix in memory.
         """
         size = len(self.diagonal)
         rest = threshold - self.diagonal
         if not rest.min() > 0.0:
             return None
-        np.negative(self.gram, out=self.gram)
-        self.gram.flat[:: size + 1] = rest
-        info = dpotrf(self.gram, lower=0, clean=0, overwrite_a=1)[1]
+        matrix, self._gram = self.gram, None
+        np.negative(matrix, out=matrix)
+        matrix.flat[:: size + 1] = rest
+        info = dpotrf(matrix, lower=0, clean=0, overwrite_a=1)[1]
         if info != 0:
             return None
         cholesky = gamma(size + 1) / (1.0 - gamma(size + 1)) if gamma(size + 1) < 0.5 else math.inf

@@ -55,7 +55,7 @@ BATCH_SIZE = 1 << 20
 # Up to here a 16-bit matrix is converted once, not at every step.
 WIDEN_SIZE = 1 << 24
 # λ in these bounds has lost nothing to overflow or underflow on the way.
-SAFE_RANGE = {np.dtype(np.float32): (1e-15, 1e18), np.dtype(np.float64): (1e-240, 1e300)}
+SAFE_RANGE = {np.dtype(np.float32): (1e-20, 1e30), np.dtype(np.float64): (1e-240, 1e300)}
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def spectral_norms(matrices: NDArray[Any]) -> NDArray[np.float64]:
 def leading_singular_triplet(
     matrix: NDArray[Any], guess: NDArray[Any] | None = None, side: Side = "cols"
 ) -> SingularTriplet:
-    """Compute the largest singular value of a matrix and its two vectors; the same result at every call.
+    """Compute the largest singular value of a matrix and its two vectors, from the same start at every call.
 
     Args:
         matrix: As for `spectral_norm`.
@@ -134,8 +134,8 @@ def leading_singular_triplet(
         side: Where the guess lives.
 
     Returns:
-        The triplet. Where the leading value is not simple, the vectors are one pair out of many. A zero, empty or
-        non-finite matrix has the first unit vectors.
+        The triplet; how many threads BLAS runs on may change its last digits. Where the leading value is not simple,
+        the vectors are one pair out of many. A zero, empty or non-finite matrix has the first unit vectors.
     """
     if matrix.size == 0:
         return _unit_vectors(matrix, 0.0)

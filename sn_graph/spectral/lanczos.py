@@ -32,7 +32,7 @@ from numpy.typing import DTypeLike, NDArray
 from scipy.linalg import eigh
 from scipy.linalg.lapack import dstebz, dstein
 
-from sn_graph.spectral.blas import AXPY, DOT, GEMV
+from sn_graph.spectral.blas import AXPY, DOT, GEMV, NORM
 
 # δ: the greatest probability that the rule lets a value through which is too low; and the steps it adds.
 FAILURE = 1e-3
@@ -146,7 +146,7 @@ def _improved(guess: NDArray[np.float64], alpha: float, residual: NDArray[np.flo
     inner = space.offdiagonal[: steps - 1]
     small = np.diag([alpha, *space.diagonal])
     small[1:, 1:] += np.diag(inner, 1) + np.diag(inner, -1)
-    small[0, 1:] = small[1:, 0] = space.basis @ residual
+    small[0, 1:] = small[1:, 0] = space.coefficients(residual)
     values, vectors = eigh(small, driver="evd")
     best = vectors[0, -1] * guess + space.combined(vectors[1:, -1])
     return Eigenpair(float(values[-1]), best / math.sqrt(float(best @ best)), steps + 1, certain=True)
@@ -160,6 +160,12 @@ class _Space:
     offdiagonal: list[float]
     basis: NDArray[Any]
     exhausted: bool
+
+    def coefficients(self, vector: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Qᵀx: [n] to [k]."""
+        kind = self.basis.dtype
+        weights: NDArray[Any] = GEMV[kind.char](1.0, self.basis.T, vector.astype(kind, copy=False), trans=1)
+        return weights.astype(np.float64, copy=False)
 
     def combined(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
         """Q s: [k] to [n]."""
@@ -176,7 +182,7 @@ def _expand(
     Ends at the limit, when the space holds all that the start reaches, or at what is not finite.
     """
     length, first = len(start), int(locked is not None)
-    axpy, dot = AXPY[start.dtype.char], DOT[start.dtype.char]
+    axpy, dot, norm = (table[start.dtype.char] for table in (AXPY, DOT, NORM))
     basis = np.empty((min(limit, 64) + first + 1, length), start.dtype)
     if locked is not None:
         basis[0] = locked
@@ -196,11 +202,11 @@ def _expand(
         # The recurrence first: to project on the whole basis at once is Gram-Schmidt in its unstable form, which blew
         # up after 40 steps.
         vector = _orthogonalized(vector, done)
-        beta = math.sqrt(dot(vector, vector))
+        beta = float(norm(vector))
         before = alpha + (offdiagonal[-1] if step > 1 else 0.0)
         while beta < 0.01 * before:  # what is left of so much is not orthogonal yet
             vector, before = _orthogonalized(vector, done), beta
-            beta = math.sqrt(dot(vector, vector))
+            beta = float(norm(vector))
         diagonal.append(alpha)
         offdiagonal.append(beta)
         if not math.isfinite(beta):

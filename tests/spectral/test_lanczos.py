@@ -139,6 +139,36 @@ def test_a_guess_in_small_spaces() -> None:
     assert largest_eigenpair(lambda x: 0.0 * x, 2, TOLERANCE, 9, np.ones(2)).value == 0.0
 
 
+@pytest.mark.parametrize("scale", [1e-18, 1.0, 1e28])
+@pytest.mark.parametrize(
+    "eigenvalues",
+    [
+        np.linspace(0.0, 1.0, 300),
+        below(1.0, np.zeros(299)),
+        below(1.0, np.full(299, 1 - 6e-6)),
+        below(1.0, below(1 - 6e-6, np.linspace(0.0, 0.9, 298))),
+        np.logspace(-24, 0, 300),
+    ],
+)
+def test_float32_vectors(eigenvalues: NDArray[np.float64], scale: float) -> None:
+    """What the value lacks beyond the rule's is float32's own rounding, a few 6e-8; squares of a length underflow."""
+    diagonal = (eigenvalues * scale).astype(np.float32)
+    pair = largest_eigenpair(lambda x: diagonal * x, 300, TOLERANCE, 300, dtype=np.float32)
+    assert pair.certain
+    assert -2 * TOLERANCE - 3e-7 <= pair.value / float(diagonal.max()) - 1 <= 3e-7
+    assert pair.vector.dtype == np.float64
+    assert np.linalg.norm(pair.vector) == pytest.approx(1.0, rel=1e-12)
+
+
+@pytest.mark.parametrize("size", [200, 600])
+def test_a_space_that_ends_in_rounding_errors(size: int) -> None:
+    """Of a matrix of equal elements nothing is left after two steps, and that is not orthogonal to them at once."""
+    matrix = np.full((size, size), 4.1, np.float32)
+    pair = largest_eigenpair(lambda x: matrix @ x, size, TOLERANCE, 50, dtype=np.float32)
+    assert pair.certain
+    assert pair.value == pytest.approx(4.1 * size, rel=2e-6)
+
+
 def test_growth_is_nothing_below_the_ritz_value() -> None:
     assert log_growth([1.0, 1.0], [0.5, 0.5], 1.2) == -math.inf
 
