@@ -1,4 +1,4 @@
-"""The BLAS of scipy, by the character of the type: always scipy's, since numpy brings its own.
+"""The BLAS of scipy, by the character of the type: not numpy's, which brings its own.
 
 Two pools of threads wait for work by spinning, each on the cores of the other: 2x slower when they alternate.
 """

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg.blas import dsymv
 
+from sn_graph.spectral.blas import SYMV
 from sn_graph.spectral.blocks import BlockedMatrix
 from sn_graph.spectral.definite import SAFE_TRACE, UNIT, GramProof, gamma
 from sn_graph.spectral.exact import DENSE_SIDE, FALLBACK_STEPS, TOLERANCE, dense_eigenpair, spectral_norm
@@ -116,7 +116,7 @@ def _largest_eigenvalue(proof: GramProof) -> float:
     size = len(proof.diagonal)
     if size > DENSE_SIDE:
         with threads_for(proof.gram):
-            pair = largest_eigenpair(partial(dsymv, 1.0, proof.gram), size, TOLERANCE, FALLBACK_STEPS)
+            pair = largest_eigenpair(partial(SYMV["d"], 1.0, proof.gram), size, TOLERANCE, FALLBACK_STEPS)
         if pair.certain:
             return pair.value
     return dense_eigenpair(proof.gram)[0]

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg.blas import ddot
 
 from sn_graph.spectral.blocks import BlockedMatrix
 from sn_graph.spectral.exact import SingularTriplet
@@ -41,9 +42,9 @@ def second_singular_value(matrix: NDArray[Any], leading: SingularTriplet) -> flo
     top = leading.left if operand.transposed else leading.right
 
     def apply(x: NDArray[np.float64]) -> NDArray[np.float64]:
-        inside = x - top * float(top @ x)
+        inside = x - top * float(ddot(top, x))
         _, image = operand.multiply_both(inside)
-        return image - top * float(top @ image)
+        return image - top * float(ddot(top, image))
 
     found = largest_eigenpair(apply, len(top), TOLERANCE, min(STEPS, len(top)))
     return operand.restored(math.sqrt(max(0.0, found.value)))

@@ -52,7 +52,10 @@ class GramProof:
 
     @property
     def gram(self) -> NDArray[np.float64]:
-        """A [n, n], upper triangle; made again if a bound has taken the last one."""
+        """A [n, n], upper triangle; made again if a bound has taken the last one.
+
+        Elements that differ in rounding from those before change nothing: (1) holds for each by itself.
+        """
         if self._gram is None:
             self._gram = self._make()
         return self._gram

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import eigh
+from scipy.linalg.blas import ddot, dnrm2
 from scipy.linalg.lapack import dsyevr
 
 from sn_graph.spectral.blas import SYMV
@@ -33,6 +34,9 @@ TOLERANCE = 7e-7
 # How far the float32 value may be from the float64 Rayleigh quotient of its vector, in σ²: 1e-8 on random matrices, up
 # to 6e-6 on constant ones.
 TRUSTED = 4e-7
+# How near a second eigenvalue may be, for float32 products to tell which one is the larger: each is off by 6e-6 at most
+# (where a row's elements are equal, and rounding errors of one sign add up).
+APART = 1.5e-5
 # Up to here LAPACK on the Gram matrix is as fast as Lanczos, and needs no stopping rule.
 DENSE_SIDE = 128
 # LAPACK's usual block size: the room that it wants to work in blocks.
@@ -170,7 +174,8 @@ class _Guess:
         vector = self.vector
         if rows != self.on_rows:
             vector = operand.multiply(vector) if rows else operand.multiply_transposed(vector)
-        length = math.sqrt(float(vector @ vector))
+        vector = vector.astype(np.float64, copy=False)
+        length = float(dnrm2(vector))
         return vector / length if 0.0 < length < math.inf else None
 
 
@@ -203,7 +208,7 @@ def _triplet(operand: BlockedMatrix, guess: _Guess | None) -> SingularTriplet | 
     # From the rows a step reads M twice; shorter vectors are worth that only where M is near.
     on_rows = rows < columns and (squares or operand.cached)
     if short <= DENSE_SIDE:
-        value, vector = dense_eigenpair(operand.gram().astype(np.float64, copy=False))
+        value, second, vector = dense_eigenpair(operand.gram().astype(np.float64, copy=False))
     else:
         apply = operand.gram_multiply_rows if on_rows else operand.gram_multiply_columns
         limit = FALLBACK_STEPS if short <= FALLBACK_SIDE else UNBOUNDED_STEPS
@@ -211,19 +216,19 @@ def _triplet(operand: BlockedMatrix, guess: _Guess | None) -> SingularTriplet | 
         if squares:
             gram = operand.gram()
             with threads_for(gram):
-                apply = partial(SYMV[operand.dtype.char], 1.0, gram)
-                pair = largest_eigenpair(apply, length, TOLERANCE, limit, start, operand.dtype)
+                apply = partial(SYMV[gram.dtype.char], 1.0, gram)
+                pair = largest_eigenpair(apply, length, TOLERANCE, limit, start, gram.dtype)
         else:
             pair = largest_eigenpair(apply, length, TOLERANCE, limit, start, operand.dtype)
-        value, vector = pair.value, pair.vector
+        value, second, vector = pair.value, pair.second, pair.vector
         if not pair.certain and math.isfinite(value):
             on_rows = rows < columns
-            value, vector = dense_eigenpair(precise.gram())
+            value, second, vector = dense_eigenpair(precise.gram())
     low, high = SAFE_RANGE[operand.dtype]
-    if not low <= value <= high:
+    if not low <= value <= high or (operand is not precise and second > (1.0 - APART) * value):
         return None
     other = precise.multiply_transposed(vector) if on_rows else precise.multiply(vector)
-    square = float(other @ other)
+    square = float(ddot(other, other))
     if abs(square - value) > TRUSTED * value and operand is not precise:
         # The float32 products were worse than they are on all but constant matrices and the like: don't trust them.
         return None
@@ -232,15 +237,22 @@ def _triplet(operand: BlockedMatrix, guess: _Guess | None) -> SingularTriplet | 
     return SingularTriplet(sigma, vector, other) if on_rows else SingularTriplet(sigma, other, vector)
 
 
-def dense_eigenpair(gram: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-    """The largest eigenvalue and its vector of a matrix [n, n] given by its upper triangle; NaN if it is not finite."""
-    if not math.isfinite(float(gram.sum())):
-        return math.nan, np.zeros(len(gram))
+def dense_eigenpair(gram: NDArray[np.float64]) -> tuple[float, float, NDArray[np.float64]]:
+    """The largest eigenvalue, the second (−∞ if there is none) and the vector of the largest; NaN if not finite.
+
+    Args:
+        gram: A matrix [n, n], given by its upper triangle.
+    """
     size = len(gram)
+    if not math.isfinite(float(gram.sum())):
+        return math.nan, math.nan, np.zeros(size)
+    if size == 1:
+        return float(gram[0, 0]), -math.inf, np.ones(1)
     # Without eigh's own checks, a fifth of the time at 64.
-    values, vectors, found, _, info = dsyevr(gram, range=b"I", il=size, iu=size, lwork=max(26, NB + 6) * size)
-    if found == 1 and info == 0:
-        return float(values[0]), vectors[:, 0]
-    # The search for one eigenvalue finds none in some matrices whose values are equal to the last digits.
-    values, vectors = eigh(gram, lower=False, driver="evd", check_finite=False)
-    return float(values[-1]), vectors[:, -1]
+    lwork = max(26, NB + 6) * size
+    values, vectors, found, _, info = dsyevr(gram, range=b"I", il=size - 1, iu=size, lwork=lwork)
+    if found != 2 or info != 0:
+        # The search for single eigenvalues finds none in some matrices whose values are equal to the last digits.
+        values, vectors = eigh(gram, lower=False, driver="evd", check_finite=False)
+        found = size
+    return float(values[found - 1]), float(values[found - 2]), vectors[:, found - 1]

@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 from scipy.linalg import eigh
+from scipy.linalg.blas import ddot, dnrm2
 from scipy.linalg.lapack import dstebz, dstein
 
 from sn_graph.spectral.blas import AXPY, DOT, GEMV, NORM
@@ -41,7 +42,7 @@ FIRST_CHECK = 10
 # confirming; and that of θ, to stop: one still on its way to λ₁ from an unlucky start has a larger one.
 NEAR = 3e-5
 
-# Of float32 or float64 throughout.
+# A vector [n] to another of its type.
 Operator = Callable[[NDArray[Any]], NDArray[Any]]
 
 
@@ -51,12 +52,14 @@ class Eigenpair:
 
     Attributes:
         value: θ, a Rayleigh quotient, so never above λ₁ but for rounding.
+        second: the second eigenvalue as far as it is seen, from below; −∞ where there is none.
         vector: [n], of length 1.
         steps: how often the operator was applied.
         certain: whether the rule was met; if not, the step limit came first.
     """
 
     value: float
+    second: float
     vector: NDArray[np.float64]
     steps: int
     certain: bool
@@ -79,31 +82,30 @@ def largest_eigenpair(
         limit: the greatest number of steps.
         guess: what may be the vector [n], of any length above 0; one that isn't costs a product, or the steps till it
             is found out.
-        dtype: float64, or float32 for an operator that has no more: the type of the vectors. The tridiagonal matrix is
-            float64 in any case.
+        dtype: float64, or float32 for an operator that has no more, of eigenvalues between 1e-20 and 1e30: the type of
+            the vectors. The tridiagonal matrix is float64 in any case.
 
     Returns:
         The pair; its value is NaN where the operator gives NaN or infinity.
     """
     if guess is not None and length > 1:
-        confirmed = _confirm(apply, guess / math.sqrt(float(guess @ guess)), tolerance, limit, dtype)
+        confirmed = _confirm(apply, guess / dnrm2(guess), tolerance, limit, dtype)
         if confirmed is not None:
             return confirmed
     schedule = _Schedule(length)
     for space in _expand(apply, _start(length).astype(dtype), limit):
         diagonal, offdiagonal, step = space.diagonal, space.offdiagonal, len(space.diagonal)
         if space.exhausted or step == limit or step == schedule.next_check:
-            theta = _largest(diagonal, offdiagonal, vector=False)[0]
+            theta = _eigenvalue(diagonal, offdiagonal)
             growth = math.inf if space.exhausted else log_growth(diagonal, offdiagonal, theta * (1.0 + 2.0 * tolerance))
             certain = schedule.satisfied(step, growth)
             if certain or step == limit:
-                theta, weights = _largest(diagonal, offdiagonal, vector=True)
-                assert weights is not None
+                theta, second, weights = _largest(diagonal, offdiagonal)
                 settled = space.exhausted or offdiagonal[-1] * abs(float(weights[-1])) <= NEAR * theta
                 if settled or step == limit:
                     ritz = space.combined(weights)
-                    return Eigenpair(theta, ritz / math.sqrt(float(ritz @ ritz)), step, certain and settled)
-    return Eigenpair(math.nan, _start(length), limit, certain=False)
+                    return Eigenpair(theta, second, ritz / dnrm2(ritz), step, certain and settled)
+    return Eigenpair(math.nan, math.nan, _start(length), limit, certain=False)
 
 
 def _confirm(
@@ -116,23 +118,23 @@ def _confirm(
     depend on w, in half the steps, for τ lies a gap above what is there.
     """
     image = apply(guess.astype(dtype)).astype(np.float64)
-    alpha = float(guess @ image)
+    alpha = float(ddot(guess, image))
     residual = image - alpha * guess
-    squared = float(residual @ residual)
-    if not (alpha > 0.0 and squared <= (NEAR * alpha) ** 2):
+    squared = float(ddot(residual, residual))
+    if not (alpha > 0.0 and math.sqrt(squared) <= NEAR * alpha):
         return None
     slack = 2.0 * tolerance * alpha
     tau = alpha + slack - squared / slack
     # Not the start of a search that may have found w: in a tight pair that sees w alone, and nothing beside it.
     start = _start(len(guess), stream=1)
     for _ in range(2):
-        start = start - (guess @ start) * guess
+        start = start - ddot(guess, start) * guess
     schedule = _Schedule(len(guess) - 1)
-    start /= math.sqrt(float(start @ start))
+    start /= dnrm2(start)
     for space in _expand(apply, start.astype(dtype), limit, guess):
         step = len(space.diagonal)
         if space.exhausted or step == schedule.next_check:
-            if _largest(space.diagonal, space.offdiagonal, vector=False)[0] >= tau:
+            if _eigenvalue(space.diagonal, space.offdiagonal) >= tau:
                 return None
             growth = math.inf if space.exhausted else log_growth(space.diagonal, space.offdiagonal, tau)
             if schedule.satisfied(step, growth):
@@ -149,7 +151,7 @@ def _improved(guess: NDArray[np.float64], alpha: float, residual: NDArray[np.flo
     small[0, 1:] = small[1:, 0] = space.coefficients(residual)
     values, vectors = eigh(small, driver="evd")
     best = vectors[0, -1] * guess + space.combined(vectors[1:, -1])
-    return Eigenpair(float(values[-1]), best / math.sqrt(float(best @ best)), steps + 1, certain=True)
+    return Eigenpair(float(values[-1]), float(values[-2]), best / dnrm2(best), steps + 1, certain=True)
 
 
 @dataclass(frozen=True)
@@ -204,8 +206,8 @@ def _expand(
         vector = _orthogonalized(vector, done)
         beta = float(norm(vector))
         before = alpha + (offdiagonal[-1] if step > 1 else 0.0)
-        while beta < 0.01 * before:  # what is left of so much is not orthogonal yet
-            vector, before = _orthogonalized(vector, done), beta
+        if beta < 0.01 * before:  # what is left of so much is not orthogonal yet
+            vector = _orthogonalized(vector, done)
             beta = float(norm(vector))
         diagonal.append(alpha)
         offdiagonal.append(beta)
@@ -261,7 +263,8 @@ class _Schedule:
 def _start(length: int, stream: int = 0) -> NDArray[np.float64]:
     """A vector [n] uniform on the unit sphere, the same at every call."""
     random = np.random.default_rng(stream).standard_normal(length)
-    return random / math.sqrt(float(random @ random))
+    unit: NDArray[np.float64] = random / dnrm2(random)
+    return unit
 
 
 def _orthogonalized(vector: NDArray[Any], basis: NDArray[Any]) -> NDArray[Any]:
@@ -271,22 +274,35 @@ def _orthogonalized(vector: NDArray[Any], basis: NDArray[Any]) -> NDArray[Any]:
     return result
 
 
-def _largest(
-    diagonal: list[float], offdiagonal: list[float], *, vector: bool
-) -> tuple[float, NDArray[np.float64] | None]:
-    """The largest eigenvalue of T_k, and its vector [k] if asked for."""
+def _eigenvalue(diagonal: list[float], offdiagonal: list[float]) -> float:
+    """The largest eigenvalue of T_k."""
     size = len(diagonal)
     if size == 1:
-        return diagonal[0], np.ones(1)
+        return diagonal[0]
+    # Bisection, here and below, takes the tenth of the time of all eigenvalues, and finds none in some tight clusters.
+    found, values, _, _, info = dstebz(diagonal, offdiagonal[: size - 1], 2, 0.0, 0.0, size, size, 0.0, b"E")
+    return float(values[0]) if found == 1 and info == 0 else _all(diagonal, offdiagonal)[0][-1]
+
+
+def _largest(diagonal: list[float], offdiagonal: list[float]) -> tuple[float, float, NDArray[np.float64]]:
+    """The largest eigenvalue of T_k, the second, and the vector [k] of the largest."""
+    size = len(diagonal)
+    if size == 1:
+        return diagonal[0], -math.inf, np.ones(1)
     inner = offdiagonal[: size - 1]
-    # Bisection and inverse iteration take the tenth of the time of all eigenvalues; bisection finds none in some tight
-    # clusters.
-    found, values, blocks, splits, info = dstebz(diagonal, inner, 2, 0.0, 0.0, size, size, 0.0, b"B")
-    if found == 1 and info == 0:
-        if not vector:
-            return float(values[0]), None
-        weights, info = dstein(diagonal, inner, values[:1], blocks, splits)
+    found, values, blocks, splits, info = dstebz(diagonal, inner, 2, 0.0, 0.0, size - 1, size, 0.0, b"B")
+    if found == 2 and info == 0:
+        # By blocks, where T_k falls apart: the values are not in order then.
+        first = int(values[1] >= values[0])
+        blocks[0] = blocks[first]
+        weights, info = dstein(diagonal, inner, values[first : first + 1], blocks, splits)
         if info == 0:
-            return float(values[0]), weights[:, 0]
+            return float(values[first]), float(values[1 - first]), weights[:, 0]
+    every, vectors = _all(diagonal, offdiagonal)
+    return every[-1], every[-2], vectors[:, -1]
+
+
+def _all(diagonal: list[float], offdiagonal: list[float]) -> tuple[list[float], NDArray[np.float64]]:
+    inner = offdiagonal[: len(diagonal) - 1]
     every, vectors = eigh(np.diag(diagonal) + np.diag(inner, 1) + np.diag(inner, -1), driver="evd")
-    return float(every[-1]), vectors[:, -1]
+    return every.tolist(), vectors

@@ -64,12 +64,14 @@ def power_iteration(matrix: NDArray[Any], state: NDArray[Any], iterations: int, 
         side: where the state lives.
 
     Returns:
-        σ and the new state. A matrix that takes the state to 0, a zero matrix above all, gives σ = 0 and the state
-        as it came (the frameworks' formula would leave a dead, zero state). A matrix or state with NaN or infinity
-        gives σ = NaN.
+        σ and the new state. A matrix that takes the state to 0, a zero or empty one above all, gives σ = 0 and the
+        state as it came (the frameworks' formula would leave a dead, zero state). A matrix or state with NaN or
+        infinity gives σ = NaN.
     """
-    operand = BlockedMatrix.of(matrix)
     start = state.astype(np.float64).reshape(-1)
+    if matrix.size == 0:
+        return PowerResult(0.0, start.astype(matrix.dtype if matrix.dtype == np.float64 else np.float32))
+    operand = BlockedMatrix.of(matrix)
     with np.errstate(all="ignore"):
         length = _length(start)
         sigma, final = _iterate(operand, start / length if length else start, iterations, side)

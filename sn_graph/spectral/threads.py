@@ -2,10 +2,15 @@
 
 OpenBLAS's threads wait for their next product by spinning, for a tenth of a second. Two threads on a processor that
 something else runs on take 2 to 15 times as long as one thread (256×2304: 73 ms against 12; 4096²: 8.1 s against 0.5),
-and win a third to a half on idle ones. What spins there may be numpy's own pool: only the BLAS of scipy is used here.
+and win a third to a half on idle ones. What runs there may be the spinning threads of numpy's own BLAS (`blas.py`).
+
+How many threads BLAS runs is a setting of the whole process. Where several threads of a process come here at once, one
+of them sets it, and the others run with what they find.
 """
 
+import math
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -38,7 +43,7 @@ def _controller() -> ThreadpoolController:
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Run BLAS on one thread."""
-    with _controller().limit(limits=1, user_api="blas"):
+    with _limited(lambda: 1):
         yield
 
 
@@ -48,30 +53,51 @@ def threads_for(matrix: NDArray[Any]) -> Iterator[None]:
     if matrix.size <= TINY:
         yield
         return
-    threads = 1 if matrix.nbytes < SMALL else _pool.free_threads()
-    if threads > 1 and matrix.nbytes >= LARGE and _one_is_faster(matrix, threads):
-        threads = 1
-    with _controller().limit(limits=threads, user_api="blas"):
-        try:
+    with _limited(lambda: _chosen(matrix)):
+        yield
+
+
+@contextmanager
+def _limited(threads: Callable[[], int]) -> Iterator[None]:
+    if not _turn.acquire(blocking=False):
+        yield
+        return
+    try:
+        count = threads()
+        with _controller().limit(limits=count, user_api="blas"), _pool.using(count):
             yield
-        finally:
-            _pool.used(threads)
+    finally:
+        _turn.release()
+
+
+def _chosen(matrix: NDArray[Any]) -> int:
+    # 16-bit types are multiplied as float32.
+    size = matrix.size * max(4, matrix.dtype.itemsize)
+    threads = 1 if size < SMALL else _pool.free_threads()
+    return 1 if threads > 1 and size >= LARGE and _one_is_faster(matrix, threads) else threads
 
 
 class _Pool:
-    """What is known of the threads of BLAS: how many there are at most, and which of them may be spinning."""
+    """Which threads of BLAS may be spinning since a product of ours."""
 
     def __init__(self) -> None:
         self._spinning = 0
         self._until = 0.0
 
-    def used(self, threads: int) -> None:
+    @contextmanager
+    def using(self, threads: int) -> Iterator[None]:
         if threads > 1:
-            self._spinning, self._until = threads - 1, time.monotonic() + SPIN
+            self._spinning, self._until = threads - 1, math.inf
+        try:
+            yield
+        finally:
+            if threads > 1:
+                self._until = time.monotonic() + SPIN
 
     def free_threads(self) -> int:
         """How many threads find an idle processor, the calling one's included; never more than BLAS is set to."""
-        threads = min((library.num_threads for library in _controller().lib_controllers), default=1)
+        libraries = (library for library in _controller().lib_controllers if library.user_api == "blas")
+        threads = min((library.num_threads for library in libraries), default=1)
         if threads < 2:
             return 1
         running = _running()
@@ -84,6 +110,7 @@ class _Pool:
 
 
 _pool = _Pool()
+_turn = threading.RLock()
 
 
 def _running() -> tuple[int, int] | None:
@@ -95,7 +122,7 @@ def _running() -> tuple[int, int] | None:
         everything = int(Path("/proc/loadavg").read_bytes().split()[3].split(b"/")[0])
         own = 0
         for task in os.scandir("/proc/self/task"):
-            with suppress(OSError):  # it has ended since
+            with suppress(OSError, IndexError):  # it has ended since
                 # The name before the state may hold anything, but its parenthesis is the last.
                 own += Path(task.path, "stat").read_bytes().rpartition(b")")[2].split()[0] == b"R"
         return max(1, everything), max(1, own)
@@ -105,7 +132,7 @@ def _running() -> tuple[int, int] | None:
 def _one_is_faster(matrix: NDArray[Any], threads: int) -> bool:
     operand = BlockedMatrix.of(matrix, np.float64 if matrix.dtype == np.float64 else np.float32)
     product = partial(operand.multiply, np.ones(operand.shape[1]))
-    with _controller().limit(limits=threads, user_api="blas"):
+    with _limited(lambda: threads):
         product()  # pages are mapped, caches filled
         several = _seconds(product)
     with one_thread():

@@ -118,6 +118,31 @@ def test_vectors_by_lanczos(shape: tuple[int, int], kind: Any, fortran: bool) ->
     assert_vectors(matrix, found)
 
 
+@pytest.mark.parametrize("length", [300, 1_000, 6_000, 9_000, 20_000, 100_000, 400_000])
+@pytest.mark.parametrize("kind", [np.float32, np.float16])
+@pytest.mark.parametrize("fortran", [False, True])
+def test_long_sums_do_not_hide_the_larger_of_two(length: int, kind: Any, fortran: bool) -> None:
+    """A constant row, whose float32 sum of squares is short, and a random one, whose sum is right, a little smaller."""
+    generator = np.random.default_rng(length)
+    random = generator.standard_normal(length)
+    random -= random.mean()
+    for level in (0.1, 0.3, 0.55, 0.7, 0.9):
+        for gap in (1.2e-6, 2e-6, 4e-6):
+            rows = level * np.array([np.ones(length), random * math.sqrt(length) / np.linalg.norm(random) * (1 - gap)])
+            matrix = rows.astype(kind)
+            found = spectral_norm(np.asfortranarray(matrix) if fortran else matrix)
+            wide = matrix.astype(np.float64)
+            largest = math.sqrt(np.linalg.eigvalsh(wide @ wide.T)[-1])
+            assert found == pytest.approx(largest, rel=PROMISED), (level, gap)
+
+
+@pytest.mark.parametrize("scale", [1e-100, 1e80, 1e140])
+def test_a_guess_at_any_scale(scale: float) -> None:
+    matrix = np.random.default_rng(4).standard_normal((150, 200)) * scale
+    first = leading_singular_triplet(matrix)
+    assert leading_singular_triplet(matrix, first.right, "cols").sigma == pytest.approx(first.sigma, rel=1e-9)
+
+
 def test_wide_matrix_beyond_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blocks, "CACHE_BYTES", 1000)
     matrix = np.random.default_rng(3).standard_normal((520, 1100)).astype(np.float32)

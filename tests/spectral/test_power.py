@@ -129,3 +129,10 @@ def test_seeded_state_is_the_documented_stream() -> None:
     normal = np.random.default_rng([7, zlib.crc32(b"conv/kernel")]).standard_normal(64)
     np.testing.assert_allclose(seeded_state(7, "conv/kernel", 64), normal / np.linalg.norm(normal), rtol=1e-14)
     assert np.linalg.norm(seeded_state(0, "ä", 5)) == pytest.approx(1.0, rel=1e-14)
+
+
+@pytest.mark.parametrize(("shape", "side"), [((0, 3), "cols"), ((3, 0), "rows")])
+def test_an_empty_matrix(shape: tuple[int, int], side: Side) -> None:
+    found = power_iteration(np.zeros(shape, np.float32), np.ones(3), 2, side)
+    assert found.sigma == 0.0
+    np.testing.assert_array_equal(found.state, np.ones(3))

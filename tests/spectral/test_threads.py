@@ -2,6 +2,7 @@
 
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,10 +18,11 @@ PROCESSORS = 8
 
 
 class Blas:
-    """Two libraries that run as many threads as they are told, and remember it."""
+    """Two libraries that remember how many threads they were told to run, beside one that is no BLAS."""
 
     def __init__(self, first: int = 8, second: int = 8) -> None:
-        self.lib_controllers = [SimpleNamespace(num_threads=first), SimpleNamespace(num_threads=second)]
+        self.lib_controllers = [SimpleNamespace(user_api="blas", num_threads=n) for n in (first, second)]
+        self.lib_controllers.append(SimpleNamespace(user_api="openmp", num_threads=1))
         self.limits: list[int] = []
 
     @contextmanager
@@ -97,9 +99,43 @@ def test_a_trial_for_large_matrices(blas: Blas, monkeypatch: pytest.MonkeyPatch,
     assert chosen(blas, 5000) == (1 if faster else 8)
 
 
+def test_a_product_within_a_product(blas: Blas, monkeypatch: pytest.MonkeyPatch) -> None:
+    with threads_for(np.zeros((1000, 1000), np.float32)):
+        running(monkeypatch, 8, 8)
+        assert chosen(blas) == 8
+
+
+def test_one_caller_sets_the_number(blas: Blas) -> None:
+    def other() -> None:
+        with threads_for(np.zeros((1000, 1000), np.float32)):
+            pass
+
+    with threads_for(np.zeros((1000, 1000), np.float32)):
+        assert blas.limits == [8]
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+        assert blas.limits == [8]
+    assert chosen(blas) == 8
+
+
+def test_16_bit_matrices_count_as_float32(blas: Blas) -> None:
+    with threads_for(np.zeros((1000, 1000), np.float16)):
+        assert blas.limits == [8]
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
-def test_this_process_runs() -> None:
-    found = threads._running()
-    assert found is not None
-    everything, own = found
-    assert 1 <= own <= everything + len(os.listdir("/proc/self/task"))
+def test_threads_that_wait_do_not_run() -> None:
+    over = threading.Event()
+    waiting = [threading.Thread(target=over.wait) for _ in range(5)]
+    for thread in waiting:
+        thread.start()
+    try:
+        time.sleep(0.05)
+        found = threads._running()
+        assert found is not None
+        assert 1 <= found[1] <= len(os.listdir("/proc/self/task")) - len(waiting)
+    finally:
+        over.set()
+        for thread in waiting:
+            thread.join()
