@@ -8,8 +8,9 @@ matrix on the shorter side (squaring harms small singular values only; the large
     else                                Lanczos on x → Mᵀ(M x), which holds nothing but its vectors
 
 and at the end the float64 Rayleigh quotient σ = ‖M v‖ of the vector found: products in float32, which a matrix not in
-float64 gets, move the vector a little and σ by the square of that. A spectrum that Lanczos can't settle in good time
-goes to LAPACK as well.
+float64 gets, move the vector a little and σ by the square of that. Where they can't tell which of two values is the
+larger, or were worse than they are on all but odd matrices, all is done again in float64. A spectrum that Lanczos can't
+settle in good time goes to LAPACK as well.
 """
 
 import math
@@ -223,7 +224,8 @@ def _triplet(operand: BlockedMatrix, guess: _Guess | None) -> SingularTriplet | 
         value, second, vector = pair.value, pair.second, pair.vector
         if not pair.certain and math.isfinite(value):
             on_rows = rows < columns
-            value, second, vector = dense_eigenpair(precise.gram())
+            value, _, vector = dense_eigenpair(precise.gram())
+            second = -math.inf  # float64 has told them apart
     low, high = SAFE_RANGE[operand.dtype]
     if not low <= value <= high or (operand is not precise and second > (1.0 - APART) * value):
         return None
