@@ -97,8 +97,8 @@ def largest_eigenpair(
         diagonal, offdiagonal, step = space.diagonal, space.offdiagonal, len(space.diagonal)
         if space.exhausted or step == limit or step == schedule.next_check:
             theta = _eigenvalue(diagonal, offdiagonal)
-            growth = math.inf if space.exhausted else log_growth(diagonal, offdiagonal, theta * (1.0 + 2.0 * tolerance))
-            certain = schedule.satisfied(step, growth)
+            tau = theta * (1.0 + 2.0 * tolerance)
+            certain = space.exhausted or schedule.satisfied(step, Growth.of(diagonal, offdiagonal, tau))
             if certain or step == limit:
                 theta, second, weights = _largest(diagonal, offdiagonal)
                 settled = space.exhausted or offdiagonal[-1] * abs(float(weights[-1])) <= NEAR * theta
@@ -136,8 +136,7 @@ def _confirm(
         if space.exhausted or step == schedule.next_check:
             if _eigenvalue(space.diagonal, space.offdiagonal) >= tau:
                 return None
-            growth = math.inf if space.exhausted else log_growth(space.diagonal, space.offdiagonal, tau)
-            if schedule.satisfied(step, growth):
+            if space.exhausted or schedule.satisfied(step, Growth.of(space.diagonal, space.offdiagonal, tau)):
                 return _improved(guess, alpha, residual, space)
     return None
 
@@ -220,44 +219,52 @@ def _expand(
         np.divide(vector, beta, out=basis[last])
 
 
-def log_growth(diagonal: list[float], offdiagonal: list[float], tau: float) -> float:
-    """ln √S_k(τ) = ½ ln Σ p_j(τ)² over the Lanczos polynomials p₀ … p_k, for τ above all eigenvalues of T_k.
+@dataclass(frozen=True)
+class Growth:
+    """How far the Lanczos polynomials p₀ … p_k have grown at a number τ above all eigenvalues of T_k.
 
-    Args:
-        diagonal: k values α₁ … α_k of T_k.
-        offdiagonal: k values β₁ … β_k, the last one the length of the residual.
-        tau: τ.
+    Attributes:
+        total: ln √S_k(τ) = ½ ln Σ p_j(τ)²; −∞ where τ is not above them.
+        last: What of that the last step added: nothing until θ has settled within τ, then the same at each step.
     """
-    total, relative = 0.0, 1.0  # ln p_j, and S_j / p_j²
-    pivot, before = tau, 0.0
-    for alpha, beta in zip(diagonal, offdiagonal, strict=True):
-        pivot = tau - alpha - before * before / pivot
-        if pivot <= 0.0:
-            return -math.inf
-        ratio = pivot / beta
-        total += math.log(ratio)
-        relative = 1.0 + relative / (ratio * ratio)
-        before = beta
-    return total + 0.5 * math.log(relative)
+
+    total: float
+    last: float
+
+    @classmethod
+    def of(cls, diagonal: list[float], offdiagonal: list[float], tau: float) -> "Growth":
+        """Compute the growth at τ from α₁ … α_k and β₁ … β_k, the last β the length of the residual, above 0."""
+        logarithm, relative = 0.0, 1.0  # ln p_j, and S_j / p_j²
+        pivot, before, previous = tau, 0.0, 0.0
+        for alpha, beta in zip(diagonal, offdiagonal, strict=True):
+            pivot = tau - alpha - before * before / pivot
+            if pivot <= 0.0 or beta == 0.0:
+                return cls(-math.inf, 0.0)
+            ratio = pivot / beta
+            previous = logarithm + 0.5 * math.log(relative)
+            logarithm += math.log(ratio)
+            relative = 1.0 + relative / (ratio * ratio)
+            before = beta
+        total = logarithm + 0.5 * math.log(relative)
+        return cls(total, total - previous)
 
 
 class _Schedule:
-    """When to look at the rule: a look costs a few products with a small matrix, so go by the growth so far."""
+    """When to look at the rule: a look costs a few products with a small matrix, so go by the growth so far.
+
+    Before it sets in, a quarter of the steps pass between two looks; from there to the end it takes a fifth at least.
+    """
 
     def __init__(self, length: int) -> None:
         self.demand = 0.5 * math.log(2.0 * length / math.pi) - math.log(FAILURE)
         self.next_check = FIRST_CHECK
-        self._step = 0
-        self._growth = 0.0
 
-    def satisfied(self, step: int, growth: float) -> bool:
-        ahead = 1 + step // 3
-        rate = (growth - self._growth) / (step - self._step)
-        if math.isfinite(rate) and rate > 0.0:
-            ahead = min(ahead, int(0.75 * (self.demand - growth) / rate))
+    def satisfied(self, step: int, growth: Growth) -> bool:
+        ahead = 1 + step // 4
+        if growth.last > 0.0:
+            ahead = min(ahead, int(0.9 * (self.demand - growth.total) / growth.last))
         self.next_check = step + max(1, ahead)
-        self._step, self._growth = step, growth
-        return growth >= self.demand
+        return growth.total >= self.demand
 
 
 def _start(length: int, stream: int = 0) -> NDArray[np.float64]:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy.linalg import solveh_banded
 from scipy.linalg.lapack import dsterf
 
-from sn_graph.spectral.lanczos import FAILURE, FIRST_CHECK, NEAR, log_growth
+from sn_graph.spectral.lanczos import FAILURE, FIRST_CHECK, NEAR, Growth
 
 # Elements of the vectors that are kept: 512 MB in float32.
 ROOM = 1 << 27
@@ -71,7 +71,7 @@ def leading_value(square: Operator, length: int, tolerance: float, limit: int) -
             check = step + max(2, step // 12)
             theta = float(dsterf(diagonal, offdiagonal[:-1])[0][-1]) if step > 1 else alpha
             tau = theta * (1.0 + 2.0 * tolerance)
-            certain = exhausted or log_growth(diagonal, offdiagonal, tau) >= demand + 0.5 * math.log(step + 1)
+            certain = exhausted or Growth.of(diagonal, offdiagonal, tau).total >= demand + 0.5 * math.log(step + 1)
             if certain or step == limit:
                 kept = None if basis is None else tuple(basis)
                 value = math.sqrt(max(theta, 0.0))

@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from sn_graph.spectral import lanczos
-from sn_graph.spectral.lanczos import Eigenpair, largest_eigenpair, log_growth
+from sn_graph.spectral.lanczos import Eigenpair, Growth, largest_eigenpair
 
 TOLERANCE = 5e-7
 
@@ -86,10 +86,12 @@ def test_rule_bounds_the_hidden_component() -> None:
         diagonal.append(float(alpha))
         offdiagonal.append(float(beta))
         parts.append(current[top])
-    growth = log_growth(diagonal, offdiagonal, float(eigenvalues[top]))
+    growth = Growth.of(diagonal, offdiagonal, float(eigenvalues[top]))
     # q_{j+1} = p_j(G) b, so its part on v₁ is p_j(λ₁) times that of b; the q are orthonormal.
     length = mpmath.sqrt(sum(part**2 for part in parts))
-    assert growth == pytest.approx(float(mpmath.log(length / parts[0])), rel=1e-9)
+    assert growth.total == pytest.approx(float(mpmath.log(length / parts[0])), rel=1e-9)
+    shorter = mpmath.sqrt(sum(part**2 for part in parts[:-1]))
+    assert growth.last == pytest.approx(float(mpmath.log(length / shorter)), rel=1e-9)
     assert length <= 1
 
 
@@ -170,7 +172,7 @@ def test_a_space_that_ends_in_rounding_errors(size: int) -> None:
 
 
 def test_growth_is_nothing_below_the_ritz_value() -> None:
-    assert log_growth([1.0, 1.0], [0.5, 0.5], 1.2) == -math.inf
+    assert Growth.of([1.0, 1.0], [0.5, 0.5], 1.2) == Growth(-math.inf, 0.0)
 
 
 def test_limit() -> None:
