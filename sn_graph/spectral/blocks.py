@@ -71,20 +71,22 @@ class BlockedMatrix:
             yield from self._views
             return
         rows, columns = self.shape
-        fitting = BUFFER_BYTES // max(1, columns * self.dtype.itemsize)
-        # Blocks of few, long rows spend their time on adding up their results (2x at 10 rows of 50,000).
-        step = min(rows, max(depth, fitting, min(64, 4 * fitting), 1))
+        step = self._step(BUFFER_BYTES // max(1, columns * self.dtype.itemsize), depth)
         buffer = np.empty((step, columns), self.dtype)
         for start in range(0, rows, step):
             block = self.storage[start : start + step]
             yield slice(start, start + len(block)), _convert(block, buffer[: len(block)], self.exponent)
 
+    def _step(self, fitting: int, depth: int = 1) -> int:
+        """How many rows a block has where so many fit, and at least `depth` are asked for."""
+        # Blocks of few, long rows spend their time on adding up their results (2x at 10 rows of 50,000).
+        return min(self.shape[0], max(depth, fitting, min(64, 4 * fitting)))
+
     @cached_property
     def _views(self) -> list[tuple[slice, NDArray[Any]]]:
         """The blocks of a matrix that needs no conversion: made once, for a step on 8 MB takes 180 µs, and they 10."""
         rows, columns = self.shape
-        step = rows if self.cached else BLOCK_BYTES // (columns * self.dtype.itemsize)
-        step = max(1, min(rows, max(step, min(64, 4 * step))))
+        step = self._step(rows if self.cached else BLOCK_BYTES // (columns * self.dtype.itemsize))
         # Equal shares: a last block of a few rows costs as much as a full one.
         count = -(-rows // step)
         edges = [rows * i // count for i in range(count + 1)]

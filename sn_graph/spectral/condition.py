@@ -43,7 +43,7 @@ def second_singular_value(matrix: NDArray[Any], leading: SingularTriplet) -> flo
 
     def apply(x: NDArray[np.float64]) -> NDArray[np.float64]:
         inside = x - top * float(ddot(top, x))
-        _, image = operand.multiply_both(inside)
+        image = operand.gram_multiply_columns(inside)
         return image - top * float(ddot(top, image))
 
     found = largest_eigenpair(apply, len(top), TOLERANCE, min(STEPS, len(top)))

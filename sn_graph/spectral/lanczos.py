@@ -235,18 +235,24 @@ class Growth:
     def of(cls, diagonal: list[float], offdiagonal: list[float], tau: float) -> "Growth":
         """Compute the growth at τ from α₁ … α_k and β₁ … β_k, the last β the length of the residual, above 0."""
         logarithm, relative = 0.0, 1.0  # ln p_j, and S_j / p_j²
-        pivot, before, previous = tau, 0.0, 0.0
+        earlier = logarithm, relative
+        pivot, before = tau, 0.0
         for alpha, beta in zip(diagonal, offdiagonal, strict=True):
             pivot = tau - alpha - before * before / pivot
             if pivot <= 0.0 or beta == 0.0:
                 return cls(-math.inf, 0.0)
             ratio = pivot / beta
-            previous = logarithm + 0.5 * math.log(relative)
+            earlier = logarithm, relative
             logarithm += math.log(ratio)
             relative = 1.0 + relative / (ratio * ratio)
             before = beta
         total = logarithm + 0.5 * math.log(relative)
-        return cls(total, total - previous)
+        return cls(total, total - earlier[0] - 0.5 * math.log(earlier[1]))
+
+
+def demanded(length: int) -> float:
+    """The growth from which on the rule is met: ln(√(2n/π)/δ)."""
+    return 0.5 * math.log(2.0 * length / math.pi) - math.log(FAILURE)
 
 
 class _Schedule:
@@ -256,7 +262,7 @@ class _Schedule:
     """
 
     def __init__(self, length: int) -> None:
-        self.demand = 0.5 * math.log(2.0 * length / math.pi) - math.log(FAILURE)
+        self.demand = demanded(length)
         self.next_check = FIRST_CHECK
 
     def satisfied(self, step: int, growth: Growth) -> bool:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy.linalg import solveh_banded
 from scipy.linalg.lapack import dsterf
 
-from sn_graph.spectral.lanczos import FAILURE, FIRST_CHECK, NEAR, Growth
+from sn_graph.spectral.lanczos import FIRST_CHECK, NEAR, Growth, demanded
 
 # Elements of the vectors that are kept: 512 MB in float32.
 ROOM = 1 << 27
@@ -55,7 +55,7 @@ def leading_value(square: Operator, length: int, tolerance: float, limit: int) -
         tolerance: the relative error allowed.
         limit: the greatest number of steps.
     """
-    demand = 0.5 * math.log(2.0 * length / math.pi) - math.log(FAILURE)
+    demand = demanded(length)
     diagonal: list[float] = []
     offdiagonal: list[float] = []
     basis: list[NDArray[np.float32]] | None = []
