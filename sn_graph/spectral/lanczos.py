@@ -25,19 +25,22 @@ between two of them; a small one is asked for too. Nearly always it is small by 
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 from scipy.linalg import eigh
 from scipy.linalg.blas import ddot, dnrm2
-from scipy.linalg.lapack import dstebz, dstein
+from scipy.linalg.lapack import dstebz, dstein, dsterf
 
-from sn_graph.spectral.blas import AXPY, DOT, GEMV, NORM
+from sn_graph.spectral.blas import AXPY, DOT, GEMV, NORM, SCAL
 
-# δ: the greatest probability that the rule lets a value through which is too low; and the steps it adds.
+# δ: the greatest probability that the rule lets a value through which is too low; and the first step to look at it.
 FAILURE = 1e-3
-FIRST_CHECK = 10
+FIRST_LOOK = 10
+# A generator takes longer to make than these numbers take to draw.
+KEPT = 1 << 12
 # How small a residual must be, relative to λ: at a gap of 1e-3 the vector is good then. That of a guess, to be worth
 # confirming; and that of θ, to stop: one still on its way to λ₁ from an unlucky start has a larger one.
 NEAR = 3e-5
@@ -92,20 +95,17 @@ def largest_eigenpair(
         confirmed = _confirm(apply, guess / dnrm2(guess), tolerance, limit, dtype)
         if confirmed is not None:
             return confirmed
-    schedule = _Schedule(length)
-    for space in _expand(apply, _start(length).astype(dtype), limit):
+    rule = StoppingRule(length, tolerance)
+    for space in _expand(apply, start_vector(length).astype(dtype), limit):
         diagonal, offdiagonal, step = space.diagonal, space.offdiagonal, len(space.diagonal)
-        if space.exhausted or step == limit or step == schedule.next_check:
-            theta = _eigenvalue(diagonal, offdiagonal)
-            tau = theta * (1.0 + 2.0 * tolerance)
-            certain = space.exhausted or schedule.satisfied(step, Growth.of(diagonal, offdiagonal, tau))
-            if certain or step == limit:
-                theta, second, weights = _largest(diagonal, offdiagonal)
-                settled = space.exhausted or offdiagonal[-1] * abs(float(weights[-1])) <= NEAR * theta
-                if settled or step == limit:
-                    ritz = space.combined(weights)
-                    return Eigenpair(theta, second, ritz / dnrm2(ritz), step, certain and settled)
-    return Eigenpair(math.nan, math.nan, _start(length), limit, certain=False)
+        certain = space.exhausted or rule.met(diagonal, offdiagonal)
+        if certain or step == limit:
+            theta, second, weights = _largest(diagonal, offdiagonal)
+            settled = space.exhausted or offdiagonal[-1] * abs(float(weights[-1])) <= NEAR * theta
+            if settled or step == limit:
+                ritz = space.combined(weights)
+                return Eigenpair(theta, second, ritz / dnrm2(ritz), step, certain and settled)
+    return Eigenpair(math.nan, math.nan, start_vector(length), limit, certain=False)
 
 
 def _confirm(
@@ -126,18 +126,20 @@ def _confirm(
     slack = 2.0 * tolerance * alpha
     tau = alpha + slack - squared / slack
     # Not the start of a search that may have found w: in a tight pair that sees w alone, and nothing beside it.
-    start = _start(len(guess), stream=1)
+    start = start_vector(len(guess), stream=1)
     for _ in range(2):
         start = start - ddot(guess, start) * guess
-    schedule = _Schedule(len(guess) - 1)
     start /= dnrm2(start)
+    demand, growth = _demanded(len(guess) - 1), Growth(tau)
     for space in _expand(apply, start.astype(dtype), limit, guess):
-        step = len(space.diagonal)
-        if space.exhausted or step == schedule.next_check:
-            if _eigenvalue(space.diagonal, space.offdiagonal) >= tau:
-                return None
-            if space.exhausted or schedule.satisfied(step, Growth.of(space.diagonal, space.offdiagonal, tau)):
-                return _improved(guess, alpha, residual, space)
+        if not space.exhausted:
+            growth.add(space.diagonal[-1], space.offdiagonal[-1])
+        elif largest_ritz_value(space.diagonal, space.offdiagonal) >= tau:
+            return None
+        if growth.total == -math.inf:
+            return None
+        if space.exhausted or growth.total >= demand:
+            return _improved(guess, alpha, residual, space)
     return None
 
 
@@ -153,14 +155,23 @@ def _improved(guess: NDArray[np.float64], alpha: float, residual: NDArray[np.flo
     return Eigenpair(float(values[-1]), float(values[-2]), best / dnrm2(best), steps + 1, certain=True)
 
 
-@dataclass(frozen=True)
 class _Space:
     """A Krylov space after k steps: T_k and the length of the residual as last of the offdiagonal, and q₁ … q_k."""
 
-    diagonal: list[float]
-    offdiagonal: list[float]
-    basis: NDArray[Any]
-    exhausted: bool
+    def __init__(self, start: NDArray[Any], room: int, locked: NDArray[np.float64] | None) -> None:
+        self.diagonal: list[float] = []
+        self.offdiagonal: list[float] = []
+        self.exhausted = False
+        self.first = int(locked is not None)
+        self.vectors = np.empty((room + self.first + 1, len(start)), start.dtype)
+        if locked is not None:
+            self.vectors[0] = locked
+        self.vectors[self.first] = start
+
+    @property
+    def basis(self) -> NDArray[Any]:
+        """[k, n]."""
+        return self.vectors[self.first : self.first + len(self.diagonal)]
 
     def coefficients(self, vector: NDArray[np.float64]) -> NDArray[np.float64]:
         """Qᵀx: [n] to [k]."""
@@ -178,106 +189,119 @@ class _Space:
 def _expand(
     apply: Operator, start: NDArray[Any], limit: int, locked: NDArray[np.float64] | None = None
 ) -> Iterator[_Space]:
-    """Yield the space of each step, of the operator or of what is left of it beside a locked vector.
+    """Yield the space, the same one at each step, of the operator or of what is left of it beside a locked vector.
 
     Ends at the limit, when the space holds all that the start reaches, or at what is not finite.
     """
-    length, first = len(start), int(locked is not None)
-    axpy, dot, norm = (table[start.dtype.char] for table in (AXPY, DOT, NORM))
-    basis = np.empty((min(limit, 64) + first + 1, length), start.dtype)
-    if locked is not None:
-        basis[0] = locked
-    basis[first] = start
-    diagonal: list[float] = []
-    offdiagonal: list[float] = []
+    space = _Space(start, min(limit, 64), locked)
+    diagonal, offdiagonal, first = space.diagonal, space.offdiagonal, space.first
+    axpy, dot, norm, scal = (table[start.dtype.char] for table in (AXPY, DOT, NORM, SCAL))
+    largest = 0.0
     for step in range(1, limit + 1):
         last = first + step
-        if last == len(basis):
-            basis = np.concatenate([basis, np.empty_like(basis)])
-        newest, done = basis[last - 1], basis[:last]
+        if last == len(space.vectors):
+            space.vectors = np.concatenate([space.vectors, np.empty_like(space.vectors)])
+        newest, done = space.vectors[last - 1], space.vectors[:last]
         vector = apply(newest)
+        before = float(norm(vector))
         alpha = float(dot(newest, vector))
         vector = axpy(newest, vector, a=-alpha)
         if step > 1:
-            vector = axpy(basis[last - 2], vector, a=-offdiagonal[-1])
+            vector = axpy(done[-2], vector, a=-offdiagonal[-1])
         # The recurrence first: to project on the whole basis at once is Gram-Schmidt in its unstable form, which blew
         # up after 40 steps.
         vector = _orthogonalized(vector, done)
         beta = float(norm(vector))
-        before = alpha + (offdiagonal[-1] if step > 1 else 0.0)
-        if beta < 0.01 * before:  # what is left of so much is not orthogonal yet
-            vector = _orthogonalized(vector, done)
+        for _ in range(2):
+            if beta >= 0.01 * before:
+                break
+            # What is left of so much is not orthogonal yet; and may be rounding errors, that aren't either.
+            vector, before = _orthogonalized(vector, done), beta
             beta = float(norm(vector))
         diagonal.append(alpha)
         offdiagonal.append(beta)
         if not math.isfinite(beta):
             return
-        exhausted = step == length - first or beta <= 1e-15 * max(diagonal)
-        yield _Space(diagonal, offdiagonal, basis[first:last], exhausted)
-        if exhausted:
+        largest = max(largest, alpha)
+        space.exhausted = step == len(start) - first or beta <= 1e-15 * largest
+        yield space
+        if space.exhausted:
             return
-        np.divide(vector, beta, out=basis[last])
+        space.vectors[last] = scal(1.0 / beta, vector)
 
 
-@dataclass(frozen=True)
 class Growth:
-    """How far the Lanczos polynomials p₀ … p_k have grown at a number τ above all eigenvalues of T_k.
+    """How far the Lanczos polynomials p₀ … p_k have grown at a number τ, step by step.
 
     Attributes:
-        total: ln √S_k(τ) = ½ ln Σ p_j(τ)²; −∞ where τ is not above them.
-        last: What of that the last step added: nothing until θ has settled within τ, then the same at each step.
+        total: ln √S_k(τ) = ½ ln Σ p_j(τ)²; −∞ from the step on where an eigenvalue of T_k has come up to τ.
     """
 
-    total: float
-    last: float
+    def __init__(self, tau: float) -> None:
+        self.total = 0.0
+        self._tau = tau
+        self._logarithm, self._relative = 0.0, 1.0  # ln p_k, and S_k / p_k²
+        self._pivot, self._beta = math.inf, 0.0
 
-    @classmethod
-    def of(cls, diagonal: list[float], offdiagonal: list[float], tau: float) -> "Growth":
-        """Compute the growth at τ from α₁ … α_k and β₁ … β_k, the last β the length of the residual, above 0."""
-        logarithm, relative = 0.0, 1.0  # ln p_j, and S_j / p_j²
-        earlier = logarithm, relative
-        pivot, before = tau, 0.0
-        for alpha, beta in zip(diagonal, offdiagonal, strict=True):
-            pivot = tau - alpha - before * before / pivot
-            if pivot <= 0.0 or beta == 0.0:
-                return cls(-math.inf, 0.0)
-            ratio = pivot / beta
-            earlier = logarithm, relative
-            logarithm += math.log(ratio)
-            relative = 1.0 + relative / (ratio * ratio)
-            before = beta
-        total = logarithm + 0.5 * math.log(relative)
-        return cls(total, total - earlier[0] - 0.5 * math.log(earlier[1]))
+    def add(self, alpha: float, beta: float) -> None:
+        """Take a step further, by its α and its β, which is the length of the residual and above 0."""
+        if self.total == -math.inf:
+            return
+        self._pivot = self._tau - alpha - self._beta * (self._beta / self._pivot)
+        self._beta = beta
+        if self._pivot <= 0.0:
+            self.total = -math.inf
+            return
+        ratio = self._pivot / beta
+        self._logarithm += math.log(ratio)
+        self._relative = 1.0 + self._relative / (ratio * ratio)
+        self.total = self._logarithm + 0.5 * math.log(self._relative)
 
 
-def demanded(length: int) -> float:
+class StoppingRule:
+    """The rule of this module along the steps of a search.
+
+    It looks for θ, which costs about as much as a product with a small matrix, when a quarter more steps have passed
+    and θ has left the τ of the last look behind. From there on S_k(τ) alone is followed, for a τ below which θ still
+    is: as that is at most θ(1 + 2ε) later on, what it proves then is no less.
+    """
+
+    def __init__(self, length: int, tolerance: float, orthogonal: bool = True) -> None:
+        """Take n, ε, and whether the vectors are kept orthogonal; if not, Σ c_j² ≤ k + 1 is all that is known."""
+        self._demand, self._tolerance, self._orthogonal = _demanded(length), tolerance, orthogonal
+        self._growth, self._next_look = Growth(-math.inf), FIRST_LOOK
+
+    def met(self, diagonal: list[float], offdiagonal: list[float]) -> bool:
+        """Whether the step just added to T_k, given with all before it, is enough. To be asked at each step once."""
+        step = len(diagonal)
+        self._growth.add(diagonal[-1], offdiagonal[-1])
+        if self._growth.total == -math.inf and step >= self._next_look:
+            self._next_look = step + 1 + step // 4
+            self._growth = Growth(largest_ritz_value(diagonal, offdiagonal) * (1.0 + 2.0 * self._tolerance))
+            for alpha, beta in zip(diagonal, offdiagonal, strict=True):
+                self._growth.add(alpha, beta)
+        return self._growth.total >= self._demand + (0.0 if self._orthogonal else 0.5 * math.log(step + 1))
+
+
+def _demanded(length: int) -> float:
     """The growth from which on the rule is met: ln(√(2n/π)/δ)."""
     return 0.5 * math.log(2.0 * length / math.pi) - math.log(FAILURE)
 
 
-class _Schedule:
-    """When to look at the rule: a look costs a few products with a small matrix, so go by the growth so far.
-
-    Before it sets in, a quarter of the steps pass between two looks; from there to the end it takes a fifth at least.
-    """
-
-    def __init__(self, length: int) -> None:
-        self.demand = demanded(length)
-        self.next_check = FIRST_CHECK
-
-    def satisfied(self, step: int, growth: Growth) -> bool:
-        ahead = 1 + step // 4
-        if growth.last > 0.0:
-            ahead = min(ahead, int(0.9 * (self.demand - growth.total) / growth.last))
-        self.next_check = step + max(1, ahead)
-        return growth.total >= self.demand
-
-
-def _start(length: int, stream: int = 0) -> NDArray[np.float64]:
+def start_vector(length: int, stream: int = 0) -> NDArray[np.float64]:
     """A vector [n] uniform on the unit sphere, the same at every call."""
-    random = np.random.default_rng(stream).standard_normal(length)
+    random = _first_numbers(stream)[:length] if length <= KEPT else _normal_numbers(length, stream)
     unit: NDArray[np.float64] = random / dnrm2(random)
     return unit
+
+
+def _normal_numbers(length: int, stream: int) -> NDArray[np.float64]:
+    return np.random.default_rng(stream).standard_normal(length)
+
+
+@cache
+def _first_numbers(stream: int) -> NDArray[np.float64]:
+    return _normal_numbers(KEPT, stream)
 
 
 def _orthogonalized(vector: NDArray[Any], basis: NDArray[Any]) -> NDArray[Any]:
@@ -287,14 +311,15 @@ def _orthogonalized(vector: NDArray[Any], basis: NDArray[Any]) -> NDArray[Any]:
     return result
 
 
-def _eigenvalue(diagonal: list[float], offdiagonal: list[float]) -> float:
-    """The largest eigenvalue of T_k."""
+def largest_ritz_value(diagonal: list[float], offdiagonal: list[float]) -> float:
+    """θ, the largest eigenvalue of T_k, whose last β is not part of it."""
     size = len(diagonal)
     if size == 1:
         return diagonal[0]
+    inner = offdiagonal[: size - 1]
     # Bisection, here and below, takes the tenth of the time of all eigenvalues, and finds none in some tight clusters.
-    found, values, _, _, info = dstebz(diagonal, offdiagonal[: size - 1], 2, 0.0, 0.0, size, size, 0.0, b"E")
-    return float(values[0]) if found == 1 and info == 0 else _all(diagonal, offdiagonal)[0][-1]
+    found, values, _, _, info = dstebz(diagonal, inner, 2, 0.0, 0.0, size, size, 0.0, b"E")
+    return float(values[0] if found == 1 and info == 0 else dsterf(diagonal, inner)[0][-1])
 
 
 def _largest(diagonal: list[float], offdiagonal: list[float]) -> tuple[float, float, NDArray[np.float64]]:

@@ -17,9 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import solveh_banded
-from scipy.linalg.lapack import dsterf
 
-from sn_graph.spectral.lanczos import FIRST_CHECK, NEAR, Growth, demanded
+from sn_graph.spectral.lanczos import NEAR, StoppingRule, largest_ritz_value, start_vector
 
 # Elements of the vectors that are kept: 512 MB in float32.
 ROOM = 1 << 27
@@ -55,11 +54,10 @@ def leading_value(square: Operator, length: int, tolerance: float, limit: int) -
         tolerance: the relative error allowed.
         limit: the greatest number of steps.
     """
-    demand = demanded(length)
+    rule = StoppingRule(length, tolerance, orthogonal=False)
     diagonal: list[float] = []
     offdiagonal: list[float] = []
     basis: list[NDArray[np.float32]] | None = []
-    check = FIRST_CHECK
     for step, (vector, alpha, beta) in enumerate(_steps(square, length), 1):
         diagonal.append(alpha)
         offdiagonal.append(beta)
@@ -67,18 +65,15 @@ def leading_value(square: Operator, length: int, tolerance: float, limit: int) -
             basis.append(vector.astype(np.float32))
             basis = basis if step * length <= ROOM else None
         exhausted = beta <= 1e-14 * max(diagonal)
-        if exhausted or step in (check, limit):
-            check = step + max(2, step // 12)
-            theta = float(dsterf(diagonal, offdiagonal[:-1])[0][-1]) if step > 1 else alpha
-            tau = theta * (1.0 + 2.0 * tolerance)
-            certain = exhausted or Growth.of(diagonal, offdiagonal, tau).total >= demand + 0.5 * math.log(step + 1)
-            if certain or step == limit:
-                kept = None if basis is None else tuple(basis)
-                value = math.sqrt(max(theta, 0.0))
-                found = LeadingValue(value, certain, tuple(diagonal), tuple(offdiagonal), kept)
-                # As in `lanczos`: a θ still on its way to λ₁ from an unlucky start has a large residual.
-                if exhausted or step == limit or beta * abs(float(_ritz_weights(found)[-1])) <= NEAR * theta:
-                    return found
+        certain = exhausted or rule.met(diagonal, offdiagonal)
+        if certain or step == limit:
+            theta = largest_ritz_value(diagonal, offdiagonal)
+            kept = None if basis is None else tuple(basis)
+            value = math.sqrt(max(theta, 0.0))
+            found = LeadingValue(value, certain, tuple(diagonal), tuple(offdiagonal), kept)
+            # As in `lanczos`: a θ still on its way to λ₁ from an unlucky start has a large residual.
+            if exhausted or step == limit or beta * abs(float(_ritz_weights(found)[-1])) <= NEAR * theta:
+                return found
     raise AssertionError("the recurrence does not end by itself")
 
 
@@ -97,8 +92,7 @@ def leading_vector(square: Operator, length: int, found: LeadingValue) -> Vector
 
 def _steps(square: Operator, length: int) -> Iterator[tuple[Vector, float, float]]:
     """Yield q_k, α_k and β_k; the same at every call. Once A sends a vector to 0, what comes is no longer a basis."""
-    newest = np.random.default_rng(0).standard_normal(length)
-    newest /= math.sqrt(float(newest @ newest))
+    newest = start_vector(length)
     before, beta = np.zeros(length), 0.0
     while True:
         # Taking off the last β q first keeps the vectors orthogonal for longer (Paige, 1972).

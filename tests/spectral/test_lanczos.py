@@ -48,7 +48,7 @@ def test_unlucky_starts(gap: float, monkeypatch: pytest.MonkeyPatch) -> None:
     fair = np.random.default_rng(0).standard_normal(300)
     fair[-1] = 2e-3 * math.copysign(1.0, fair[-1])
     start = fair / np.linalg.norm(fair)
-    monkeypatch.setattr(lanczos, "_start", lambda length, stream=0: start)
+    monkeypatch.setattr(lanczos, "start_vector", lambda length, stream=0: start)
     assert solve(eigenvalues).value >= 1 - 2 * TOLERANCE
 
 
@@ -60,7 +60,7 @@ def test_no_value_on_its_way(component: float, second: float, monkeypatch: pytes
     start = np.random.default_rng(5).standard_normal(200)
     start /= np.linalg.norm(start)
     start[np.argmax(eigenvalues)] = component
-    monkeypatch.setattr(lanczos, "_start", lambda length, stream=0: start / np.linalg.norm(start))
+    monkeypatch.setattr(lanczos, "start_vector", lambda length, stream=0: start / np.linalg.norm(start))
     value = solve(eigenvalues).value
     assert min(abs(value - 1.0), abs(value - second)) <= 1e-6
 
@@ -86,13 +86,13 @@ def test_rule_bounds_the_hidden_component() -> None:
         diagonal.append(float(alpha))
         offdiagonal.append(float(beta))
         parts.append(current[top])
-    growth = Growth.of(diagonal, offdiagonal, float(eigenvalues[top]))
-    # q_{j+1} = p_j(G) b, so its part on v₁ is p_j(λ₁) times that of b; the q are orthonormal.
-    length = mpmath.sqrt(sum(part**2 for part in parts))
-    assert growth.total == pytest.approx(float(mpmath.log(length / parts[0])), rel=1e-9)
-    shorter = mpmath.sqrt(sum(part**2 for part in parts[:-1]))
-    assert growth.last == pytest.approx(float(mpmath.log(length / shorter)), rel=1e-9)
-    assert length <= 1
+    growth = Growth(float(eigenvalues[top]))
+    for step, (alpha, beta) in enumerate(zip(diagonal, offdiagonal, strict=True), 2):
+        growth.add(alpha, beta)
+        # q_{j+1} = p_j(G) b, so its part on v₁ is p_j(λ₁) times that of b; the q are orthonormal.
+        length = mpmath.sqrt(sum(part**2 for part in parts[:step]))
+        assert growth.total == pytest.approx(float(mpmath.log(length / parts[0])), rel=1e-9)
+        assert length <= 1
 
 
 SPECTRUM = below(1.0, below(0.99, np.linspace(0.0, 0.95, 298)))
@@ -123,11 +123,11 @@ def test_a_guess_that_is_not_the_leading_vector(gap: float) -> None:
 def test_a_guess_from_a_search_that_missed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A start nearly without the leading vector finds the second; given as a guess, that must not confirm itself."""
     spectrum = below(1.0, below(1.0 - 1e-5, np.linspace(0.0, 0.4, 298)))
-    unlucky = lanczos._start(300)
+    unlucky = lanczos.start_vector(300)
     unlucky[-1] = 1e-8
     unlucky /= np.linalg.norm(unlucky)
-    fair = lanczos._start
-    monkeypatch.setattr(lanczos, "_start", lambda length, stream=0: fair(length, stream) if stream else unlucky)
+    fair = lanczos.start_vector
+    monkeypatch.setattr(lanczos, "start_vector", lambda length, stream=0: fair(length, stream) if stream else unlucky)
     missed = largest_eigenpair(lambda x: spectrum * x, 300, TOLERANCE, 2000)
     assert missed.value < 1 - 2 * TOLERANCE
     assert lanczos._confirm(lambda x: spectrum * x, missed.vector, TOLERANCE, 2000) is None
@@ -162,7 +162,7 @@ def test_float32_vectors(eigenvalues: NDArray[np.float64], scale: float) -> None
     assert np.linalg.norm(pair.vector) == pytest.approx(1.0, rel=1e-12)
 
 
-@pytest.mark.parametrize("size", [200, 600])
+@pytest.mark.parametrize("size", [140, 200, 600])
 def test_a_space_that_ends_in_rounding_errors(size: int) -> None:
     """Of a matrix of equal elements nothing is left after two steps, and that is not orthogonal to them at once."""
     matrix = np.full((size, size), 4.1, np.float32)
@@ -171,8 +171,21 @@ def test_a_space_that_ends_in_rounding_errors(size: int) -> None:
     assert pair.value == pytest.approx(4.1 * size, rel=2e-6)
 
 
-def test_growth_is_nothing_below_the_ritz_value() -> None:
-    assert Growth.of([1.0, 1.0], [0.5, 0.5], 1.2) == Growth(-math.inf, 0.0)
+def test_growth_is_nothing_once_a_ritz_value_reaches_tau() -> None:
+    growth = Growth(1.2)
+    growth.add(1.0, 0.5)
+    assert math.isfinite(growth.total)
+    growth.add(1.0, 0.5)  # eigenvalues 0.5 and 1.5
+    assert growth.total == -math.inf
+    growth.add(0.0, 1e-9)
+    assert growth.total == -math.inf
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e200])
+def test_squares_out_of_range(scale: float) -> None:
+    pair = solve(SPECTRUM * scale)
+    assert pair.certain
+    assert pair.value == pytest.approx(scale, rel=2 * TOLERANCE)
 
 
 def test_limit() -> None:
