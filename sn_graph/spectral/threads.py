@@ -25,13 +25,15 @@ from sn_graph.spectral.blocks import BlockedMatrix
 
 # Elements of a matrix that OpenBLAS does not give to several threads; to set their number takes 20 µs.
 TINY = 1 << 12
-# Bytes up to which one thread is best: to look for idle processors takes 50 µs, and what there is to win is no more.
-SMALL = 1 << 21
+# Bytes up to which one thread is best: to look for idle processors takes 80 µs, and what there is to win is no more.
+SMALL = 1 << 20
 # Bytes from which three products more are a few per cent of what is to come. A trial knows what a look doesn't: a
 # quota on a container, or processors that are two halves of one.
 LARGE = 1 << 24
 # Seconds in which threads once used may still spin.
 SPIN = 0.2
+# Seconds for which a look holds: one is a tenth of the time of a matrix of `SMALL` bytes, and a model has many.
+LOOK = 0.05
 
 
 @cache
@@ -82,6 +84,8 @@ class _Pool:
     def __init__(self) -> None:
         self._spinning = 0
         self._until = 0.0
+        self._idle = 1
+        self._stale = -math.inf
 
     @contextmanager
     def using(self, threads: int) -> Iterator[None]:
@@ -99,13 +103,16 @@ class _Pool:
         threads = min((library.num_threads for library in libraries), default=1)
         if threads < 2:
             return 1
-        running = _running()
-        if running is None:
-            return threads
-        everything, own = running
-        # Threads of ours that still spin from the last product are the ones that will do the next.
-        ours = min(own - 1, self._spinning if time.monotonic() < self._until else 0)
-        return max(1, min(threads, (os.cpu_count() or 1) - (everything - 1 - ours)))
+        now = time.monotonic()
+        if now >= self._stale:
+            running = _running()
+            if running is None:
+                return threads
+            everything, own = running
+            # Threads of ours that still spin from the last product are the ones that will do the next.
+            ours = min(own - 1, self._spinning if now < self._until else 0)
+            self._idle, self._stale = (os.cpu_count() or 1) - (everything - 1 - ours), now + LOOK
+        return max(1, min(threads, self._idle))
 
 
 _pool = _Pool()

@@ -24,6 +24,7 @@ class Blas:
         self.lib_controllers = [SimpleNamespace(user_api="blas", num_threads=n) for n in (first, second)]
         self.lib_controllers.append(SimpleNamespace(user_api="openmp", num_threads=1))
         self.limits: list[int] = []
+        self.now = 0.0
 
     @contextmanager
     def limit(self, limits: int, user_api: str) -> Iterator[None]:
@@ -38,6 +39,7 @@ def blas(monkeypatch: pytest.MonkeyPatch) -> Blas:
     monkeypatch.setattr(threads, "_controller", lambda: made)
     monkeypatch.setattr(threads, "_pool", threads._Pool())
     monkeypatch.setattr(os, "cpu_count", lambda: PROCESSORS)
+    monkeypatch.setattr(time, "monotonic", lambda: made.now)
     running(monkeypatch, 1, 1)
     return made
 
@@ -75,16 +77,30 @@ def test_never_more_than_were_set(blas: Blas) -> None:
 def test_what_spins_after_a_product_of_ours_is_free(blas: Blas, monkeypatch: pytest.MonkeyPatch) -> None:
     running(monkeypatch, 8, 8)
     assert chosen(blas) == 1, "seven threads of this process that no product of ours has left"
+    blas.now += 0.1
     running(monkeypatch, 1, 1)
     assert chosen(blas) == 8
+    blas.now += 0.1
     running(monkeypatch, 8, 8)
     assert chosen(blas) == 8
+    blas.now += 0.1
     running(monkeypatch, 10, 8)
     assert chosen(blas) == 6
-    later = time.monotonic() + 1.0
-    monkeypatch.setattr(time, "monotonic", lambda: later)
+    blas.now += 1.0
     running(monkeypatch, 8, 8)
     assert chosen(blas) == 1
+
+
+def test_a_look_holds_for_a_moment(blas: Blas, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert chosen(blas) == 8
+    running(monkeypatch, 4, 1)
+    blas.now += 0.04
+    assert chosen(blas) == 8
+    blas.lib_controllers[0].num_threads = 2
+    assert chosen(blas) == 2, "what BLAS is set to counts at once"
+    blas.lib_controllers[0].num_threads = 8
+    blas.now += 0.02
+    assert chosen(blas) == 5
 
 
 def test_a_system_that_does_not_tell(blas: Blas, monkeypatch: pytest.MonkeyPatch) -> None:
