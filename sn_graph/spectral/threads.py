@@ -65,6 +65,9 @@ def _limited(threads: Callable[[], int]) -> Iterator[None]:
         return
     try:
         count = threads()
+        if count == _pool.limit:
+            yield
+            return
         with _controller().limit(limits=count, user_api="blas"), _pool.using(count):
             yield
     finally:
@@ -79,9 +82,14 @@ def _chosen(matrix: NDArray[Any]) -> int:
 
 
 class _Pool:
-    """Which threads of BLAS may be spinning since a product of ours."""
+    """Which threads of BLAS may be spinning since a product of ours.
+
+    Attributes:
+        limit: how many BLAS is limited to by us at this moment; 0: it isn't.
+    """
 
     def __init__(self) -> None:
+        self.limit = 0
         self._spinning = 0
         self._until = 0.0
         self._idle = 1
@@ -89,11 +97,13 @@ class _Pool:
 
     @contextmanager
     def using(self, threads: int) -> Iterator[None]:
+        before, self.limit = self.limit, threads
         if threads > 1:
             self._spinning, self._until = threads - 1, math.inf
         try:
             yield
         finally:
+            self.limit = before
             if threads > 1:
                 self._until = time.monotonic() + SPIN
 
