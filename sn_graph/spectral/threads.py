@@ -23,7 +23,8 @@ from threadpoolctl import ThreadpoolController
 
 from sn_graph.spectral.blocks import BlockedMatrix
 
-# Elements of a matrix that OpenBLAS does not give to several threads; to set their number takes 20 µs.
+# Elements below which OpenBLAS does not use several threads for a Gram matrix: n(n + 1)m < 2^18 then. To set their number
+# takes 20 µs; to wait for a thread whose processor is taken, 16 ms (64 × 64).
 TINY = 1 << 12
 # Bytes up to which one thread is best: to look for idle processors takes 80 µs, and what there is to win is no more.
 SMALL = 1 << 20
@@ -51,7 +52,7 @@ def one_thread() -> Iterator[None]:
 @contextmanager
 def threads_for(matrix: NDArray[Any]) -> Iterator[None]:
     """Run products with a matrix [rows, columns] on one BLAS thread or on more, what is faster now."""
-    if matrix.size <= TINY:
+    if matrix.size < TINY:
         yield
         return
     with _limited(lambda: _chosen(matrix)):

@@ -57,8 +57,10 @@ def chosen(blas: Blas, size: int = 1000) -> int:
 def test_small_matrices_get_one(blas: Blas) -> None:
     assert chosen(blas, 100) == 1
     blas.limits.clear()
-    with threads_for(np.zeros((64, 64))):
+    with threads_for(np.zeros((63, 65))):
         assert not blas.limits
+    with threads_for(np.zeros((64, 64))):
+        assert blas.limits == [1]
 
 
 @pytest.mark.parametrize(("others", "expected"), [(0, 8), (1, 7), (6, 2), (7, 1), (8, 1), (40, 1)])
