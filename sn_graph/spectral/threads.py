@@ -23,8 +23,8 @@ from threadpoolctl import ThreadpoolController
 
 from sn_graph.spectral.blocks import BlockedMatrix
 
-# Elements below which OpenBLAS does not use several threads for a Gram matrix: n(n + 1)m < 2^18 then. To set their number
-# takes 20 µs; to wait for a thread whose processor is taken, 16 ms (64 × 64).
+# Elements below which OpenBLAS does not use several threads for a Gram matrix, for then n(n + 1)m < 2^18. To set their
+# number takes 20 µs; to wait for a thread whose processor is taken, 16 ms (64 × 64).
 TINY = 1 << 12
 # Bytes up to which one thread is best: to look for idle processors takes 80 µs, and what there is to win is no more.
 SMALL = 1 << 20
