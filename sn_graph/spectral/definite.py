@@ -25,8 +25,9 @@ from numpy.typing import NDArray
 from scipy.linalg.lapack import dpotrf
 
 UNIT = 2.0**-52
-# A trace in these bounds (of a matrix of less than 2^60 elements) has lost nothing that counts to underflow.
-SAFE_TRACE = (1e-200, 1e200)
+# A trace in these bounds (of a matrix of less than 2^60 elements) has lost nothing that counts to underflow, and LAPACK
+# may square it.
+SAFE_TRACE = (1e-120, 1e120)
 
 
 def gamma(terms: int) -> float:

@@ -3,14 +3,15 @@
 Three ways, by the shorter side n of M and the longer side m, all of them through the eigenvalue λ = σ² of the Gram
 matrix on the shorter side (squaring harms small singular values only; the largest keeps its digits):
 
-    n ≤ 96                              the Gram matrix, and LAPACK's eigenvalue of it
-    n ≤ 512; or m long (see `_squares`) the Gram matrix, and Lanczos on it
-    else                                Lanczos on x → Mᵀ(M x), which holds nothing but its vectors
+    n ≤ 96                                                     the Gram matrix, and LAPACK's eigenvalue of it
+    n ≤ 512; n ≤ 768, m ≥ 3n; n ≤ 2048, m ≥ 2n, M large        the Gram matrix, and Lanczos on it
+    else                          Lanczos on x → Mᵀ(M x), which holds nothing but its vectors
 
 and at the end the float64 Rayleigh quotient σ = ‖M v‖ of the vector found: products in float32, which a matrix not in
 float64 gets, move the vector a little and σ by the square of that. Where they can't tell which of two values is the
 larger, or were worse than they are on all but odd matrices, all is done again in float64. A spectrum that Lanczos can't
-settle in good time goes to LAPACK as well.
+settle in good time goes to LAPACK as well. The norm alone of a small matrix is
+√λ in float64, which is two thirds of the work.
 """
 
 import math
@@ -63,8 +64,8 @@ BATCHED_SIDE = 32
 BATCH_SIZE = 1 << 20
 # Up to here a 16-bit matrix is converted once, not at every step.
 WIDEN_SIZE = 1 << 24
-# λ in these bounds has lost nothing to overflow or underflow on the way.
-SAFE_RANGE = {np.dtype(np.float32): (1e-20, 1e30), np.dtype(np.float64): (1e-240, 1e300)}
+# λ in these bounds has lost nothing to overflow or underflow on the way, of which LAPACK's λ² is a part.
+SAFE_RANGE = {np.dtype(np.float32): (1e-20, 1e30), np.dtype(np.float64): (1e-120, 1e120)}
 
 
 @dataclass(frozen=True)

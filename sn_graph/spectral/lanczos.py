@@ -85,8 +85,8 @@ def largest_eigenpair(
         limit: the greatest number of steps.
         guess: what may be the vector [n], of any length above 0; one that isn't costs a product, or the steps till it
             is found out.
-        dtype: float64, or float32 for an operator that has no more, of eigenvalues between 1e-20 and 1e30: the type of
-            the vectors. The tridiagonal matrix is float64 in any case.
+        dtype: The type of the vectors: float64, for a largest eigenvalue between 1e-120 and 1e120, whose square LAPACK
+            needs; or float32, for one between 1e-20 and 1e30. The tridiagonal matrix is float64 in any case.
 
     Returns:
         The pair; its value is NaN where the operator gives NaN or infinity.
@@ -134,12 +134,10 @@ def _confirm(
     for space in _expand(apply, start.astype(dtype), limit, guess):
         if not space.exhausted:
             growth.add(space.diagonal[-1], space.offdiagonal[-1])
-        elif largest_ritz_value(space.diagonal, space.offdiagonal) >= tau:
-            return None
-        if growth.total == -math.inf:
-            return None
         if space.exhausted or growth.total >= demand:
             return _improved(guess, alpha, residual, space)
+        if growth.total == -math.inf:
+            return None
     return None
 
 
@@ -207,6 +205,7 @@ def _expand(
         alpha = float(dot(newest, vector))
         vector = axpy(newest, vector, a=-alpha)
         if step > 1:
+            before = max(before, offdiagonal[-1])
             vector = axpy(done[-2], vector, a=-offdiagonal[-1])
         # The recurrence first: to project on the whole basis at once is Gram-Schmidt in its unstable form, which blew
         # up after 40 steps.
@@ -247,7 +246,7 @@ class Growth:
         """Take a step further, by its α and its β, which is the length of the residual and above 0."""
         if self.total == -math.inf:
             return
-        self._pivot = self._tau - alpha - self._beta * (self._beta / self._pivot)
+        self._pivot = self._tau - alpha - self._beta * self._beta / self._pivot
         self._beta = beta
         if self._pivot <= 0.0:
             self.total = -math.inf

@@ -26,7 +26,7 @@ from sn_graph.spectral.blocks import BlockedMatrix
 # Elements below which OpenBLAS does not use several threads for a Gram matrix, for then n(n + 1)m < 2^18. To set their
 # number takes 20 µs; to wait for a thread whose processor is taken, 16 ms (64 × 64).
 TINY = 1 << 12
-# Bytes up to which one thread is best: to look for idle processors takes 80 µs, and what there is to win is no more.
+# Bytes up to which one thread is best: to look for idle processors takes 40 to 80 µs, and there is no more to win.
 SMALL = 1 << 20
 # Bytes from which three products more are a few per cent of what is to come. A trial knows what a look doesn't: a
 # quota on a container, or processors that are two halves of one.

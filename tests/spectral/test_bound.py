@@ -133,7 +133,7 @@ def test_a_poor_estimate_makes_it_wide_not_wrong(guess: float) -> None:
     assert reference <= bound <= reference * max(1 + WIDTH, 1 + 11 * (1 / guess - 1) if 0 < guess < 1 else 1.0)
 
 
-@pytest.mark.parametrize("power", [-1074, -1040, -560, -500, 480, 500, 1000, 1021])
+@pytest.mark.parametrize("power", [-1074, -1040, -560, -500, -400, -330, -265, 265, 330, 400, 480, 500, 1000, 1021])
 @pytest.mark.parametrize("shape", [(1, 1), (4, 3), (150, 160)])
 def test_scale(power: int, shape: tuple[int, int]) -> None:
     plain = np.round(np.random.default_rng(2).uniform(-64, 64, shape)) / (64 if power > 1000 else 1)
@@ -145,6 +145,7 @@ def test_scale(power: int, shape: tuple[int, int]) -> None:
         # Two steps of the least number where the norm itself is subnormal.
         least, most = np.ldexp(expected * (1 - 1e-13), power), np.ldexp(expected * (1 + WIDTH), power) + 2 * 5e-324
     assert least <= found.upper <= most
+    assert least * (1 - 1e-6) <= found.lower <= most
     if min(shape) < 10 and math.isfinite(found.upper):
         assert holds(found.upper, matrix)
 

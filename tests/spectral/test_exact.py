@@ -143,6 +143,13 @@ def test_a_guess_at_any_scale(scale: float) -> None:
     assert leading_singular_triplet(matrix, first.right, "cols").sigma == pytest.approx(first.sigma, rel=1e-9)
 
 
+def test_a_norm_that_lapack_does_not_find(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The search for a single eigenvalue may come back empty where values are equal to the last digits."""
+    monkeypatch.setattr(exact, "dsyevr", lambda gram, **_: (np.zeros(len(gram)), np.zeros((0, 0)), 0, [], 0))
+    matrix = np.random.default_rng(2).standard_normal((30, 50))
+    assert spectral_norm(matrix) == pytest.approx(reference(matrix), rel=1e-9)
+
+
 def test_wide_matrix_beyond_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blocks, "CACHE_BYTES", 1000)
     matrix = np.random.default_rng(3).standard_normal((520, 1100)).astype(np.float32)
@@ -162,7 +169,7 @@ def assert_vectors(matrix: NDArray[Any], found: exact.SingularTriplet) -> None:
     assert np.linalg.norm(wide.T @ found.left - found.sigma * found.right) < close
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (20, 30), (300, 280), (600, 640)])
+@pytest.mark.parametrize("shape", [(1, 1), (20, 30), (97, 700), (300, 280), (600, 640)])
 @pytest.mark.parametrize(
     ("kind", "power"),
     [
@@ -173,6 +180,7 @@ def assert_vectors(matrix: NDArray[Any], found: exact.SingularTriplet) -> None:
         (np.float64, -500),
         (np.float64, 1010),
         (np.float64, -1020),
+        *((np.float64, power) for power in range(-400, 401, 67)),
     ],
 )
 def test_scale(shape: tuple[int, int], kind: Any, power: int) -> None:
@@ -180,6 +188,7 @@ def test_scale(shape: tuple[int, int], kind: Any, power: int) -> None:
     # Subnormal entries have lost digits: compare with what is left of them.
     expected = math.ldexp(reference(np.ldexp(matrix.astype(np.float64), -power)), power)
     assert spectral_norm(matrix) == pytest.approx(expected, rel=1e-9, abs=0.0)
+    assert leading_singular_triplet(matrix).sigma == pytest.approx(expected, rel=1e-9, abs=0.0)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (20, 30), (300, 280), (600, 640)])

@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from sn_graph.spectral import lanczos
-from sn_graph.spectral.lanczos import Eigenpair, Growth, largest_eigenpair
+from sn_graph.spectral.lanczos import Eigenpair, Growth, StoppingRule, largest_eigenpair
 
 TOLERANCE = 5e-7
 
@@ -162,13 +162,24 @@ def test_float32_vectors(eigenvalues: NDArray[np.float64], scale: float) -> None
     assert np.linalg.norm(pair.vector) == pytest.approx(1.0, rel=1e-12)
 
 
-@pytest.mark.parametrize("size", [140, 200, 600])
-def test_a_space_that_ends_in_rounding_errors(size: int) -> None:
+@pytest.mark.parametrize("value", [4.1, 0.3, 1e-3, 7.7])
+@pytest.mark.parametrize("size", [140, 200, 492, 600])
+def test_a_space_that_ends_in_rounding_errors(size: int, value: float) -> None:
     """Of a matrix of equal elements nothing is left after two steps, and that is not orthogonal to them at once."""
-    matrix = np.full((size, size), 4.1, np.float32)
+    matrix = np.full((size, size), value, np.float32)
     pair = largest_eigenpair(lambda x: matrix @ x, size, TOLERANCE, 50, dtype=np.float32)
     assert pair.certain
-    assert pair.value == pytest.approx(4.1 * size, rel=2e-6)
+    assert pair.value == pytest.approx(float(np.float32(value)) * size, rel=2e-6)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3, 5])
+@pytest.mark.parametrize("size", range(130, 260, 10))
+def test_low_rank_in_float32(size: int, rank: int) -> None:
+    factor = np.random.default_rng(size).standard_normal((size, rank)).astype(np.float32)
+    matrix = factor @ factor.T
+    pair = largest_eigenpair(lambda x: matrix @ x, size, TOLERANCE, 400, dtype=np.float32)
+    assert pair.certain
+    assert pair.value == pytest.approx(np.linalg.eigvalsh(matrix.astype(np.float64))[-1], rel=2e-6)
 
 
 def test_growth_is_nothing_once_a_ritz_value_reaches_tau() -> None:
@@ -181,11 +192,22 @@ def test_growth_is_nothing_once_a_ritz_value_reaches_tau() -> None:
     assert growth.total == -math.inf
 
 
-@pytest.mark.parametrize("scale", [1e-200, 1e200])
-def test_squares_out_of_range(scale: float) -> None:
-    pair = solve(SPECTRUM * scale)
-    assert pair.certain
-    assert pair.value == pytest.approx(scale, rel=2 * TOLERANCE)
+def first_met(rule: StoppingRule) -> int:
+    """The step at which a rule is met on a spectrum without a gap, whose growth is slow."""
+    values = 1 - np.linspace(0.0, 1.0, 300) ** 2 * 1e-2
+    spaces = lanczos._expand(lambda x: values * x, lanczos.start_vector(300), 300)
+    return next(len(space.diagonal) for space in spaces if rule.met(space.diagonal, space.offdiagonal))
+
+
+def test_vectors_that_are_not_orthogonal_take_longer() -> None:
+    assert first_met(StoppingRule(300, TOLERANCE)) < first_met(StoppingRule(300, TOLERANCE, orthogonal=False))
+
+
+@pytest.mark.parametrize("length", [1, 10, 4096, 4097])
+@pytest.mark.parametrize("stream", [0, 1])
+def test_start_vector(length: int, stream: int) -> None:
+    drawn = np.random.default_rng(stream).standard_normal(length)
+    assert lanczos.start_vector(length, stream) == pytest.approx(drawn / np.linalg.norm(drawn), rel=1e-14, abs=0.0)
 
 
 def test_limit() -> None:

@@ -146,6 +146,11 @@ def test_16_bit_matrices_count_as_float32(blas: Blas) -> None:
         assert blas.limits == [8]
 
 
+def test_an_idle_machine_needs_no_second_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "_read", {"/proc/loadavg": b"0.00 0.01 0.05 1/77 123\n"}.__getitem__)
+    assert threads._running() == (1, 1)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
 def test_threads_that_wait_do_not_run() -> None:
     over = threading.Event()
