@@ -211,11 +211,9 @@ def _expand(
         # up after 40 steps.
         vector = _orthogonalized(vector, done)
         beta = float(norm(vector))
-        for _ in range(2):
-            if beta >= 0.01 * before:
-                break
-            # What is left of so much is not orthogonal yet; and may be rounding errors, that aren't either.
-            vector, before = _orthogonalized(vector, done), beta
+        if beta < 0.01 * before:
+            # What is left of so much is not orthogonal yet; and if it was rounding errors, not after one time either.
+            vector = _orthogonalized(_orthogonalized(vector, done), done)
             beta = float(norm(vector))
         diagonal.append(alpha)
         offdiagonal.append(beta)

@@ -163,7 +163,7 @@ def test_float32_vectors(eigenvalues: NDArray[np.float64], scale: float) -> None
 
 
 @pytest.mark.parametrize("value", [4.1, 0.3, 1e-3, 7.7])
-@pytest.mark.parametrize("size", [140, 200, 492, 600])
+@pytest.mark.parametrize("size", [140, 142, 200, 415, 422, 492, 600])
 def test_a_space_that_ends_in_rounding_errors(size: int, value: float) -> None:
     """Of a matrix of equal elements nothing is left after two steps, and that is not orthogonal to them at once."""
     matrix = np.full((size, size), value, np.float32)
