@@ -3,15 +3,14 @@
 Three ways, by the shorter side n of M and the longer side m, all of them through the eigenvalue λ = σ² of the Gram
 matrix on the shorter side (squaring harms small singular values only; the largest keeps its digits):
 
-    n ≤ 96                                                     the Gram matrix, and LAPACK's eigenvalue of it
-    n ≤ 512; n ≤ 768, m ≥ 3n; n ≤ 2048, m ≥ 2n, M large        the Gram matrix, and Lanczos on it
-    else                          Lanczos on x → Mᵀ(M x), which holds nothing but its vectors
+    n ≤ 96                                                 the Gram matrix, and LAPACK's eigenvalue of it
+    n ≤ 512; n ≤ 768, m ≥ 3n; n ≤ 2048, m ≥ 2n, M large    the Gram matrix, and Lanczos on it
+    else                                                   Lanczos on x → Mᵀ(M x), which holds only its vectors
 
 and at the end the float64 Rayleigh quotient σ = ‖M v‖ of the vector found: products in float32, which a matrix not in
 float64 gets, move the vector a little and σ by the square of that. Where they can't tell which of two values is the
 larger, or were worse than they are on all but odd matrices, all is done again in float64. A spectrum that Lanczos can't
-settle in good time goes to LAPACK as well. The norm alone of a small matrix is
-√λ in float64, which is two thirds of the work.
+settle in good time goes to LAPACK as well. The norm alone of a small matrix is √λ in float64, two thirds of the work.
 """
 
 import math
@@ -255,13 +254,9 @@ def _triplet(operand: BlockedMatrix, guess: _Guess | None) -> SingularTriplet | 
 
 def _narrow_norm(gram: NDArray[np.float64]) -> float | None:
     """√λ_max of a Gram matrix without its vector; None where scale, NaN, infinity or 0 forbid it, or LAPACK fails."""
-    size = len(gram)
     low, high = SAFE_RANGE[gram.dtype]
-    if not low <= gram.trace() <= high:
-        return None
-    lwork = max(26, NB + 6) * size
-    values, _, found, _, info = dsyevr(gram, compute_v=0, range=b"I", il=size, iu=size, lwork=lwork)
-    return math.sqrt(values[0]) if found == 1 and info == 0 else None
+    top = _top_eigenpairs(gram, 1, vectors=False) if low <= gram.trace() <= high else None
+    return None if top is None else math.sqrt(top[0][0])
 
 
 def dense_eigenpair(gram: NDArray[np.float64]) -> tuple[float, float, NDArray[np.float64]]:
@@ -275,11 +270,21 @@ def dense_eigenpair(gram: NDArray[np.float64]) -> tuple[float, float, NDArray[np
         return math.nan, math.nan, np.zeros(size)
     if size == 1:
         return float(gram[0, 0]), -math.inf, np.ones(1)
+    top = _top_eigenpairs(gram, 2, vectors=True)
+    values, vectors = eigh(gram, lower=False, driver="evd", check_finite=False) if top is None else top
+    return float(values[-1]), float(values[-2]), vectors[:, -1]
+
+
+def _top_eigenpairs(
+    gram: NDArray[np.float64], count: int, vectors: bool
+) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """The largest eigenvalues, in ascending order, and their vectors [n, count] if asked for; None if LAPACK fails.
+
+    Its search for single eigenvalues finds none in some matrices whose values are equal to the last digits.
+    """
+    size = len(gram)
     # Without eigh's own checks, a fifth of the time at 64.
     lwork = max(26, NB + 6) * size
-    values, vectors, found, _, info = dsyevr(gram, range=b"I", il=size - 1, iu=size, lwork=lwork)
-    if found != 2 or info != 0:
-        # The search for single eigenvalues finds none in some matrices whose values are equal to the last digits.
-        values, vectors = eigh(gram, lower=False, driver="evd", check_finite=False)
-        found = size
-    return float(values[found - 1]), float(values[found - 2]), vectors[:, found - 1]
+    first = size - count + 1
+    values, found, number, _, info = dsyevr(gram, compute_v=vectors, range=b"I", il=first, iu=size, lwork=lwork)
+    return (values[:count], found[:, :count]) if number == count and info == 0 else None

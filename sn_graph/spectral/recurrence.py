@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import solveh_banded
 
-from sn_graph.spectral.lanczos import NEAR, StoppingRule, largest_ritz_value, start_vector
+from sn_graph.spectral.stopping import NEAR, StoppingRule, largest_ritz_value, start_vector
 
 # Elements of the vectors that are kept: 512 MB in float32.
 ROOM = 1 << 27
@@ -71,7 +71,7 @@ def leading_value(square: Operator, length: int, tolerance: float, limit: int) -
             kept = None if basis is None else tuple(basis)
             value = math.sqrt(max(theta, 0.0))
             found = LeadingValue(value, certain, tuple(diagonal), tuple(offdiagonal), kept)
-            # As in `lanczos`: a θ still on its way to λ₁ from an unlucky start has a large residual.
+            # A θ still on its way to λ₁ from an unlucky start has a large residual.
             if exhausted or step == limit or beta * abs(float(_ritz_weights(found)[-1])) <= NEAR * theta:
                 return found
     raise AssertionError("the recurrence does not end by itself")

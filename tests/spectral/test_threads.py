@@ -77,20 +77,16 @@ def test_never_more_than_were_set(blas: Blas) -> None:
 
 
 def test_what_spins_after_a_product_of_ours_is_free(blas: Blas, monkeypatch: pytest.MonkeyPatch) -> None:
-    running(monkeypatch, 8, 8)
-    assert chosen(blas) == 1, "seven threads of this process that no product of ours has left"
-    blas.now += 0.1
-    running(monkeypatch, 1, 1)
-    assert chosen(blas) == 8
-    blas.now += 0.1
-    running(monkeypatch, 8, 8)
-    assert chosen(blas) == 8
-    blas.now += 0.1
-    running(monkeypatch, 10, 8)
-    assert chosen(blas) == 6
-    blas.now += 1.0
-    running(monkeypatch, 8, 8)
-    assert chosen(blas) == 1
+    def after(seconds: float, everything: int, own: int) -> int:
+        blas.now += seconds
+        running(monkeypatch, everything, own)
+        return chosen(blas)
+
+    assert after(0.0, 8, 8) == 1, "seven threads of this process that no product of ours has left"
+    assert after(0.1, 1, 1) == 8
+    assert after(0.1, 8, 8) == 8
+    assert after(0.1, 10, 8) == 6
+    assert after(1.0, 8, 8) == 1
 
 
 def test_a_look_holds_for_a_moment(blas: Blas, monkeypatch: pytest.MonkeyPatch) -> None:
