@@ -17,6 +17,7 @@ from itertools import product
 from typing import Any
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from sn_graph.spectral.geometry import Piece
@@ -24,8 +25,9 @@ from sn_graph.spectral.geometry import Piece
 Array = NDArray[Any]
 """float64 or float32."""
 
-# Elements of one block of gathered inputs.
+# Elements of one block of shifted rows, and its least length.
 BLOCK = 1 << 17
+LEAST = 512
 # mypy knows no tuple that begins with an ellipsis as an index.
 _ALL = (slice(None),) * 5
 
@@ -68,6 +70,11 @@ class Correlation:
         return tuple(axis.degree for axis in self.axes)
 
     @property
+    def extents(self) -> tuple[int, ...]:
+        """How many places z has along each axis."""
+        return tuple(axis.small + axis.degree for axis in self.axes)
+
+    @property
     def small_shape(self) -> tuple[int, ...]:
         """[groups · S, m…], the shape of y."""
         groups, small, *_ = self.kernel.shape
@@ -83,15 +90,11 @@ class Correlation:
         """A x: [groups · L, n…] to [groups · S, m…], in the coefficients' precision."""
         phases = self._phases(x)
         outputs = self._places()
-        weights = self._weights()
-        for block, shifted in self._blocks():
-            if self._gathers_inputs:
-                stack = np.concatenate([phases[:, :, part] for part in shifted], axis=1)
-                np.matmul(weights, stack, out=outputs[:, :, block])
-            else:
-                stack = np.matmul(weights, phases[:, :, block])
-                for part, term in zip(shifted, np.split(stack, len(shifted), axis=1), strict=True):
-                    outputs[:, :, part] += term
+        _, _, small, phase_count = self.coefficients.shape
+        if phase_count <= small:
+            self._gather(self.coefficients, phases, 1, outputs[:, :, self._offsets()[-1] :])
+        else:
+            self._scatter(self.coefficients, phases, outputs, -1)
         return self._rows(outputs)[self._inner()].reshape(self.small_shape)
 
     def adjoint(self, y: Array) -> Array:
@@ -99,68 +102,64 @@ class Correlation:
         outputs = self._places()
         rows = self._rows(outputs)
         rows[self._inner()] = y.reshape(rows[self._inner()].shape)
-        groups, phase_count = self.coefficients.shape[1], self.coefficients.shape[3]
-        phases = np.zeros((groups, phase_count, math.prod(self._extents())), outputs.dtype)
-        weights = self._weights().transpose(0, 2, 1)
-        for block, shifted in self._blocks():
-            if self._gathers_inputs:
-                stack = np.matmul(weights, outputs[:, :, block])
-                for part, term in zip(shifted, np.split(stack, len(shifted), axis=1), strict=True):
-                    phases[:, :, part] += term
-            else:
-                stack = np.concatenate([outputs[:, :, part] for part in shifted], axis=1)
-                np.matmul(weights, stack, out=phases[:, :, block])
-        return self._unphased(phases)
+        _, groups, small, phase_count = self.coefficients.shape
+        phases = np.zeros((groups, phase_count, math.prod(self.extents)), outputs.dtype)
+        terms = self.coefficients.transpose(0, 1, 3, 2)
+        if small <= phase_count:
+            self._gather(terms, outputs, -1, phases)
+        else:
+            self._scatter(terms, outputs[:, :, self._offsets()[-1] :], phases, 1)
+        return self.from_phases(phases)
 
-    @property
-    def _gathers_inputs(self) -> bool:
-        """Whether one product takes U shifted inputs side by side, or gives U outputs to be shifted: the fewer rows."""
-        _, _, small, phases = self.coefficients.shape
-        return bool(phases <= small)
+    def _gather(self, terms: Array, source: Array, sign: int, target: Array) -> None:
+        """target[j] = Σ_u T_u source[j + u], or source[j − u + lead] for a sign of −1, on the flat axis, in blocks."""
+        groups, rows, length = source.shape
+        offsets = self._offsets()
+        weights = terms.transpose(1, 2, 0, 3).reshape(groups, -1, len(offsets) * rows)
+        # Offsets are linear in u, so that all shifts of the source are one view of it.
+        counts = [degree + 1 for degree in self.degrees]
+        jumps = [sign * width * source.strides[2] for width in self._widths()]
+        start = source[:, :, offsets[-1] if sign < 0 else 0 :]
+        count = length - offsets[-1]
+        shape = (groups, *counts, rows, count)
+        shifted = as_strided(start, shape, (source.strides[0], *jumps, *source.strides[1:]), writeable=False)
+        for block in _blocks(count, groups * len(offsets) * rows):
+            stack = shifted[..., block].reshape(groups, len(offsets) * rows, -1)
+            np.matmul(weights, stack, out=target[:, :, block])
 
-    def _weights(self) -> Array:
-        """The B_u side by side, [groups, S, U · P], or on top of each other, [groups, U · S, P]."""
-        count, groups, small, phases = self.coefficients.shape
-        if self._gathers_inputs:
-            return self.coefficients.transpose(1, 2, 0, 3).reshape(groups, small, count * phases)
-        return self.coefficients.transpose(1, 0, 2, 3).reshape(groups, count * small, phases)
+    def _scatter(self, terms: Array, source: Array, target: Array, sign: int) -> None:
+        """target[j + u] += T_u source[j], or target[j − u + lead] for a sign of −1, on the flat axis, in blocks."""
+        groups, rows, length = len(source), target.shape[1], source.shape[2]
+        offsets = self._offsets()
+        weights = terms.transpose(1, 0, 2, 3).reshape(groups, len(offsets) * rows, -1)
+        starts = offsets if sign > 0 else [offsets[-1] - offset for offset in offsets]
+        # Behind the last place that all shifts can read or write, there is noise between rows only.
+        for block in _blocks(min(length, target.shape[2] - offsets[-1]), groups * len(offsets) * rows):
+            stack = np.matmul(weights, source[:, :, block]).reshape(groups, len(offsets), rows, -1)
+            for shift, start in enumerate(starts):
+                target[:, :, start + block.start : start + block.stop] += stack[:, shift]
 
     def _places(self) -> Array:
         """Zeros [groups, S, lead + flat places of z]: y, with room before it for what is shifted out."""
         _, groups, small, _ = self.coefficients.shape
-        return np.zeros((groups, small, self._offsets()[-1] + math.prod(self._extents())), self.coefficients.dtype)
+        return np.zeros((groups, small, self._offsets()[-1] + math.prod(self.extents)), self.coefficients.dtype)
 
     def _rows(self, outputs: Array) -> Array:
         """The part of `_places` behind the lead, as a view [groups, S, extents…]."""
         lead = self._offsets()[-1]
-        return outputs[:, :, lead:].reshape(*outputs.shape[:2], *self._extents())
+        return outputs[:, :, lead:].reshape(*outputs.shape[:2], *self.extents)
 
     def _inner(self) -> tuple[slice, ...]:
         return (*_ALL[:2], *(slice(axis.small) for axis in self.axes))
 
+    def _widths(self) -> list[int]:
+        """How far one place of each axis is on the flat one."""
+        extents = self.extents
+        return [math.prod(extents[axis + 1 :]) for axis in range(len(extents))]
+
     def _offsets(self) -> list[int]:
         """How far each shift u reaches on the flat axis, in ascending order."""
-        extents = self._extents()
-        widths = [math.prod(extents[axis + 1 :]) for axis in range(len(extents))]
-        return [int(offset) for offset in self.shifts @ np.array(widths)]
-
-    def _blocks(self) -> Iterator[tuple[slice, list[slice]]]:
-        """Yield runs of places on the side of the single product, and for each u those on the shifted side."""
-        offsets = self._offsets()
-        lead = offsets[-1]
-        weights = self.coefficients
-        # What is read for one block stays in the cache between its gathering and its product.
-        rows = weights.shape[0] * weights.shape[1] * min(weights.shape[2:])
-        step = max(128, BLOCK // rows)
-        whole = math.prod(self._extents())
-        # Outputs end where the greatest shift would leave the inputs; what lies between rows comes out as noise.
-        stop = whole - lead if self._gathers_inputs else whole
-        for start in range(0, stop, step):
-            end = min(stop, start + step)
-            if self._gathers_inputs:
-                yield slice(lead + start, lead + end), [slice(start + shift, end + shift) for shift in offsets]
-            else:
-                yield slice(start, end), [slice(lead + start - shift, lead + end - shift) for shift in offsets]
+        return [int(offset) for offset in self.shifts @ np.array(self._widths())]
 
     def dense(self) -> Array:
         """The matrices of the groups: [groups, S · m…, L · n…]."""
@@ -184,9 +183,6 @@ class Correlation:
         rows, columns = math.prod(self.small_shape) // groups, math.prod(self.large_shape) // groups
         return matrix.transpose(order).reshape(groups, rows, columns)
 
-    def _extents(self) -> tuple[int, ...]:
-        return tuple(axis.small + axis.degree for axis in self.axes)
-
     def _phases(self, x: Array) -> Array:
         """z: [groups, P, flat]."""
         padded = self._padded()
@@ -194,14 +190,15 @@ class Correlation:
         _, groups, _, phases = self.coefficients.shape
         return self._split(padded).reshape(groups, phases, -1)
 
-    def _unphased(self, phases: Array) -> Array:
+    def from_phases(self, phases: Array) -> Array:
+        """X: [groups · L, n…] whose phases z [groups, P, flat places] are given; what z has in the padding is lost."""
         padded = self._padded()
         split = self._split(padded)
         split[...] = phases.reshape(split.shape)
         return padded[self._inside()].copy()
 
     def _padded(self) -> Array:
-        lengths = (axis.stride * extent for axis, extent in zip(self.axes, self._extents(), strict=True))
+        lengths = (axis.stride * extent for axis, extent in zip(self.axes, self.extents, strict=True))
         return np.zeros((self.large_shape[0], *lengths), self.coefficients.dtype)
 
     def _inside(self) -> tuple[slice, ...]:
@@ -211,9 +208,16 @@ class Correlation:
         """A view [groups, L, phases…, places…] of a padded input."""
         groups, _, large, *_ = self.kernel.shape
         rank = len(self.axes)
-        split = padded.reshape(groups, large, *_interleaved(self._extents(), [axis.stride for axis in self.axes]))
+        split = padded.reshape(groups, large, *_interleaved(self.extents, [axis.stride for axis in self.axes]))
         order = (0, 1, *range(3, 3 + 2 * rank, 2), *range(2, 2 + 2 * rank, 2))
         return split.transpose(order)[(*_ALL[:2], *(slice(_phase_count(axis)) for axis in self.axes))]
+
+
+def _blocks(count: int, rows: int) -> Iterator[slice]:
+    """Cut so many places of the flat axis; what is read for one block stays in the cache till its product."""
+    step = max(LEAST, BLOCK // rows)
+    for start in range(0, count, step):
+        yield slice(start, min(count, start + step))
 
 
 def _phase_count(axis: Piece) -> int:

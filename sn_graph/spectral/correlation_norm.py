@@ -4,11 +4,15 @@
     its symbol is constant    the norm of the reshaped kernel (kernels no longer than the stride, 1 × 1 among them)
     else                      below: Lanczos on x → Aᵀ(A x); above: the symbol on a twisted circulant's frequencies
 
+On large maps Lanczos begins with the waves that the symbol lengthens most (`waves`), and is content where the bound
+from above comes close: that is a proof. Else it begins anew, at random, and goes on until its rule is certain.
+
 With groups, those whose bound lies below the lower end found for another are not iterated.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,21 +22,30 @@ from sn_graph.spectral.definite import gamma
 from sn_graph.spectral.embedding import embedding_bound, group_bounds, operations, smallest_count
 from sn_graph.spectral.exact import leading_singular_triplet
 from sn_graph.spectral.hermitian import estimated_largest, raised_limit, rounded_root
-from sn_graph.spectral.recurrence import leading_value, leading_vector
+from sn_graph.spectral.recurrence import LeadingValue, Operator, leading_value, leading_vector, settled_value
 from sn_graph.spectral.symbol import Symbol
-from sn_graph.spectral.torus import supremum
+from sn_graph.spectral.torus import Peak, peaks, supremum
+from sn_graph.spectral.waves import wave_packet
 
 # The rest of the 1e-5 promised is for float32 products.
 TOLERANCE = 8e-6
 STEPS = 3000
 # From here on vectors are multiplied in float32.
 SINGLE_LENGTH = 4096
+# From so many elements on, and so many places along each axis, the search begins with waves: smaller maps cost less
+# than a second, and the bound, which is wider by O(1/n²), does not come close.
+WAVE_LENGTH = 1 << 14
+WAVE_SIZE = 40
+# How close it must come for their value to be taken, and when they have settled.
+CLOSE = 2e-4
+SETTLED = 1e-6
+WAVE_STEPS = 100
 # Up to here, on the shorter side of a group's matrix and in elements of all of them, matrices are written out.
 DENSE_SIDE = 1024
 DENSE_SIZE = 1 << 23
 DENSE_OPERATIONS = 2e10
 # A bound at the given size may cost this much more than the one for all sizes, which is wider by O(1/n²).
-EMBEDDING_OPERATIONS = 2e11
+EMBEDDING_OPERATIONS = 1e12
 
 
 @dataclass(frozen=True)
@@ -40,8 +53,8 @@ class Bracket:
     """Where the norm lies.
 
     Attributes:
-        lower: attained (or approached, over all sizes), within 1e-5 of the norm. 0 for a map that is 0, NaN for one
-            with NaN or infinity.
+        lower: attained (or approached, over all sizes), within 1e-5 of the norm or, on large maps, 2e-4 of `upper`.
+            0 for a map that is 0, NaN for one with NaN or infinity.
         upper: proven, rounding errors included.
         left, right: if asked for and the size is known, u [channels, spatial…] of the output and v of the input, of
             length 1, with A v ≈ lower · u; where the norm is 0, zeros.
@@ -65,12 +78,39 @@ def correlation_norm(correlation: Correlation, vectors: bool) -> Bracket:
     if _is_small(correlation):
         return _written_out(correlation, vectors)
     symbol = Symbol.of(correlation.coefficients, correlation.shifts)
-    found = _constant(correlation, symbol) if _is_constant(correlation) else _leading(correlation, symbol, vectors)
+    if _is_constant(correlation):
+        return _bounded(_constant(correlation, symbol), correlation, symbol)
+    if _is_large(correlation):
+        highest = highest_peaks(correlation, symbol)
+        found = _bounded(_from_waves(correlation, highest, vectors), correlation, symbol, highest)
+        if found.upper <= found.lower * (1.0 + CLOSE):
+            return found
+        other = _leading(correlation, symbol, vectors)
+        return replace(max(found, other, key=lambda end: end.lower), upper=max(found.upper, other.lower))
+    return _bounded(_leading(correlation, symbol, vectors), correlation, symbol)
+
+
+def _bounded(found: Bracket, correlation: Correlation, symbol: Symbol, highest: Sequence[Peak] = ()) -> Bracket:
+    """The bracket with its upper end, narrower where the highest peaks are known."""
     if operations(symbol, smallest_count(symbol, correlation.axes)) <= EMBEDDING_OPERATIONS:
-        upper = rounded_root(embedding_bound(symbol, correlation.axes, found.lower))
+        angles = [peak.angle for peak in highest]
+        upper = rounded_root(embedding_bound(symbol, correlation.axes, found.lower, angles))
     else:
         upper = supremum(symbol).upper
-    return Bracket(found.lower, max(upper, found.lower), found.left, found.right)
+    return replace(found, upper=max(upper, found.lower))
+
+
+def highest_peaks(correlation: Correlation, symbol: Symbol) -> list[Peak]:
+    """The peaks of which any may lead at this size: under a window of n places ‖F‖ loses (πD/2n)²/2 an axis at most."""
+    found = peaks(symbol)
+    lost = sum((math.pi * axis.degree / (2.0 * axis.small)) ** 2 for axis in correlation.axes)
+    return [peak for peak in found if peak.value >= (1.0 - lost) * found[0].value]
+
+
+def _is_large(correlation: Correlation) -> bool:
+    length = min(math.prod(correlation.small_shape), math.prod(correlation.large_shape))
+    long = all(axis.small >= WAVE_SIZE for axis in correlation.axes if axis.degree)
+    return len(correlation.kernel) == 1 and length >= WAVE_LENGTH and long
 
 
 def _is_small(correlation: Correlation) -> bool:
@@ -147,12 +187,25 @@ def _spread_groups(found: Bracket, correlation: Correlation, groups: NDArray[np.
     return Bracket(found.lower, math.inf, *vectors)
 
 
+def _from_waves(correlation: Correlation, highest: Sequence[Peak], vectors: bool) -> Bracket:
+    """The lower end that the waves of the symbol's maxima lead to."""
+    square, on_small = _square(correlation)
+    start = wave_packet(correlation.in_single(), highest, on_small).reshape(-1)
+    return _attained_by(settled_value(square, start, SETTLED, WAVE_STEPS), correlation, vectors)
+
+
 def _iterated(correlation: Correlation, vectors: bool) -> Bracket:
-    # The recurrence walks on the shorter side.
+    """The lower end that a random start leads to, by the rule that is certain."""
+    square, on_small = _square(correlation)
+    length = math.prod(correlation.small_shape if on_small else correlation.large_shape)
+    return _attained_by(leading_value(square, length, TOLERANCE, STEPS), correlation, vectors)
+
+
+def _square(correlation: Correlation) -> tuple[Operator, bool]:
+    """AᵀA or AAᵀ, whichever walks on the shorter side, and whether that is the small one."""
     shapes = correlation.small_shape, correlation.large_shape
     on_small = math.prod(shapes[0]) <= math.prod(shapes[1])
     shape = shapes[0] if on_small else shapes[1]
-    there = correlation.adjoint if on_small else correlation.forward
     # A float32 product of random rounding moves the value by some 1e-8, and takes a third of the time.
     single = correlation.in_single() if math.prod(shape) >= SINGLE_LENGTH else correlation
 
@@ -161,12 +214,17 @@ def _iterated(correlation: Correlation, vectors: bool) -> Bracket:
         image = single.forward(single.adjoint(x)) if on_small else single.adjoint(single.forward(x))
         return image.reshape(-1).astype(np.float64)
 
-    found = leading_value(square, math.prod(shape), TOLERANCE, STEPS)
+    return square, on_small
+
+
+def _attained_by(found: LeadingValue, correlation: Correlation, vectors: bool) -> Bracket:
+    """‖A v‖ in float64, which is attained, whatever the products before were rounded to."""
     if found.value == 0.0 or (found.basis is None and not vectors):
         return Bracket(found.value, math.inf)
-    # ‖A v‖ in float64 is attained, whatever the products before were rounded to.
-    vector = leading_vector(square, math.prod(shape), found).reshape(shape)
-    image = there(vector)
+    square, on_small = _square(correlation)
+    shape = correlation.small_shape if on_small else correlation.large_shape
+    vector = leading_vector(square, found).reshape(shape)
+    image = correlation.adjoint(vector) if on_small else correlation.forward(vector)
     length = math.sqrt(float((image * image).sum()))
     image /= length
     return Bracket(length, math.inf, *((vector, image) if on_small else (image, vector)))

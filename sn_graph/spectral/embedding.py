@@ -9,7 +9,7 @@ which is the same where N > A1 and N ≥ D + m − A0. So the operator is a subm
 
 For same-padded kernels of 2p + 1 taps that is N = n + p, not n + 2p; and φ is free. With φ = 1/2 a peak of the symbol
 at θ = 0 lies between two frequencies, as it does for the operator itself: for the taps (1, 1, 1) the bound is
-1 + 2 cos(π/(n + 1)), which is the norm. N one larger does the same for peaks elsewhere.
+1 + 2 cos(π/(n + 1)), which is the norm. N a little larger does the same for peaks elsewhere.
 """
 
 import math
@@ -23,30 +23,37 @@ from sn_graph.spectral.geometry import Piece
 from sn_graph.spectral.hermitian import estimated_largest, raised_limit
 from sn_graph.spectral.symbol import Symbol
 
+Angle = NDArray[np.float64]
+"""[rank], radians."""
+
 # Numbers of complex values of Gram matrices held at once (32 MB).
 CHUNK = 1 << 21
 # Two bounds this close are not worth another look.
 CLOSE = 1.003
+# Periods of an axis that are looked through where the maxima are known.
+PERIODS = 8
 # Ways of choosing periods and twists that are tried.
 WAYS = 16
 # Operations that the search for a better period and twist may cost, beside the first bound.
 SEARCH_OPERATIONS = 2e10
 
 
-def embedding_bound(symbol: Symbol, axes: Sequence[Piece], lower: float) -> float:
+def embedding_bound(symbol: Symbol, axes: Sequence[Piece], lower: float, peaks: Sequence[Angle] = ()) -> float:
     """Bound the norm of a zero-padded convolution from above, with a proof, rounding included.
 
     Args:
         symbol: its symbol.
         axes: its geometry.
         lower: a lower end of the norm: where the bound comes close to it, no better one is looked for.
+        peaks: where the symbol has its maxima, as far as is known: periods and twists whose frequencies stay away from
+            them are tried first.
 
     Returns:
         The square of the bound.
     """
     best = math.inf
     spent = 0.0
-    for periods, twists in _candidates(symbol, axes):
+    for periods, twists in _candidates(symbol, axes, peaks):
         angles = frequencies(periods, twists)
         cost = operations(symbol, len(angles))
         if best < math.inf and (best <= CLOSE**2 * lower**2 or spent + cost > SEARCH_OPERATIONS):
@@ -100,17 +107,34 @@ def frequencies(periods: Sequence[int], twists: Sequence[float]) -> NDArray[np.f
     return angles
 
 
-def _candidates(symbol: Symbol, axes: Sequence[Piece]) -> Iterator[tuple[tuple[int, ...], tuple[float, ...]]]:
+def _candidates(
+    symbol: Symbol, axes: Sequence[Piece], peaks: Sequence[Angle] = ()
+) -> Iterator[tuple[tuple[int, ...], tuple[float, ...]]]:
     choices: list[tuple[tuple[int, float], ...]] = []
     for axis, degree in zip(axes, symbol.degrees, strict=True):
         period = smallest_period(axis)
-        periods = range(period, period + 2)
+        periods = range(period, period + (PERIODS if peaks else 2))
         choices.append(tuple(product(periods, (0.5, 0.0))) if degree else ((1, 0.0),))
-    # The closest periods first, on all axes.
     least = [ways[0][0] for ways in choices]
-    ranked = sorted(product(*choices), key=lambda ways: sum(way[0] - low for way, low in zip(ways, least, strict=True)))
+
+    def remoteness(ways: tuple[tuple[int, float], ...]) -> float:
+        """How far the frequencies stay away from the peak that they come nearest to, squared."""
+        return min(sum(_distance(way, angle) ** 2 for way, angle in zip(ways, peak, strict=True)) for peak in peaks)
+
+    def excess(ways: tuple[tuple[int, float], ...]) -> float:
+        return sum(way[0] - low for way, low in zip(ways, least, strict=True))
+
+    # The most remote first, or else the closest periods, on all axes.
+    ranked = sorted(product(*choices), key=(lambda ways: -remoteness(ways)) if peaks else excess)
     for ways in ranked[:WAYS]:
         yield tuple(way[0] for way in ways), tuple(way[1] for way in ways)
+
+
+def _distance(way: tuple[int, float], angle: float) -> float:
+    """How far an angle is from the next frequency of an axis, in radians."""
+    period, twist = way
+    place = angle * period / (2.0 * math.pi) - twist
+    return abs(place - round(place)) * 2.0 * math.pi / period
 
 
 def _maximum(symbol: Symbol, angles: NDArray[np.float64], start: float, ceiling: float) -> float:

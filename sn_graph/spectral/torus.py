@@ -13,6 +13,7 @@ then M ≤ τ. Boxes that fail are halved; with τ a little above the lower end 
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count, product
 from typing import Any
@@ -34,6 +35,21 @@ FREQUENCIES = (200, 400_000)
 # From how many boxes maxima are climbed, of each of the first sizes; later only from one above the best so far.
 CLIMBS = 3
 CLIMB_LEVELS = 2
+
+
+@dataclass(frozen=True)
+class Peak:
+    """A local maximum of ‖F(θ)‖.
+
+    Attributes:
+        value: ‖F(θ)‖².
+        angle: θ [rank], radians.
+        vector: the eigenvector of G(θ) [r], of length 1, of the group that has it.
+    """
+
+    value: float
+    angle: NDArray[np.float64]
+    vector: NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -73,6 +89,25 @@ def supremum(symbol: Symbol) -> Supremum:
         centers = (centers[:, None, :] + splits * half).reshape(-1, len(degrees))
         half = half / 2.0
     return Supremum(math.sqrt(best), rounded_root(limit + symbol.error))
+
+
+def peaks(symbol: Symbol) -> list[Peak]:
+    """Return the maxima beside the highest frequencies of a coarse grid, the highest first; not proven to be all.
+
+    Of two that mirror each other, at ±θ, one is returned. A climb that leaves its box by far ends on the slope there.
+    """
+    centers, half = _boxes(symbol.degrees)
+    climbed = [_climbed(symbol, *start, half) for start in _leaders(symbol, centers, CLIMBS)]
+    found: list[Peak] = []
+    for peak in sorted(climbed, key=lambda peak: -peak.value):
+        if not any(_is_same(peak.angle, sign * other.angle, half) for other in found for sign in (1.0, -1.0)):
+            found.append(peak)
+    return found
+
+
+def _is_same(angle: NDArray[np.float64], other: NDArray[np.float64], half: NDArray[np.float64]) -> bool:
+    apart = np.abs(angle - other) % (2.0 * np.pi)
+    return bool((np.minimum(apart, 2.0 * np.pi - apart) <= half / 4.0).all())
 
 
 def _boxes(degrees: tuple[int, ...]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -120,23 +155,32 @@ def _proven_maximum(symbol: Symbol, angles: NDArray[np.float64], limit: float) -
 
 def _highest(symbol: Symbol, centers: NDArray[np.float64], half: NDArray[np.float64], level: int, best: float) -> float:
     """Climb from the highest of these frequencies: ‖F‖² at the best peak so far or a higher one."""
-    values, groups = _largest(symbol, centers)
-    for leader in np.argsort(-values)[: CLIMBS if level < CLIMB_LEVELS else 1]:
-        if level < CLIMB_LEVELS or values[leader] > best:
-            best = max(best, _climbed(symbol, centers[leader], int(groups[leader]), half))
+    for start in _leaders(symbol, centers, CLIMBS if level < CLIMB_LEVELS else 1):
+        if level < CLIMB_LEVELS or start[0] > best:
+            best = max(best, _climbed(symbol, *start, half).value)
     return best
 
 
-def _climbed(symbol: Symbol, start: NDArray[np.float64], group: int, half: NDArray[np.float64]) -> float:
-    """Climb from a frequency to the maximum beside it; ‖F‖² there."""
-    best = 0.0
-    scale = max(_top(symbol.grams(start[None])[group])[0], 1e-300)
+def _leaders(
+    symbol: Symbol, angles: NDArray[np.float64], count: int
+) -> Iterator[tuple[float, NDArray[np.float64], int]]:
+    """Yield the highest of some frequencies, with ‖F‖² and the group that has it."""
+    values, groups = _largest(symbol, angles)
+    for leader in np.argsort(-values)[:count]:
+        yield float(values[leader]), angles[leader], int(groups[leader])
+
+
+def _climbed(symbol: Symbol, value: float, start: NDArray[np.float64], group: int, half: NDArray[np.float64]) -> Peak:
+    """Climb from a frequency, whose value is about this, to the maximum beside it."""
+    scale = max(value, 1e-300)
+    best = Peak(-math.inf, start, np.zeros(symbol.side))
 
     def descend(offset: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         nonlocal best
         angle = start + offset * half
         value, vector = _top(symbol.grams(angle[None])[group])
-        best = max(best, value)
+        if value > best.value:
+            best = Peak(value, angle, vector)
         return -value / scale, -symbol.slope(angle, group, vector) * half / scale
 
     bounds = [(-2.0, 2.0)] * len(start)

@@ -31,6 +31,18 @@ def norm(columns: NDArray[np.float64]) -> float:
     return float(svdvals(columns)[0])
 
 
+def arpack(convolution: Convolution) -> float:
+    rows, columns = math.prod(convolution.output_shape), math.prod(convolution.input_shape)
+    operator = LinearOperator(
+        (rows, columns),
+        matvec=lambda x: forward(convolution, x.reshape(convolution.input_shape)).ravel(),
+        rmatvec=lambda y: adjoint(convolution, y.reshape(convolution.output_shape)).ravel(),
+        dtype=np.float64,
+    )
+    start = np.random.default_rng(0).standard_normal(min(rows, columns))
+    return float(svds(operator, k=2, v0=start, return_singular_vectors=False).max())
+
+
 def assert_bracket(convolution: Convolution, found: Bracket, truth: float) -> None:
     assert found.lower == pytest.approx(truth, rel=PROMISED, abs=1e-300), convolution
     # The issue allows 1e-6 for float32 products; all of these are computed in float64.
@@ -124,19 +136,57 @@ def test_beyond_small(group: int, transposed: bool, stride: int) -> None:
     kernel = random_kernel(np.random.default_rng(group), (16, 16 // group, 3, 3), False)
     convolution = Convolution(kernel, (stride, stride), (1, 1), (1, 1, 1, 1), group, (20, 20), transposed)
     found = operator_norm(convolution, vectors=True)
-    rows, columns = math.prod(convolution.output_shape), math.prod(convolution.input_shape)
-    operator = LinearOperator(
-        (rows, columns),
-        matvec=lambda x: forward(convolution, x.reshape(convolution.input_shape)).ravel(),
-        rmatvec=lambda y: adjoint(convolution, y.reshape(convolution.output_shape)).ravel(),
-        dtype=np.float64,
-    )
-    start = np.random.default_rng(0).standard_normal(min(rows, columns))
-    truth = float(svds(operator, k=2, v0=start, return_singular_vectors=False).max())
+    truth = arpack(convolution)
     assert found.lower == pytest.approx(truth, rel=PROMISED)
     assert found.lower <= truth * (1 + 1e-6)
     assert truth * (1 - EXACT) <= found.upper <= truth * 1.1
     assert_vectors(convolution, found)
+
+
+LARGE = [
+    ((4, 3, 3, 3), 1, (90, 80), False, False),
+    ((3, 4, 3, 3), 1, (80, 90), False, True),
+    ((8, 3, 4, 4), 2, (128, 128), True, False),
+    ((2, 5, 3, 3), 2, (64, 50), False, True),
+    ((3, 2, 5), 1, (900,), False, False),
+    ((1, 1, 2, 2, 2), 1, (64, 60, 62), True, False),
+]
+
+
+@pytest.mark.parametrize(("shape", "stride", "size", "non_negative", "transposed"), LARGE)
+def test_large_maps_begin_with_waves(
+    shape: tuple[int, ...],
+    stride: int,
+    size: tuple[int, ...],
+    non_negative: bool,
+    transposed: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Proven by the bound from above, without a random start; against ARPACK on the float64 operator."""
+    monkeypatch.setattr(correlation_norm, "DENSE_SIDE", 0)
+    monkeypatch.setattr(correlation_norm, "WAVE_LENGTH", 1)
+    monkeypatch.setattr(correlation_norm, "leading_value", None)
+    rank = len(size)
+    kernel = random_kernel(np.random.default_rng(1), shape, non_negative)
+    convolution = Convolution(kernel, (stride,) * rank, (1,) * rank, (1,) * 2 * rank, 1, size, transposed)
+    found = operator_norm(convolution, vectors=True)
+    truth = arpack(convolution)
+    assert found.lower == pytest.approx(truth, rel=PROMISED)
+    assert found.lower <= truth * (1 + 1e-6)
+    assert truth * (1 - EXACT) <= found.upper <= found.lower * (1 + correlation_norm.CLOSE)
+    assert_vectors(convolution, found)
+
+
+def test_waves_that_nothing_proves_are_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bound that stays 1 % above says nothing: the search begins anew, at random."""
+    monkeypatch.setattr(correlation_norm, "DENSE_SIDE", 0)
+    monkeypatch.setattr(correlation_norm, "WAVE_LENGTH", 1)
+    monkeypatch.setattr(correlation_norm, "WAVE_STEPS", 1)
+    kernel = random_kernel(np.random.default_rng(0), (3, 2, 7, 7), False)
+    convolution = Convolution(kernel, (1, 1), (1, 1), (3,) * 4, 1, (44, 44))
+    found = operator_norm(convolution)
+    assert found.lower * (1 + correlation_norm.CLOSE) < found.upper < found.lower * 1.1
+    assert found.lower == pytest.approx(arpack(convolution), rel=PROMISED)
 
 
 def test_depthwise_iterates_the_leading_groups_only() -> None:

@@ -11,6 +11,7 @@ from sn_graph.spectral.correlation import Correlation
 from sn_graph.spectral.embedding import embedding_bound, frequencies, group_bounds, smallest_period
 from sn_graph.spectral.geometry import Piece, split_axis
 from sn_graph.spectral.symbol import Symbol
+from sn_graph.spectral.torus import peaks
 from tests.spectral.convolutions import random_kernel
 
 
@@ -52,6 +53,21 @@ def test_tight_for_neighbours(size: int, rank: int) -> None:
     assert np.linalg.norm(np.eye(size) + np.eye(size, k=1) + np.eye(size, k=-1), 2) ** rank == pytest.approx(truth)
     # The limit is raised in steps of 1e-6 at most.
     assert truth <= bound <= truth * (1 + 2e-6)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_known_peaks_are_kept_between_frequencies(seed: int) -> None:
+    """Wherever the peaks are said to be, the bound holds; where they are, it is the narrower for it."""
+    rng = np.random.default_rng(seed)
+    kernel = random_kernel(rng, (1, 3, 2, 4), False).astype(np.float64)
+    correlation, symbol, axes = same_padded(kernel, 41)
+    truth = float(np.linalg.norm(correlation.dense()[0], 2))
+    found = peaks(symbol)
+    misled = math.sqrt(embedding_bound(symbol, axes, truth, list(rng.uniform(-4, 4, (3, 1)))))
+    assert truth <= misled <= math.sqrt(found[0].value) * (1 + 1e-6)
+    # With no lower end to come close to, all ways are tried.
+    informed = math.sqrt(embedding_bound(symbol, axes, 0.0, [peak.angle for peak in found]))
+    assert truth <= informed <= math.sqrt(embedding_bound(symbol, axes, 0.0)) * (1 + 1e-6)
 
 
 def test_groups_have_their_own_bounds() -> None:

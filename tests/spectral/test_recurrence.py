@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from sn_graph.spectral.recurrence import leading_value, leading_vector
+from sn_graph.spectral.recurrence import WINDOW, leading_value, leading_vector, settled_value
+from sn_graph.spectral.stopping import largest_ritz_value
 
 TOLERANCE = 5e-6
 
@@ -37,7 +38,7 @@ def test_leading(values: NDArray[np.float64], single: bool) -> None:
     assert found.certain
     # float32 rounding of each product moves the value by a part of 6e-8.
     assert 1 - TOLERANCE - 1e-7 * single <= found.value / values.max() <= 1 + 1e-7
-    vector = leading_vector(square, len(values), found)
+    vector = leading_vector(square, found)
     assert np.linalg.norm(vector) == pytest.approx(1.0, rel=1e-12)
     assert np.linalg.norm(values * vector) == pytest.approx(found.value, rel=1e-6 if single else 1e-9)
 
@@ -52,6 +53,48 @@ def test_the_least_lucky_place_for_the_leading_value(length: int, others: float)
     assert min(abs(found.value - 1.0), abs(found.value - others)) <= 8e-6
 
 
+def test_a_start_near_the_vector_settles_at_once() -> None:
+    """Where the certain rule takes hundreds of steps, and never above the value."""
+    values = np.linspace(0.0, 1.0, 3000) ** 0.05
+    start = np.zeros(3000)
+    start[-1], start[:-1] = 1.0, 1e-3 * np.random.default_rng(0).standard_normal(2999)
+    start /= np.linalg.norm(start)
+    found = settled_value(lambda x: values**2 * x, start, 1e-6, 100)
+    assert found.certain
+    assert WINDOW < len(found.diagonal) <= 30
+    assert 1 - 1e-6 <= found.value <= 1 + 1e-12
+    vector = leading_vector(lambda x: values**2 * x, found)
+    assert np.linalg.norm(values * vector) == pytest.approx(found.value, rel=1e-9)
+
+
+def test_a_start_that_is_a_vector_ends_the_search() -> None:
+    values = np.linspace(0.5, 1.0, 100)
+    found = settled_value(lambda x: values**2 * x, np.eye(100)[7], 1e-6, 100)
+    assert found.certain
+    assert found.value == pytest.approx(values[7], rel=1e-14)
+    assert len(found.diagonal) == 1
+
+
+def test_a_slow_rise_is_not_settled() -> None:
+    values = np.sqrt(np.linspace(0.5, 1.0, 20_000))
+    start = np.ones(20_000) / np.sqrt(20_000)
+    found = settled_value(lambda x: values**2 * x, start, 1e-5, 1000)
+    assert found.certain
+    steps = len(found.diagonal)
+    thetas = [
+        largest_ritz_value(list(found.diagonal[:count]), list(found.offdiagonal[:count]))
+        for count in range(1, steps + 1)
+    ]
+    rises = [later / earlier for earlier, later in zip(thetas, thetas[WINDOW:], strict=False)]
+    assert rises[-1] <= (1 + 1e-5) ** 2 < rises[-2]
+
+
+def test_a_start_far_off_does_not_settle() -> None:
+    values = np.linspace(0.0, 1.0, 100_000)
+    start = np.full(100_000, 100_000**-0.5)
+    assert not settled_value(lambda x: values**2 * x, start, 1e-6, 40).certain
+
+
 def test_limit() -> None:
     values = np.linspace(0.0, 1.0, 3000) ** 0.05
     found = leading_value(lambda x: values**2 * x, len(values), 1e-9, 10)
@@ -64,6 +107,4 @@ def test_lost_orthogonality_does_not_move_the_value() -> None:
     values = spectrum(3.0, np.linspace(0.9, 1.0, 2000))
     found = leading_value(lambda x: values**2 * x, len(values), 1e-15, 300)
     assert found.value == pytest.approx(3.0, rel=1e-13)
-    assert np.linalg.norm(values * leading_vector(lambda x: values**2 * x, 2001, found)) == pytest.approx(
-        3.0, rel=1e-12
-    )
+    assert np.linalg.norm(values * leading_vector(lambda x: values**2 * x, found)) == pytest.approx(3.0, rel=1e-12)

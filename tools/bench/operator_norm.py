@@ -31,7 +31,7 @@ from sn_graph.spectral.exact import spectral_norm
 
 CASES = (
     "8x8x3s1@16 64x64x3s1@16 32x16x5s1@16 64x3x4s2@64 128x64x4s2@32 64x3x7s2@112 dw96x1x7s1@56 256x256x3s1@14 "
-    "512x512x3s1@16"
+    "512x512x3s1@16 64x64x3s1@56 64x3x3s1@224 128x128x3s1@112"
 )
 # A method slower than this many seconds in its first run is not run again.
 SLOW = 3.0
