@@ -1,6 +1,6 @@
 """What a weight is divided by: one of three estimates of one of two norms.
 
-    exact    σ, within 1e-6 (the operator norm within 1e-5)
+    exact    σ, within 1e-6 (the operator norm within 1e-5, or proven within 2e-4)
     power    k power iterations from u, as the frameworks do
     upper    a proven upper bound, so large that the weight is within the bound as stored, rounding included
 

@@ -37,7 +37,7 @@ _SUMMED = 1.0 + 2.0**-10
 
 @dataclass(frozen=True)
 class Enclosure:
-    """Where a norm lies: `lower` is within 1e-5 of it, `upper` is proven."""
+    """Where a norm lies: `lower` is within 1e-5 of it or 2e-4 of `upper`, which is proven."""
 
     lower: float
     upper: float

@@ -25,7 +25,7 @@ from sn_graph.spectral.geometry import Piece
 Array = NDArray[Any]
 """float64 or float32."""
 
-# Elements of one block of shifted rows, and its least length.
+# Elements of one block of shifted rows, which stays in the cache, and the fewest places that are worth a call.
 BLOCK = 1 << 17
 LEAST = 512
 # mypy knows no tuple that begins with an ellipsis as an index.

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from sn_graph.spectral.correlation import Correlation
 from sn_graph.spectral.definite import gamma
-from sn_graph.spectral.embedding import embedding_bound, group_bounds, operations, smallest_count
+from sn_graph.spectral.embedding import Angle, embedding_bound, group_bounds, operations, smallest_count
 from sn_graph.spectral.exact import leading_singular_triplet
 from sn_graph.spectral.hermitian import estimated_largest, raised_limit, rounded_root
 from sn_graph.spectral.recurrence import LeadingValue, Operator, leading_value, leading_vector, settled_value
@@ -36,8 +36,9 @@ SINGLE_LENGTH = 4096
 # than a second, and the bound, which is wider by O(1/n²), does not come close.
 WAVE_LENGTH = 1 << 14
 WAVE_SIZE = 40
-# How close it must come for their value to be taken, and when they have settled.
-CLOSE = 2e-4
+# How close it must come for their value to be taken (to look for a closer one costs more than the steps it saves), and
+# when they have settled.
+ACCEPTED = 2e-4
 SETTLED = 1e-6
 WAVE_STEPS = 100
 # Up to here, on the shorter side of a group's matrix and in elements of all of them, matrices are written out.
@@ -45,7 +46,7 @@ DENSE_SIDE = 1024
 DENSE_SIZE = 1 << 23
 DENSE_OPERATIONS = 2e10
 # A bound at the given size may cost this much more than the one for all sizes, which is wider by O(1/n²).
-EMBEDDING_OPERATIONS = 1e12
+EMBEDDING_OPERATIONS = 5e11
 
 
 @dataclass(frozen=True)
@@ -81,30 +82,37 @@ def correlation_norm(correlation: Correlation, vectors: bool) -> Bracket:
     if _is_constant(correlation):
         return _bounded(_constant(correlation, symbol), correlation, symbol)
     if _is_large(correlation):
-        highest = highest_peaks(correlation, symbol)
-        found = _bounded(_from_waves(correlation, highest, vectors), correlation, symbol, highest)
-        if found.upper <= found.lower * (1.0 + CLOSE):
+        highest, least = highest_peaks(correlation, symbol)
+        start = wave_packet(correlation, symbol, [peak.angle for peak in highest], least, _walks_on_small(correlation))
+        found = _settled(correlation, start.reshape(-1), vectors)
+        above = [peak.angle for peak in highest if peak.value > found.lower**2]
+        found = _bounded(found, correlation, symbol, above)
+        if found.upper <= found.lower * (1.0 + ACCEPTED):
             return found
         other = _leading(correlation, symbol, vectors)
         return replace(max(found, other, key=lambda end: end.lower), upper=max(found.upper, other.lower))
     return _bounded(_leading(correlation, symbol, vectors), correlation, symbol)
 
 
-def _bounded(found: Bracket, correlation: Correlation, symbol: Symbol, highest: Sequence[Peak] = ()) -> Bracket:
-    """The bracket with its upper end, narrower where the highest peaks are known."""
+def _bounded(found: Bracket, correlation: Correlation, symbol: Symbol, above: Sequence[Angle] = ()) -> Bracket:
+    """The bracket with its upper end, narrower where it is known which maxima lie above the lower one."""
     if operations(symbol, smallest_count(symbol, correlation.axes)) <= EMBEDDING_OPERATIONS:
-        angles = [peak.angle for peak in highest]
-        upper = rounded_root(embedding_bound(symbol, correlation.axes, found.lower, angles))
+        upper = rounded_root(embedding_bound(symbol, correlation.axes, found.lower, above))
     else:
         upper = supremum(symbol).upper
     return replace(found, upper=max(upper, found.lower))
 
 
-def highest_peaks(correlation: Correlation, symbol: Symbol) -> list[Peak]:
-    """The peaks of which any may lead at this size: under a window of n places ‖F‖ loses (πD/2n)²/2 an axis at most."""
+def highest_peaks(correlation: Correlation, symbol: Symbol) -> tuple[list[Peak], float]:
+    """Return the maxima of ‖F‖² of which any may lead at this size, and the value from which on one may.
+
+    Under a window of n places a wave at the maximum loses about (πD/2n)² of it an axis, at most, for ‖F‖² falls off no
+    faster than a cosine of that degree (`torus`).
+    """
     found = peaks(symbol)
     lost = sum((math.pi * axis.degree / (2.0 * axis.small)) ** 2 for axis in correlation.axes)
-    return [peak for peak in found if peak.value >= (1.0 - lost) * found[0].value]
+    least = (1.0 - lost) * found[0].value
+    return [peak for peak in found if peak.value >= least], least
 
 
 def _is_large(correlation: Correlation) -> bool:
@@ -187,25 +195,29 @@ def _spread_groups(found: Bracket, correlation: Correlation, groups: NDArray[np.
     return Bracket(found.lower, math.inf, *vectors)
 
 
-def _from_waves(correlation: Correlation, highest: Sequence[Peak], vectors: bool) -> Bracket:
-    """The lower end that the waves of the symbol's maxima lead to."""
-    square, on_small = _square(correlation)
-    start = wave_packet(correlation.in_single(), highest, on_small).reshape(-1)
-    return _attained_by(settled_value(square, start, SETTLED, WAVE_STEPS), correlation, vectors)
+def _settled(correlation: Correlation, start: NDArray[np.float64], vectors: bool) -> Bracket:
+    """The lower end that a start leads to until it rises no more."""
+    return _attained_by(settled_value(_square(correlation), start, SETTLED, WAVE_STEPS), correlation, vectors)
 
 
 def _iterated(correlation: Correlation, vectors: bool) -> Bracket:
     """The lower end that a random start leads to, by the rule that is certain."""
-    square, on_small = _square(correlation)
-    length = math.prod(correlation.small_shape if on_small else correlation.large_shape)
-    return _attained_by(leading_value(square, length, TOLERANCE, STEPS), correlation, vectors)
+    length = math.prod(_walked_shape(correlation))
+    return _attained_by(leading_value(_square(correlation), length, TOLERANCE, STEPS), correlation, vectors)
 
 
-def _square(correlation: Correlation) -> tuple[Operator, bool]:
-    """AᵀA or AAᵀ, whichever walks on the shorter side, and whether that is the small one."""
-    shapes = correlation.small_shape, correlation.large_shape
-    on_small = math.prod(shapes[0]) <= math.prod(shapes[1])
-    shape = shapes[0] if on_small else shapes[1]
+def _walks_on_small(correlation: Correlation) -> bool:
+    """Whether the vectors of the search live on the small side, which may be the longer one."""
+    return math.prod(correlation.small_shape) <= math.prod(correlation.large_shape)
+
+
+def _walked_shape(correlation: Correlation) -> tuple[int, ...]:
+    return correlation.small_shape if _walks_on_small(correlation) else correlation.large_shape
+
+
+def _square(correlation: Correlation) -> Operator:
+    """AᵀA or AAᵀ, whichever walks on the shorter side."""
+    on_small, shape = _walks_on_small(correlation), _walked_shape(correlation)
     # A float32 product of random rounding moves the value by some 1e-8, and takes a third of the time.
     single = correlation.in_single() if math.prod(shape) >= SINGLE_LENGTH else correlation
 
@@ -214,16 +226,15 @@ def _square(correlation: Correlation) -> tuple[Operator, bool]:
         image = single.forward(single.adjoint(x)) if on_small else single.adjoint(single.forward(x))
         return image.reshape(-1).astype(np.float64)
 
-    return square, on_small
+    return square
 
 
 def _attained_by(found: LeadingValue, correlation: Correlation, vectors: bool) -> Bracket:
     """‖A v‖ in float64, which is attained, whatever the products before were rounded to."""
     if found.value == 0.0 or (found.basis is None and not vectors):
         return Bracket(found.value, math.inf)
-    square, on_small = _square(correlation)
-    shape = correlation.small_shape if on_small else correlation.large_shape
-    vector = leading_vector(square, found).reshape(shape)
+    on_small = _walks_on_small(correlation)
+    vector = leading_vector(_square(correlation), found).reshape(_walked_shape(correlation))
     image = correlation.adjoint(vector) if on_small else correlation.forward(vector)
     length = math.sqrt(float((image * image).sum()))
     image /= length

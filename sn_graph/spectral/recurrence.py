@@ -111,7 +111,8 @@ def _searched(square: Operator, start: Vector, rule: _Rule, near: float, limit: 
             kept = None if basis is None else tuple(basis)
             value = math.sqrt(max(theta, 0.0))
             found = LeadingValue(value, certain, start, tuple(diagonal), tuple(offdiagonal), kept)
-            if exhausted or step == limit or beta * abs(float(_ritz_weights(found)[-1])) <= near * theta:
+            ended = exhausted or step == limit or near == math.inf
+            if ended or beta * abs(float(_ritz_weights(found)[-1])) <= near * theta:
                 return found
     raise AssertionError("the recurrence does not end by itself")
 

@@ -13,7 +13,6 @@ then M ≤ τ. Boxes that fail are halved; with τ a little above the lower end 
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count, product
 from typing import Any
@@ -24,7 +23,7 @@ from scipy.linalg import eigh
 from scipy.optimize import minimize
 
 from sn_graph.spectral.embedding import CHUNK, operations
-from sn_graph.spectral.hermitian import estimated_largest, proven_below, raised_limit, rounded_root
+from sn_graph.spectral.hermitian import EIGENVALUE_ORDER, estimated_largest, proven_below, raised_limit, rounded_root
 from sn_graph.spectral.symbol import Symbol
 
 # Relative width at which the search is content.
@@ -35,6 +34,8 @@ FREQUENCIES = (200, 400_000)
 # From how many boxes maxima are climbed, of each of the first sizes; later only from one above the best so far.
 CLIMBS = 3
 CLIMB_LEVELS = 2
+# How many peaks are looked for where eigenvalues cost little.
+PEAKS = 8
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,10 @@ class Peak:
     Attributes:
         value: ‖F(θ)‖².
         angle: θ [rank], radians.
-        vector: the eigenvector of G(θ) [r], of length 1, of the group that has it.
     """
 
     value: float
     angle: NDArray[np.float64]
-    vector: NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -97,17 +96,23 @@ def peaks(symbol: Symbol) -> list[Peak]:
     Of two that mirror each other, at ±θ, one is returned. A climb that leaves its box by far ends on the slope there.
     """
     centers, half = _boxes(symbol.degrees)
-    climbed = [_climbed(symbol, *start, half) for start in _leaders(symbol, centers, CLIMBS)]
+    values, groups = _largest(symbol, centers)
+    climbs = PEAKS if symbol.side <= EIGENVALUE_ORDER else CLIMBS
     found: list[Peak] = []
-    for peak in sorted(climbed, key=lambda peak: -peak.value):
-        if not any(_is_same(peak.angle, sign * other.angle, half) for other in found for sign in (1.0, -1.0)):
-            found.append(peak)
-    return found
+    for box in np.argsort(-values):
+        # A box that holds a peak leads nowhere else.
+        if climbs and not any(_is_near(centers[box], peak.angle, half) for peak in found):
+            climbs -= 1
+            climbed = _climbed(symbol, values[box], centers[box], groups[box], half)
+            if not any(_is_near(climbed.angle, peak.angle, half / 4.0) for peak in found):
+                found.append(climbed)
+    return sorted(found, key=lambda peak: -peak.value)
 
 
-def _is_same(angle: NDArray[np.float64], other: NDArray[np.float64], half: NDArray[np.float64]) -> bool:
-    apart = np.abs(angle - other) % (2.0 * np.pi)
-    return bool((np.minimum(apart, 2.0 * np.pi - apart) <= half / 4.0).all())
+def _is_near(angle: NDArray[np.float64], other: NDArray[np.float64], reach: NDArray[np.float64]) -> bool:
+    """Whether two angles, or one and the mirror image of the other, are so far apart at most, on each axis."""
+    apart = np.abs([angle - other, angle + other]) % (2.0 * np.pi)
+    return bool((np.minimum(apart, 2.0 * np.pi - apart) <= reach).all(axis=1).any())
 
 
 def _boxes(degrees: tuple[int, ...]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -155,32 +160,24 @@ def _proven_maximum(symbol: Symbol, angles: NDArray[np.float64], limit: float) -
 
 def _highest(symbol: Symbol, centers: NDArray[np.float64], half: NDArray[np.float64], level: int, best: float) -> float:
     """Climb from the highest of these frequencies: ‖F‖² at the best peak so far or a higher one."""
-    for start in _leaders(symbol, centers, CLIMBS if level < CLIMB_LEVELS else 1):
-        if level < CLIMB_LEVELS or start[0] > best:
-            best = max(best, _climbed(symbol, *start, half).value)
+    values, groups = _largest(symbol, centers)
+    for leader in np.argsort(-values)[: CLIMBS if level < CLIMB_LEVELS else 1]:
+        if level < CLIMB_LEVELS or values[leader] > best:
+            best = max(best, _climbed(symbol, values[leader], centers[leader], groups[leader], half).value)
     return best
 
 
-def _leaders(
-    symbol: Symbol, angles: NDArray[np.float64], count: int
-) -> Iterator[tuple[float, NDArray[np.float64], int]]:
-    """Yield the highest of some frequencies, with ‖F‖² and the group that has it."""
-    values, groups = _largest(symbol, angles)
-    for leader in np.argsort(-values)[:count]:
-        yield float(values[leader]), angles[leader], int(groups[leader])
-
-
-def _climbed(symbol: Symbol, value: float, start: NDArray[np.float64], group: int, half: NDArray[np.float64]) -> Peak:
-    """Climb from a frequency, whose value is about this, to the maximum beside it."""
-    scale = max(value, 1e-300)
-    best = Peak(-math.inf, start, np.zeros(symbol.side))
+def _climbed(symbol: Symbol, height: float, start: NDArray[np.float64], group: int, half: NDArray[np.float64]) -> Peak:
+    """Climb from a frequency of about this height, for one group, to the maximum beside it."""
+    scale = max(height, 1e-300)
+    best = Peak(-math.inf, start)
 
     def descend(offset: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         nonlocal best
         angle = start + offset * half
         value, vector = _top(symbol.grams(angle[None])[group])
         if value > best.value:
-            best = Peak(value, angle, vector)
+            best = Peak(value, angle)
         return -value / scale, -symbol.slope(angle, group, vector) * half / scale
 
     bounds = [(-2.0, 2.0)] * len(start)

@@ -3,51 +3,59 @@
 On a large map the leading singular vector is a wave at a maximum of ‖F(θ)‖ that falls off towards the border, as sin
 does on an interval, and so are those next to it, each with a value smaller by O(1/n²) (as of Toeplitz matrices: Parter,
 1961, On the extreme eigenvalues of Toeplitz matrices, Trans. AMS 100). From a random start hundreds of steps pass until
-these can be told apart; the wave itself is within 2e-3 of the norm at the first step, and within 1e-6 after 10 to 50.
+these can be told apart; the wave is within a few per cent of the norm at the first step, and settles within tens.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sn_graph.spectral.correlation import Correlation
-from sn_graph.spectral.torus import Peak
+from sn_graph.spectral.symbol import Symbol
 
 Array = NDArray[np.float64]
 
 
-def wave_packet(correlation: Correlation, peaks: Sequence[Peak], on_small: bool) -> Array:
-    """Add up the waves of some peaks, as a vector on one side of a correlation of one group.
+def wave_packet(
+    correlation: Correlation, symbol: Symbol, angles: Sequence[Array], least: float, on_small: bool
+) -> Array:
+    """Add up the waves of some frequencies, as a vector on one side of a correlation of one group.
 
     Args:
         correlation: the convolution.
-        peaks: maxima of its symbol.
+        symbol: its symbol.
+        angles: θ [rank], maxima of ‖F(θ)‖.
+        least: the ‖F v‖² from which on eigenvectors v of a frequency take part.
         on_small: whether the vector lives on the small side.
 
     Returns:
-        [channels, places…] of that side, of length 1.
+        [channels, places…] of that side, of length 1; zeros where the correlation takes all of them to 0.
     """
     _, _, small, phases = correlation.coefficients.shape
     if small <= phases:
-        waves = _waves([peak.vector for peak in peaks], peaks, correlation.small_shape[1:])
+        waves = _waves(symbol, angles, 1.0, least, correlation.small_shape[1:])
         packet = waves if on_small else correlation.adjoint(waves)
     else:
-        # G is FᵀF̄ here, whose eigenvectors are the conjugates of the inputs' waves.
-        waves = _waves([peak.vector.conj() for peak in peaks], peaks, correlation.extents)
+        # G(θ) is FᵀF̄ here, the conjugate of what acts on the inputs' waves, as is G(−θ) of itself.
+        waves = _waves(symbol, angles, -1.0, least, correlation.extents)
         inputs = correlation.from_phases(waves.reshape(1, phases, -1))
         packet = correlation.forward(inputs) if on_small else inputs
-    result: Array = packet.astype(np.float64, copy=False)
-    return result / np.linalg.norm(result)
+    length = float(np.linalg.norm(packet))
+    return packet / length if length else packet
 
 
-def _waves(vectors: Sequence[NDArray[Any]], peaks: Sequence[Peak], sizes: Sequence[int]) -> Array:
-    total = np.zeros((len(vectors[0]), *sizes))
-    for vector, peak in zip(vectors, peaks, strict=True):
-        wave = vector.astype(np.complex128)
-        for size, angle in zip(sizes, peak.angle, strict=True):
+def _waves(symbol: Symbol, angles: Sequence[Array], sign: float, least: float, sizes: Sequence[int]) -> Array:
+    total = np.zeros((symbol.side, *sizes))
+    for angle in angles:
+        wave = np.ones((), np.complex128)
+        for size, turn in zip(sizes, angle, strict=True):
             places = np.arange(size)
-            wave = wave[..., None] * (np.sin(np.pi * (places + 1) / (size + 1)) * np.exp(1j * angle * places))
-        total += wave.real
+            wave = wave[..., None] * (np.sin(np.pi * (places + 1) / (size + 1)) * np.exp(1j * turn * places))
+        values, vectors = np.linalg.eigh(symbol.grams(sign * angle[None])[0])
+        for vector in vectors[:, values >= least].T:
+            # The real part alone is taken: where a vector is real but for its phase, as at θ = 0, that is all of it.
+            turned = vector * np.exp(-0.5j * np.angle((vector * vector).sum()))
+            total += np.multiply.outer(turned.real, wave.real)
+            total -= np.multiply.outer(turned.imag, wave.imag)
     return total

@@ -39,11 +39,12 @@ def test_a_wave_is_near_the_supremum(shape: tuple[int, ...], stride: int, on_sma
     """Under a window of n places it loses some (πD/n)² of ‖F‖², and what the border cuts off."""
     size = 40 if len(shape) == 5 else 160
     correlation = correlation_of(shape, stride, size, 1, non_negative)
-    highest = peaks(Symbol.of(correlation.coefficients, correlation.shifts))[:1]
-    packet = wave_packet(correlation, highest, on_small)
+    symbol = Symbol.of(correlation.coefficients, correlation.shifts)
+    peak = peaks(symbol)[0]
+    packet = wave_packet(correlation, symbol, [peak.angle], peak.value * (1 - 1e-9), on_small)
     assert packet.shape == (correlation.small_shape if on_small else correlation.large_shape)
     assert np.linalg.norm(packet) == pytest.approx(1.0, rel=1e-12)
-    supremum = math.sqrt(highest[0].value)
+    supremum = math.sqrt(peak.value)
     degree = max(correlation.degrees)
     lost = len(correlation.axes) * (math.pi * (degree + 1) * stride / size) ** 2
     assert supremum * (1 - lost) <= reached(correlation, packet, on_small) <= supremum * (1 + 1e-12)
@@ -53,8 +54,10 @@ def test_what_a_wave_loses_falls_with_the_square_of_the_size() -> None:
     lost = []
     for size in (100, 200, 400):
         correlation = correlation_of((1, 1, 4), 1, size, 0, True)
-        peak = peaks(Symbol.of(correlation.coefficients, correlation.shifts))[0]
-        lost.append(1.0 - reached(correlation, wave_packet(correlation, [peak], True), True) ** 2 / peak.value)
+        symbol = Symbol.of(correlation.coefficients, correlation.shifts)
+        peak = peaks(symbol)[0]
+        packet = wave_packet(correlation, symbol, [peak.angle], 0.0, True)
+        lost.append(1.0 - reached(correlation, packet, True) ** 2 / peak.value)
     assert lost[0] / lost[1] == pytest.approx(4.0, rel=0.2)
     assert lost[1] / lost[2] == pytest.approx(4.0, rel=0.1)
 
@@ -64,8 +67,10 @@ def test_peaks_that_may_lead(size: int, count: int) -> None:
     """cos θ + 0.0005 is 1.0005 at 0 and −0.9995 at π: on a small map the border decides which one leads."""
     kernel = np.array([0.5, 0.0005, 0.5])[None, None, None]
     correlation = Correlation.of(kernel, split_axis(size, size, 1, 1, 1, 3))
-    found = highest_peaks(correlation, Symbol.of(correlation.coefficients, correlation.shifts))
+    symbol = Symbol.of(correlation.coefficients, correlation.shifts)
+    found, least = highest_peaks(correlation, symbol)
     assert [round(math.sqrt(peak.value), 6) for peak in found] == [1.0005, 0.9995][:count]
+    assert least == pytest.approx(1.0005**2 * (1 - (math.pi / size) ** 2), rel=1e-9)
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -75,9 +80,7 @@ def test_peaks_are_maxima_and_one_of_each_pair(seed: int) -> None:
     found = peaks(symbol)
     assert [peak.value for peak in found] == sorted((peak.value for peak in found), reverse=True)
     for index, peak in enumerate(found):
-        gram = symbol.grams(peak.angle[None])[0]
-        assert np.linalg.eigvalsh(gram)[-1] == pytest.approx(peak.value, rel=1e-12)
-        np.testing.assert_allclose(gram @ peak.vector, peak.value * peak.vector, atol=1e-9 * peak.value)
+        assert np.linalg.eigvalsh(symbol.grams(peak.angle[None])[0])[-1] == pytest.approx(peak.value, rel=1e-12)
         for other in found[:index]:
             apart = (
                 np.exp(1j * peak.angle) - np.exp(1j * other.angle),
@@ -89,6 +92,25 @@ def test_peaks_are_maxima_and_one_of_each_pair(seed: int) -> None:
     assert np.linalg.eigvalsh(symbol.grams(around))[:, -1].max() <= found[0].value * (1 + 1e-9)
     grid = 2 * np.pi * np.stack(np.meshgrid(np.arange(64), np.arange(64)), axis=-1).reshape(-1, 2) / 64
     assert found[0].value >= np.linalg.eigvalsh(symbol.grams(grid))[:, -1].max() * (1 - 1e-9)
+
+
+def test_equal_channels_both_get_their_wave() -> None:
+    """Two channels that know nothing of each other have the same supremum at θ = 0; the flatter one leads."""
+    sharp, flat = np.ones(5) / 5, np.array([0, 1, 4, 1, 0]) / 6
+    kernel = np.zeros((2, 2, 5))
+    kernel[0, 0], kernel[1, 1] = sharp, 0.99999 * flat
+    correlation = Correlation.of(kernel[None], split_axis(300, 300, 1, 1, 2, 5))
+    symbol = Symbol.of(correlation.coefficients, correlation.shifts)
+    found, least = highest_peaks(correlation, symbol)
+    packet = wave_packet(correlation, symbol, [peak.angle for peak in found], least, True)
+    np.testing.assert_allclose(np.linalg.norm(packet, axis=1), math.sqrt(0.5), rtol=1e-6)
+
+
+def test_a_wave_that_is_taken_to_nothing() -> None:
+    """Subnormal taps have products of 0: zeros, not NaN."""
+    correlation = Correlation.of(np.full((1, 1, 1, 3), 1e-310), split_axis(50, 50, 1, 1, 1, 3))
+    symbol = Symbol.of(correlation.coefficients, correlation.shifts)
+    assert not np.isnan(wave_packet(correlation, symbol, [np.zeros(1)], 0.0, False)).any()
 
 
 def test_mirrored_peaks_are_one() -> None:
