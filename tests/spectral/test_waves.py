@@ -94,6 +94,19 @@ def test_peaks_are_maxima_and_one_of_each_pair(seed: int) -> None:
     assert found[0].value >= np.linalg.eigvalsh(symbol.grams(grid))[:, -1].max() * (1 - 1e-9)
 
 
+@pytest.mark.parametrize("phase", [1, -1, 1j, -1j, (1 + 1j) / 2**0.5])
+def test_the_phase_of_an_eigenvector_does_not_matter(phase: complex, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At θ = 0 a phase of −i, which LAPACK may give as well as 1, would leave nothing of the wave's real part."""
+    correlation = correlation_of((3, 4, 5), 1, 100, 2, True)
+    symbol = Symbol.of(correlation.coefficients, correlation.shifts)
+    top = 0.999 * np.linalg.eigvalsh(symbol.grams(np.zeros((1, 1)))[0])[-1]
+    plain = wave_packet(correlation, symbol, [np.zeros(1)], top, True)
+    eigh = np.linalg.eigh
+    monkeypatch.setattr(np.linalg, "eigh", lambda gram: (eigh(gram)[0], phase * eigh(gram)[1]))
+    found = wave_packet(correlation, symbol, [np.zeros(1)], top, True)
+    assert abs(float(np.vdot(found, plain))) == pytest.approx(1.0, rel=1e-9)
+
+
 def test_equal_channels_both_get_their_wave() -> None:
     """Two channels that know nothing of each other have the same supremum at θ = 0; the flatter one leads."""
     sharp, flat = np.ones(5) / 5, np.array([0, 1, 4, 1, 0]) / 6
