@@ -98,7 +98,7 @@ def operator_norm(convolution: Convolution, vectors: bool = False) -> Bracket:
     """Enclose the norm of a convolution.
 
     The lower end is within 1e-5 of the norm at a known input size (but for a chance below 1e-3, over a random start, of
-    a miss); on ungrouped maps from 40 places an axis and 16,384 elements on it may instead be one that is proven to be
+    a miss); on ungrouped maps from 40 places an axis and 4,096 elements on it may instead be one that is proven to be
     within 2e-4, and was within 1e-5 on all that were tried. It is within 1e-5 of the supremum over all sizes where the
     symbol has isolated maxima or small blocks. The upper end is at most a few per cent above it from 16 places an axis
     on, and tight for small maps, large ones and all sizes.

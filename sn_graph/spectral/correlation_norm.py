@@ -34,7 +34,7 @@ STEPS = 3000
 SINGLE_LENGTH = 4096
 # From so many elements on, and so many places along each axis, the search begins with waves: smaller maps cost less
 # than a second, and the bound, which is wider by O(1/n²), does not come close.
-WAVE_LENGTH = 1 << 14
+WAVE_LENGTH = 1 << 12
 WAVE_SIZE = 40
 # How close it must come for their value to be taken (to look for a closer one costs more than the steps it saves), and
 # when they have settled.
