@@ -1,4 +1,4 @@
-"""Singular values that are hard to tell apart, and matrices that have them, for solvers of the largest one to stumble on."""
+"""Singular values that are hard to tell apart, and matrices that have them, for solvers to stumble on."""
 
 from collections.abc import Iterator
 
