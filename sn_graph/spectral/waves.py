@@ -56,6 +56,6 @@ def _waves(symbol: Symbol, angles: Sequence[Array], sign: float, least: float, s
         for vector in vectors[:, values >= least].T:
             # The real part alone is taken: where a vector is real but for its phase, as at θ = 0, that is all of it.
             turned = vector * np.exp(-0.5j * np.angle((vector * vector).sum()))
-            total += np.multiply.outer(turned.real, wave.real)
-            total -= np.multiply.outer(turned.imag, wave.imag)
+            for channel, weight in zip(total, turned, strict=True):
+                channel += (weight * wave).real
     return total
