@@ -1,6 +1,6 @@
 """Many matrices against the exact σ and the proven bound: what the tests do, on as many as you have time for.
 
-    python -m tools.sigma_trials --small 10000 --spectra 100
+    python tools/sigma_trials.py --small 10000 --spectra 100
 
 Small matrices (shorter side up to 5, all types, random and adversarial) are judged in 50 digits by mpmath. Spectra are
 matrices of known singular values, the ones that fool solvers, for each seed and shape; there σ is judged by LAPACK's
@@ -22,7 +22,6 @@ from scipy.linalg import hadamard, hilbert, svdvals
 from sn_graph.spectral.bound import bracket
 from sn_graph.spectral.certificate import certified_divisor, stored
 from sn_graph.spectral.exact import spectral_norm
-from tools.spectra import matrices
 
 TYPES = (np.float16, ml_dtypes.bfloat16, np.float32, np.float64)
 SHAPES = ((60, 90), (130, 150), (280, 260), (520, 540))
@@ -93,6 +92,31 @@ def try_small(count: int, seed: int) -> bool:
     print(f"{count} small: {below} bounds below the norm, {over} stored matrices above the bound")
     print(f"  greatest width {widest:.1e}, greatest error of sigma {farthest:.1e}")
     return not below and not over and farthest <= 1e-6
+
+
+def spectra(size: int, generator: np.random.Generator) -> Iterator[tuple[str, NDArray[np.float64]]]:
+    """Yield names and singular values [size], the largest 1 or a little below: clusters, gaps, decays, ties."""
+    rest = 0.9 * generator.random(size)
+    yield "uniform", rest
+    yield "graded to 1e-12", np.logspace(0, -12, size)
+    yield "trained-looking", 1 / np.arange(1, size + 1) ** 0.7
+    yield "rank 3", np.where(np.arange(size) < 3, rest, 0.0)
+    yield "orthogonal", np.ones(size)
+    yield "two equal", np.where(np.arange(size) < 2, 1.0, rest)
+    yield "dense cluster", 1 - np.linspace(0, 1e-4, size)
+    yield "soft edge", 1 - 1e-2 * np.linspace(0, 1, size) ** 2
+    for gap in (1e-7, 1e-6, 3e-6, 1e-5, 1e-4, 1e-3):
+        yield f"gap {gap:g}", np.concatenate([[1.0, 1 - gap], rest[2:]])
+        yield f"one above a cluster, {gap:g}", np.concatenate([[1.0], np.full(size - 1, 1 - gap)])
+
+
+def matrices(rows: int, columns: int, generator: np.random.Generator) -> Iterator[tuple[str, NDArray[np.float64]]]:
+    """Yield the names of all spectra, and matrices [rows, columns] of random vectors that have them."""
+    size = min(rows, columns)
+    left, _ = np.linalg.qr(generator.standard_normal((rows, size)))
+    right, _ = np.linalg.qr(generator.standard_normal((columns, size)))
+    for name, values in spectra(size, generator):
+        yield name, (left * values) @ right.T
 
 
 def named(size: int, generator: np.random.Generator) -> Iterator[tuple[str, NDArray[np.float64]]]:

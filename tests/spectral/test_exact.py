@@ -16,7 +16,7 @@ from scipy.linalg import hadamard, svdvals
 
 from sn_graph.spectral import blocks, exact
 from sn_graph.spectral.exact import leading_singular_triplet, spectral_norm, spectral_norms
-from tools.spectra import matrices
+from tools.sigma_trials import matrices
 
 TYPES = (np.float16, ml_dtypes.bfloat16, np.float32, np.float64)
 PROMISED = 1e-6

@@ -1,8 +1,8 @@
 """Time and error of everything that computes a largest singular value, side by side in one interleaved run.
 
-    python -m tools.bench.sigma --shapes 1024x9216 4096x4096 --repeats 7
-    python -m tools.bench.sigma --spectra
-    python -m tools.bench.sigma --resnet50
+    python tools/bench/sigma.py --shapes 1024x9216 4096x4096 --repeats 7
+    python tools/bench/sigma.py --spectra
+    python tools/bench/sigma.py --resnet50
 
 Times are medians in milliseconds; the ratio is numpy.linalg.norm(W, 2) over the method, so larger is faster; the error
 is relative to LAPACK's eigenvalue of the float64 Gram matrix, so that of a proven bound is the width of its bracket.
@@ -33,7 +33,6 @@ from scipy.sparse.linalg import svds
 from sn_graph.spectral.bound import bracket, upper_bound
 from sn_graph.spectral.exact import leading_singular_triplet, spectral_norm
 from sn_graph.spectral.power import power_iteration, seeded_state
-from tools.spectra import matrices
 
 SHAPES = (
     "64x27 64x48 64x576 128x1024 256x2304 512x4608 1000x2048 1024x9216 2048x2048 4096x4096 50000x256 3x20000 10x2048"
@@ -157,20 +156,25 @@ def report(shape: str, repeats: int, seed: int) -> None:
         print(f"  {name:33} {median * 1e3:10.2f} ms  (least {min(times) * 1e3:9.2f})  {base / median:8.2f}x  {error}")
 
 
-def hard_matrices(seed: int) -> Iterator[tuple[str, Matrix]]:
+def spectra(rows: int, columns: int, seed: int) -> Iterator[tuple[str, Matrix]]:
     """Matrices with a small gap, or a cluster, below their largest singular value; a random one first."""
     generator = np.random.default_rng(seed)
-    yield "random", generator.standard_normal((300, 500), dtype=np.float32)
-    for name, matrix in matrices(300, 500, generator):
-        if name.startswith(("gap", "one above", "dense")):
-            yield name, matrix.astype(np.float32)
+    size = min(rows, columns)
+    yield "random", generator.standard_normal((rows, columns), dtype=np.float32)
+    left, _ = np.linalg.qr(generator.standard_normal((rows, size)))
+    right, _ = np.linalg.qr(generator.standard_normal((columns, size)))
+    rest = 0.9 * generator.random(size)
+    for gap in (3e-6, 1e-5, 1e-4, 1e-3):
+        for name, values in ((f"gap {gap:g}", rest), (f"one above a cluster, {gap:g}", np.full(size, 1 - gap))):
+            yield name, ((left * np.concatenate([[1.0, 1 - gap], values[2:]])) @ right.T).astype(np.float32)
+    yield "dense cluster, 1e-4", ((left * (1 - np.linspace(0, 1e-4, size))) @ right.T).astype(np.float32)
 
 
 def greatest_errors(solvers: dict[str, Method], seeds: int) -> dict[str, tuple[float, str]]:
     """The greatest error of each on all spectra, and on which."""
     worst = dict.fromkeys(solvers, (0.0, ""))
     for seed in range(seeds):
-        for spectrum, matrix in hard_matrices(seed):
+        for spectrum, matrix in spectra(300, 500, seed):
             exact = gram_eigenvalue(matrix.astype(np.float64))
             for name, solver in solvers.items():
                 value = run(solver, matrix)[1]
