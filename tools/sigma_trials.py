@@ -110,13 +110,15 @@ def spectra(size: int, generator: np.random.Generator) -> Iterator[tuple[str, ND
         yield f"one above a cluster, {gap:g}", np.concatenate([[1.0], np.full(size - 1, 1 - gap)])
 
 
-def matrices(rows: int, columns: int, generator: np.random.Generator) -> Iterator[tuple[str, NDArray[np.float64]]]:
-    """Yield the names of all spectra, and matrices [rows, columns] of random vectors that have them."""
+def matrices(
+    rows: int, columns: int, generator: np.random.Generator
+) -> Iterator[tuple[str, NDArray[np.float64], NDArray[np.float64]]]:
+    """Yield the names of all spectra, their values, and matrices [rows, columns] of random vectors that have them."""
     size = min(rows, columns)
     left, _ = np.linalg.qr(generator.standard_normal((rows, size)))
     right, _ = np.linalg.qr(generator.standard_normal((columns, size)))
     for name, values in spectra(size, generator):
-        yield name, (left * values) @ right.T
+        yield name, values, (left * values) @ right.T
 
 
 def named(size: int, generator: np.random.Generator) -> Iterator[tuple[str, NDArray[np.float64]]]:
@@ -134,7 +136,8 @@ def try_spectra(seeds: int) -> bool:
     for seed in range(seeds):
         generator = np.random.default_rng(seed)
         rows, columns = SHAPES[seed % len(SHAPES)]
-        for name, wide in [*matrices(rows, columns, generator), *named(min(rows, columns), generator)]:
+        made = ((name, wide) for name, _, wide in matrices(rows, columns, generator))
+        for name, wide in [*made, *named(min(rows, columns), generator)]:
             for kind in (np.float32, np.float64):
                 matrix = wide.astype(kind)
                 reference = float(svdvals(matrix.astype(np.float64))[0])
