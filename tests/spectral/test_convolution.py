@@ -10,11 +10,11 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.linalg import svdvals
-from scipy.sparse.linalg import LinearOperator, svds
 
 from sn_graph.spectral import correlation, correlation_norm
 from sn_graph.spectral.convolution import Bracket, Convolution, adjoint, forward, operator_norm
 from tests.spectral.convolutions import convolutions, matrix, random_kernel, run_convolution, runnable
+from tools.bench.operator_norm import largest_by_arpack
 
 EXAMPLES = settings(
     max_examples=400,
@@ -29,18 +29,6 @@ EXACT = 1e-12
 
 def norm(columns: NDArray[np.float64]) -> float:
     return float(svdvals(columns)[0])
-
-
-def arpack(convolution: Convolution) -> float:
-    rows, columns = math.prod(convolution.output_shape), math.prod(convolution.input_shape)
-    operator = LinearOperator(
-        (rows, columns),
-        matvec=lambda x: forward(convolution, x.reshape(convolution.input_shape)).ravel(),
-        rmatvec=lambda y: adjoint(convolution, y.reshape(convolution.output_shape)).ravel(),
-        dtype=np.float64,
-    )
-    start = np.random.default_rng(0).standard_normal(min(rows, columns))
-    return float(svds(operator, k=2, v0=start, return_singular_vectors=False).max())
 
 
 def assert_bracket(convolution: Convolution, found: Bracket, truth: float) -> None:
@@ -151,7 +139,7 @@ def test_beyond_small(group: int, transposed: bool, stride: int) -> None:
     kernel = random_kernel(np.random.default_rng(group), (16, 16 // group, 3, 3), False)
     convolution = Convolution(kernel, (stride, stride), (1, 1), (1, 1, 1, 1), group, (20, 20), transposed)
     found = operator_norm(convolution, vectors=True)
-    truth = arpack(convolution)
+    truth = largest_by_arpack(convolution, 2)
     assert found.lower == pytest.approx(truth, rel=PROMISED)
     assert found.lower <= truth * (1 + 1e-6)
     assert truth * (1 - EXACT) <= found.upper <= truth * 1.1
@@ -185,7 +173,7 @@ def test_large_maps_begin_with_waves(
     kernel = random_kernel(np.random.default_rng(1), shape, non_negative)
     convolution = Convolution(kernel, (stride,) * rank, (1,) * rank, (1,) * 2 * rank, 1, size, transposed)
     found = operator_norm(convolution, vectors=True)
-    truth = arpack(convolution)
+    truth = largest_by_arpack(convolution, 2)
     assert found.lower == pytest.approx(truth, rel=PROMISED)
     assert found.lower <= truth * (1 + 1e-6)
     assert truth * (1 - EXACT) <= found.upper <= found.lower * (1 + correlation_norm.ACCEPTED)
@@ -210,7 +198,7 @@ def test_waves_that_nothing_proves_are_not_believed(monkeypatch: pytest.MonkeyPa
     convolution = Convolution(kernel, (1, 1), (1, 1), (3,) * 4, 1, (44, 44))
     found = operator_norm(convolution)
     assert found.lower * (1 + correlation_norm.ACCEPTED) < found.upper < found.lower * 1.1
-    assert found.lower == pytest.approx(arpack(convolution), rel=PROMISED)
+    assert found.lower == pytest.approx(largest_by_arpack(convolution, 2), rel=PROMISED)
 
 
 def test_depthwise_iterates_the_leading_groups_only() -> None:

@@ -84,10 +84,9 @@ def matrix_norm(convolution: Convolution) -> tuple[float, ...]:
     return (spectral_norm(convolution.kernel.reshape(len(convolution.kernel), -1)),)
 
 
-def arpack(convolution: Convolution) -> tuple[float, ...]:
+def largest_by_arpack(convolution: Convolution, count: int) -> float:
+    """The largest singular value by ARPACK on float64 products, asked for so many of them."""
     rows, columns = math.prod(convolution.output_shape), math.prod(convolution.input_shape)
-    if max(rows, columns) >= ARPACK_ELEMENTS:
-        return ()
     operator = LinearOperator(
         (rows, columns),
         matvec=lambda x: forward(convolution, x.reshape(convolution.input_shape)).ravel(),
@@ -95,7 +94,13 @@ def arpack(convolution: Convolution) -> tuple[float, ...]:
         dtype=np.float64,
     )
     start = np.random.default_rng(0).standard_normal(min(rows, columns))
-    return (float(svds(operator, k=1, v0=start, return_singular_vectors=False)[0]),)
+    return float(svds(operator, k=count, v0=start, return_singular_vectors=False).max())
+
+
+def arpack(convolution: Convolution) -> tuple[float, ...]:
+    if max(math.prod(convolution.output_shape), math.prod(convolution.input_shape)) >= ARPACK_ELEMENTS:
+        return ()
+    return (largest_by_arpack(convolution, 1),)
 
 
 def power_iteration(convolution: Convolution) -> tuple[float, ...]:
