@@ -130,10 +130,9 @@ def _scaled(kernel: NDArray[np.float64], axes: Sequence[Piece]) -> tuple[Correla
 
     So squares neither overflow nor vanish, and nothing is rounded.
     """
-    taken = Correlation.of(kernel, axes).kernel
-    exponent = int(np.frexp(np.abs(taken).max(initial=0.0))[1])
-    with np.errstate(over="ignore"):
-        return Correlation.of(np.ldexp(kernel, -exponent), axes), exponent
+    correlation = Correlation.of(kernel, axes)
+    exponent = int(np.frexp(np.abs(correlation.kernel).max(initial=0.0))[1])
+    return correlation.scaled(-exponent), exponent
 
 
 def _restored(found: Bracket, exponent: int) -> Bracket:

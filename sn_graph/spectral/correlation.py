@@ -60,6 +60,11 @@ class Correlation:
         """Leave out all groups but these."""
         return replace(self, kernel=self.kernel[groups], coefficients=self.coefficients[:, groups])
 
+    def scaled(self, exponent: int) -> "Correlation":
+        """Multiply by 2 to the power of this."""
+        kernel, coefficients = (np.ldexp(array, exponent) for array in (self.kernel, self.coefficients))
+        return replace(self, kernel=kernel, coefficients=coefficients)
+
     def in_single(self) -> "Correlation":
         """Compute forward and adjoint in float32."""
         return replace(self, coefficients=self.coefficients.astype(np.float32))
