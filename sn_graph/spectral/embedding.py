@@ -117,15 +117,15 @@ def _candidates(
         choices.append(tuple(product(periods, (0.5, 0.0))) if degree else ((1, 0.0),))
     least = [ways[0][0] for ways in choices]
 
-    def remoteness(ways: tuple[tuple[int, float], ...]) -> float:
-        """How far the frequencies stay away from the peak that they come nearest to, squared."""
-        return min(sum(_distance(way, angle) ** 2 for way, angle in zip(ways, peak, strict=True)) for peak in peaks)
+    def nearness(ways: tuple[tuple[int, float], ...]) -> float:
+        """How near the frequencies come to a peak: minus the square of the least distance."""
+        return -min(sum(_distance(way, angle) ** 2 for way, angle in zip(ways, peak, strict=True)) for peak in peaks)
 
     def excess(ways: tuple[tuple[int, float], ...]) -> float:
         return sum(way[0] - low for way, low in zip(ways, least, strict=True))
 
-    # The most remote first, or else the closest periods, on all axes.
-    ranked = sorted(product(*choices), key=(lambda ways: -remoteness(ways)) if peaks else excess)
+    # The most remote from all peaks first, or else the closest periods, on all axes.
+    ranked = sorted(product(*choices), key=nearness if peaks else excess)
     for ways in ranked[:WAYS]:
         yield tuple(way[0] for way in ways), tuple(way[1] for way in ways)
 
