@@ -97,7 +97,7 @@ class Correlation:
         outputs = self._places()
         _, _, small, phase_count = self.coefficients.shape
         if phase_count <= small:
-            self._gather(self.coefficients, phases, 1, outputs[:, :, self._offsets()[-1] :])
+            self._gather(self.coefficients, phases, 1, outputs[:, :, self._lead() :])
         else:
             self._scatter(self.coefficients, phases, outputs, -1)
         return self._rows(outputs)[self._inner()].reshape(self.small_shape)
@@ -113,7 +113,7 @@ class Correlation:
         if small <= phase_count:
             self._gather(terms, outputs, -1, phases)
         else:
-            self._scatter(terms, outputs[:, :, self._offsets()[-1] :], phases, 1)
+            self._scatter(terms, outputs[:, :, self._lead() :], phases, 1)
         return self.from_phases(phases)
 
     def _gather(self, terms: Array, source: Array, sign: int, target: Array) -> None:
@@ -147,12 +147,11 @@ class Correlation:
     def _places(self) -> Array:
         """Zeros [groups, S, lead + flat places of z]: y, with room before it for what is shifted out."""
         _, groups, small, _ = self.coefficients.shape
-        return np.zeros((groups, small, self._offsets()[-1] + math.prod(self.extents)), self.coefficients.dtype)
+        return np.zeros((groups, small, self._lead() + math.prod(self.extents)), self.coefficients.dtype)
 
     def _rows(self, outputs: Array) -> Array:
         """The part of `_places` behind the lead, as a view [groups, S, extents…]."""
-        lead = self._offsets()[-1]
-        return outputs[:, :, lead:].reshape(*outputs.shape[:2], *self.extents)
+        return outputs[:, :, self._lead() :].reshape(*outputs.shape[:2], *self.extents)
 
     def _inner(self) -> tuple[slice, ...]:
         return (*_ALL[:2], *(slice(axis.small) for axis in self.axes))
@@ -161,6 +160,10 @@ class Correlation:
         """How far one place of each axis is on the flat one."""
         extents = self.extents
         return [math.prod(extents[axis + 1 :]) for axis in range(len(extents))]
+
+    def _lead(self) -> int:
+        """How far the greatest shift reaches on the flat axis."""
+        return sum(degree * width for degree, width in zip(self.degrees, self._widths(), strict=True))
 
     def _offsets(self) -> list[int]:
         """How far each shift u reaches on the flat axis, in ascending order."""
