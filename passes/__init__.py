@@ -1,0 +1,20 @@
+"""Passes: what can be done to a model by a plan."""
+
+from sn_graph.passes.base import Pass, PassResult, load_pass, make_pass
+from sn_graph.passes.fold import Fold, FoldOptions
+from sn_graph.passes.insert import Insert, InsertOptions, InsertResult, Scale
+from sn_graph.passes.strip import Strip
+
+__all__ = [
+    "Fold",
+    "FoldOptions",
+    "Insert",
+    "InsertOptions",
+    "InsertResult",
+    "Pass",
+    "PassResult",
+    "Scale",
+    "Strip",
+    "load_pass",
+    "make_pass",
+]

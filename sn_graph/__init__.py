@@ -8,10 +8,10 @@
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from sn_graph.version import __version__
 
 if TYPE_CHECKING:
-    from sn_graph.api import fold, insert, inspect, strip
+    from sn_graph.api import apply, fold, insert, inspect, strip
     from sn_graph.errors import EnvironmentUnavailable, ModelError, SnGraphError, UsageError, VerificationFailed
     from sn_graph.model import Model
     from sn_graph.plan import Plan, load_plan, make_plan, save_plan
@@ -28,6 +28,7 @@ _HOMES = {
     "StatefulSession": "sn_graph.runtime.session",
     "UsageError": "sn_graph.errors",
     "VerificationFailed": "sn_graph.errors",
+    "apply": "sn_graph.api",
     "compare": "sn_graph.runtime",
     "fold": "sn_graph.api",
     "insert": "sn_graph.api",
@@ -49,6 +50,7 @@ __all__ = [
     "UsageError",
     "VerificationFailed",
     "__version__",
+    "apply",
     "compare",
     "fold",
     "insert",

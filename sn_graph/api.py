@@ -1,100 +1,73 @@
-"""The functions of the public API that join the rooms: a source in, a result out."""
+"""The public API: a source in, a result out."""
 
-import math
 import os
-from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Unpack
 
+import numpy as np
 import onnx
 
-from sn_graph import measure
-from sn_graph.bake import restore_plan
-from sn_graph.errors import UsageError
-from sn_graph.inserted import read_inserted, site_vectors
-from sn_graph.insertion import StateLayout, StateMode
+from sn_graph.errors import ModelError, UsageError
 from sn_graph.model import Model
-from sn_graph.passes.base import PassResult
-from sn_graph.passes.fold import Fold, FoldOptions, SigmaMethod
-from sn_graph.passes.insert import Insert, InsertOptions, Scale
-from sn_graph.passes.strip import Strip, StripOptions
-from sn_graph.plan import NORMS, Plan, load_plan, make_plan, narrow_plan, rebind
+from sn_graph.norms import SigmaMethod, plan_state
+from sn_graph.norms import inspect as measure_norms
+from sn_graph.passes import Fold, FoldOptions, Insert, InsertOptions, InsertResult, PassResult, Scale, Strip, make_pass
+from sn_graph.plan import Plan, PlanOptions, build_plan, record_of
 from sn_graph.progress import Progress, silent
 from sn_graph.report import Report
-from sn_graph.state import State, plan_state
-from sn_graph.views import Convention
+from sn_graph.rewrite import insertion_plan, restore
+from sn_graph.rewrite.insertion import StateLayout, StateMode
+from sn_graph.state import Inserted, State, read_inserted, site_vectors
+
+if TYPE_CHECKING:
+    from sn_graph.frontends.keras import KerasExport
 
 Source = str | os.PathLike[str] | onnx.ModelProto | Model
-PathName = str | os.PathLike[str]
 
 
-def build_plan(
-    model: Model,
-    *,
-    plan: PathName | Plan | None = None,
-    convention: str | None = None,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    op_types: Sequence[str] = (),
-    power_iterations: int | None = None,
-    bound: float | None = None,
-    clip: bool | None = None,
-    norm: str | None = None,
-    state: PathName | None = None,
-) -> Plan:
-    """Return the plan of a file, or of the model itself, with the given arguments over it; None leaves the plan's.
+@dataclass(frozen=True)
+class Opened:
+    """A model to measure or fold.
 
-    Raises:
-        ModelError: The plan file can't be used for the model.
-        UsageError: An argument is not valid.
+    Attributes:
+        model: The model; of one that insert wrote, what it was before.
+        inserted: What the metadata of an inserted model say, else None.
+        held: The u that an inserted model holds, else none.
     """
-    if plan is None:
-        made = make_plan(model, convention=convention or "auto", include=include, exclude=exclude, op_types=op_types)
-    else:
-        made = plan if isinstance(plan, Plan) else load_plan(plan, model, convention=convention)
-        made = narrow_plan(made, include=include, exclude=exclude, op_types=op_types)
-    if bound is not None and not 0 < bound < math.inf:
-        raise UsageError(f"a bound of {bound:g} is no norm; give a number above zero")
-    if power_iterations is not None and power_iterations < 1:
-        raise UsageError(f"{power_iterations} power iterations are none; give at least 1")
-    if power_iterations is not None:  # over a site's own number too
-        made = replace(made, sites=tuple(replace(site, power_iterations=None) for site in made.sites))
-    if norm is not None and norm not in NORMS:
-        raise UsageError(f"no norm '{norm}'; choose one of {', '.join(NORMS)}")
-    return replace(
-        made,
-        norm=norm or made.norm,
-        power_iterations=made.power_iterations if power_iterations is None else power_iterations,
-        bound=made.bound if bound is None else bound,
-        clip=made.clip if clip is None else clip,
-        state=made.state if state is None else Path(state),
-    )
+
+    model: Model
+    inserted: Inserted | None
+    held: State
+
+    @classmethod
+    def of(cls, source: Source) -> "Opened":
+        """Open a source. Raises ModelError where it can't be read."""
+        model = Model.open(source)
+        inserted = read_inserted(model)
+        if inserted is None:
+            return cls(model, None, State({}, {}))
+        return cls(restore(model, inserted), inserted, State(site_vectors(model, inserted), {}))
 
 
 def inspect(
     source: Source,
     *,
     sigma: str = "exact",
-    norm: str | None = None,
     seed: int = 0,
-    state: PathName | None = None,
-    plan: PathName | Plan | None = None,
-    convention: str | None = None,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    op_types: Sequence[str] = (),
     progress: Progress = silent,
+    **options: Unpack[PlanOptions],
 ) -> Report:
     """Measure the exact spectral norm of each weight of a model.
 
     Args:
         source: A path, a ModelProto or a Model.
         sigma: "exact", or "upper" for a proven upper bound besides.
-        norm: "matrix", or "operator" for the norms of what the nodes do besides.
-        seed, state: Where the one power step starts from that is compared with σ: random u, a state file's, or those
-            that an inserted model holds.
-        plan, convention, include, exclude, op_types: As for `fold`.
+        seed: Of the random u that the one power step starts from which is compared with σ; the u of `state`, or those
+            that an inserted model holds, come first.
         progress: Told the elements measured.
+        **options: What is measured: see `PlanOptions`.
 
     Raises:
         ModelError: The model can't be read, or a weight holds NaN or infinite values.
@@ -104,48 +77,26 @@ def inspect(
     >>> report.sites[0].op_types, report.sites[0].matrix, round(report.sites[0].sigma, 4)
     (('Conv',), (32, 75), 0.3584)
     """
+    _require_known("inspect", options, without=("power_iterations", "bound", "clip"))
+    opened = Opened.of(source)
+    return examine(opened, build_plan(opened.model, **options), sigma=sigma, seed=seed, progress=progress)
+
+
+def examine(opened: Opened, plan: Plan, *, sigma: str, seed: int, progress: Progress) -> Report:
+    """Measure an opened model by a plan that was made of it; the rest is as in `inspect`."""
     if sigma not in (SigmaMethod.EXACT, SigmaMethod.UPPER):
-        raise UsageError(f"inspect measures σ exactly; '{sigma}' is neither 'exact' nor 'upper'")
-    opened = Model.open(source)
-    inserted = read_inserted(opened)
-    model, known = original(opened), None if inserted is None else State(site_vectors(opened, inserted), {})
-    made = build_plan(
-        model,
-        plan=rebind(plan, model) if isinstance(plan, Plan) else plan,
-        convention=convention,
-        include=include,
-        exclude=exclude,
-        op_types=op_types,
-        norm=norm,
-        state=state,
-    )
-    if made.state is not None:
-        known = plan_state(made, model)
-    return measure.inspect(model, made, progress, upper=sigma == SigmaMethod.UPPER, seed=seed, state=known)
-
-
-def original(source: Source) -> Model:
-    """Open a model; of one that `insert` wrote, what it was before."""
-    model = Model.open(source)
-    return model if read_inserted(model) is None else strip(model).model
+        raise UsageError("inspect measures σ exactly", do=f"'{sigma}' is neither 'exact' nor 'upper'")
+    state = opened.held if plan.state is None else plan_state(plan, opened.model)
+    return measure_norms(opened.model, plan, progress, upper=sigma == SigmaMethod.UPPER, seed=seed, state=state)
 
 
 def fold(
     source: Source,
     *,
     sigma: str = "exact",
-    power_iterations: int | None = None,
     seed: int = 0,
-    state: PathName | None = None,
-    bound: float | None = None,
-    clip: bool | None = None,
-    norm: str | None = None,
-    convention: str | None = None,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    op_types: Sequence[str] = (),
-    plan: PathName | None = None,
     progress: Progress = silent,
+    **options: Unpack[PlanOptions],
 ) -> PassResult:
     """Replace each weight W of a model by bound · W / σ(W).
 
@@ -156,16 +107,9 @@ def fold(
         source: A path, a ModelProto or a Model; none of them is changed.
         sigma: "exact" (relative error at most 1e-6), "power" for the frameworks' estimate, or "upper" for a proven
             upper bound, so that the weights as stored have a norm of at most `bound` for certain.
-        power_iterations, seed, state: Of the estimate: how many iterations (1), from random u or those of a file.
-        bound: The spectral norm that the weights get (1.0).
-        clip: Leave weights alone whose norm is at most `bound`.
-        norm: "matrix" (the default), or "operator" for what the consumers do to their input: strides, padding,
-            dilation and groups of convolutions counted, at their input's size.
-        convention: "auto" (the default), "keras", "torch" or "torch-parametrization".
-        include, exclude: Regular expressions, searched in weight names.
-        op_types: Only these consumers.
-        plan: A plan file, whose parameters hold where no argument is given.
+        seed: Of the estimate's random u, where no `state` is given.
         progress: Told the elements measured.
+        **options: Which weights, which norm, which bound: see `PlanOptions`.
 
     Returns:
         The result: `save(path)`, `to_proto()`, and `sites`, one record a weight.
@@ -180,56 +124,49 @@ def fold(
     >>> result.sites[0].status, result.sites[0].matrix
     ('folded', (16, 96))
     """
+    _require_known("fold", options)
     try:
         method = SigmaMethod(sigma)
     except ValueError:
-        raise UsageError(f"no estimator '{sigma}'; choose one of {', '.join(SigmaMethod)}") from None
-    opened = Model.open(source)
-    inserted = read_inserted(opened)
-    model, restored = (opened.copy(), None) if inserted is None else restore_plan(opened)
-    made = build_plan(
-        model,
-        plan=plan or restored,
-        convention=convention,
-        include=include,
-        exclude=exclude,
-        op_types=op_types,
-        power_iterations=power_iterations,
-        bound=bound,
-        clip=clip,
-        norm=norm,
-        state=state,
-    )
-    options = FoldOptions(method, seed)
-    if inserted is not None:
-        # Neither its u nor its σ are those of another norm.
-        held = State(site_vectors(opened, inserted) if made.norm == inserted.norm else {}, {})
-        known = plan_state(made, model) if made.state else held
-        last_run = made.norm == inserted.norm and all(site.id in known.sigma for site in made.eligible())
-        options = replace(options, state=known, last_run=last_run and made.state is not None and method != "upper")
-    return Fold(options).apply(model, made, progress)
+        raise UsageError(f"no estimator '{sigma}'", do=f"choose one of {', '.join(SigmaMethod)}") from None
+    opened = Opened.of(source)
+    if opened.inserted is None:
+        return Fold(FoldOptions(method, seed))(opened.model, build_plan(opened.model, **options), progress)
+    chosen = options.copy()
+    if not chosen.get("plan"):
+        chosen["plan"] = insertion_plan(opened.model, opened.inserted)
+    plan = build_plan(opened.model, **chosen)
+    return Fold(_baking(opened, opened.inserted, plan, method, seed))(opened.model, plan, progress)
+
+
+def _require_known(function: str, options: Mapping[str, Any], without: Sequence[str] = ()) -> None:
+    """Raise TypeError for a keyword that is not among the plan's, as Python itself would."""
+    known = PlanOptions.__annotations__.keys() - set(without)
+    for key in options:
+        if key not in known:
+            raise TypeError(f"{function}() got an unexpected keyword argument '{key}'")
+
+
+def _baking(opened: Opened, inserted: Inserted, plan: Plan, method: SigmaMethod, seed: int) -> FoldOptions:
+    """Return how an inserted model is folded: by the σ of its last run where they are known, else from its u."""
+    if plan.state is None:  # neither its u nor its σ are those of another norm
+        return FoldOptions(method, seed, opened.held if plan.norm == inserted.norm else State({}, {}))
+    state = plan_state(plan, opened.model)
+    last_run = plan.norm == inserted.norm and all(target.id in state.sigma for target in plan.targets())
+    return FoldOptions(method, seed, state, state.sigma if last_run and method is not SigmaMethod.UPPER else None)
 
 
 def insert(
     source: Source,
     *,
     sigma: str = "power",
-    power_iterations: int | None = None,
     seed: int = 0,
-    state: PathName | None = None,
     state_layout: str = "packed",
     state_mode: str = "default",
     scale: str = "input",
-    bound: float | None = None,
-    clip: bool | None = None,
-    norm: str | None = None,
-    convention: str | None = None,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    op_types: Sequence[str] = (),
-    plan: PathName | None = None,
     progress: Progress = silent,
-) -> PassResult:
+    **options: Unpack[PlanOptions],
+) -> InsertResult:
     """Insert the power iteration into a model, so that each run normalizes its weights as training does.
 
     The model gets an input `sn_u` [N, 1] float32, all vectors u end to end, and outputs `sn_u.next` [N, 1] and
@@ -239,13 +176,13 @@ def insert(
         source: A path, a ModelProto or a Model; none of them is changed.
         sigma: "power" to start from random u, "exact" to start from the leading singular vectors, "upper" for that
             with a proven bound in the records.
-        power_iterations: Iterations a run (1).
-        seed, state: Where u starts: random, or a state file's.
+        seed: Of the random u, where no `state` is given.
         state_layout: "packed", or "per-weight" for inputs and outputs of each weight's own.
         state_mode: "default" gives the input a default, so that old clients still run; "required" does not.
         scale: "input" divides what the nodes read by σ; "weight" the weights.
-        bound, clip, norm, convention, include, exclude, op_types, plan, progress: As for `fold`. With norm "operator"
-            u has the shape of the consumer's output at its static input size.
+        progress: Told the elements measured.
+        **options: Which weights, which norm, which bound: see `PlanOptions`. With norm "operator" u has the shape of
+            the consumer's output at its static input size.
 
     Returns:
         The result: `save(path)`, `to_proto()`, and `sites`, one record a weight.
@@ -260,37 +197,22 @@ def insert(
     >>> [output.name for output in result.to_proto().graph.output][-2:]
     ['sn_u.next', 'sn_sigma']
     """
-    options = insert_options(sigma=sigma, seed=seed, layout=state_layout, mode=state_mode, scale=scale)
-    model = Model.open(source).copy()
-    made = build_plan(
-        model,
-        plan=plan,
-        convention=convention,
-        include=include,
-        exclude=exclude,
-        op_types=op_types,
-        power_iterations=power_iterations,
-        bound=bound,
-        clip=clip,
-        norm=norm,
-        state=state,
-    )
-    return Insert(options).apply(model, made, progress)
-
-
-def insert_options(*, sigma: str, seed: int, layout: str, mode: str, scale: str) -> InsertOptions:
-    """Return Insert's options from the words of the command line. Raises UsageError for others."""
+    _require_known("insert", options)
     try:
-        return InsertOptions(
+        chosen = InsertOptions(
             exact=SigmaMethod(sigma) is not SigmaMethod.POWER,
             upper=SigmaMethod(sigma) is SigmaMethod.UPPER,
             seed=seed,
-            layout=StateLayout(layout),
-            mode=StateMode(mode),
+            layout=StateLayout(state_layout),
+            mode=StateMode(state_mode),
             scale=Scale(scale),
         )
     except ValueError as error:
-        raise UsageError(f"{error}; see insert --help for what there is") from None
+        raise UsageError(str(error), do="see insert --help for what there is") from None
+    model = Model.open(source)
+    result = Insert(chosen)(model, build_plan(model, **options), progress)
+    assert isinstance(result, InsertResult), "what Insert.apply returns"
+    return result
 
 
 def strip(source: Source) -> PassResult:
@@ -303,6 +225,85 @@ def strip(source: Source) -> PassResult:
     >>> strip(inserted).to_proto() == onnx.load("models/keras_dcgan_discriminator.onnx")
     True
     """
-    model = Model.open(source).copy()
-    plan = Plan(model.path.name if model.path else "", Convention.KERAS, "strip needs none", ())
-    return Strip(StripOptions()).apply(model, plan)
+    return Strip()(Model.open(source))
+
+
+class Form(StrEnum):
+    """What becomes of the normalization of an exported model: kept apart, folded once, or inserted."""
+
+    PLAIN = "plain"
+    FOLD = "fold"
+    INSERT = "insert"
+
+
+def normalize_export(
+    exported: "KerasExport", form: Form, *, sigma: SigmaMethod = SigmaMethod.POWER, progress: Progress = silent
+) -> PassResult:
+    """Give the weights of an export the form asked for, from the u of the framework's own layers.
+
+    Args:
+        exported: A model with its plan and state; it stays as it is.
+        form: What becomes of the normalization.
+        sigma: The estimate that `fold` divides by; "power" is one step of each layer, as Keras's normalize_weights().
+        progress: Told the elements measured.
+
+    Raises:
+        ModelError: A layer's own u is zero or not finite, or a weight has no norm.
+    """
+    model, plan, state = exported.model, exported.plan, exported.state
+    if form is Form.PLAIN:
+        sites = tuple(map(record_of, plan.sites))
+        return PassResult(model, plan, sites, source=model, name="plain")
+    _require_vectors(plan, state)
+    if form is Form.INSERT:
+        return Insert(InsertOptions(state=state))(model, plan, progress)
+    # normalize_weights() is one step, however often the layer is called.
+    once = replace(plan, sites=tuple(replace(site, per_use=False) for site in plan.sites))
+    return Fold(FoldOptions(sigma, state=state))(model, once, progress)
+
+
+def _require_vectors(plan: Plan, state: State) -> None:
+    """Raise ModelError where a step of normalization can't start from a layer's own u."""
+    for target in plan.targets():
+        vector = state.u[target.id]
+        if not (np.isfinite(vector).all() and vector.any()):
+            raise ModelError(
+                f"the u of '{target.id}' is zero or not finite",
+                "and no iteration can start from it, in Keras neither",
+                "assign its layer another vector_u, or export --as plain",
+            )
+
+
+def apply(
+    name: str,
+    source: Source,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    progress: Progress = silent,
+    **options: Unpack[PlanOptions],
+) -> PassResult:
+    """Apply a registered pass to a model: one of sn-graph's, or of a package that registers its own.
+
+    Args:
+        name: What the pass is registered under in the entry point group `sn_graph.passes`.
+        source: A path, a ModelProto or a Model; none of them is changed.
+        settings: The pass's own options, by name.
+        progress: Told how far it is.
+        **options: The plan's: see `PlanOptions`.
+
+    Raises:
+        UsageError: No such pass is installed, or an option is not valid.
+        ModelError: The model can't be used.
+
+    >>> result = apply("fold", "models/keras_dcgan_discriminator.onnx", {"sigma": "power"})
+    >>> result.name, result.sites[0].status
+    ('fold', 'folded')
+    """
+    _require_known("apply", options)
+    chosen, model = make_pass(name, settings or {}), Model.open(source)
+    if isinstance(chosen, Strip):
+        given = [key for key, value in options.items() if value not in (None, (), [])]
+        if given:
+            raise UsageError(f"pass '{name}' follows no plan", do=f"leave {', '.join(given)} out")
+        return chosen(model)
+    return chosen(model, build_plan(model, **options), progress)

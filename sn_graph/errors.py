@@ -1,15 +1,46 @@
-"""The exceptions that users meet, each with the exit code the command line ends with.
+"""Errors: the exceptions that users meet, each with the exit code that the command line ends with."""
 
-A message says what happened, why, and what to do, in one line.
-"""
-
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class SnGraphError(Exception):
-    """Base of every error that sn-graph raises on purpose."""
+    """Base of every error that sn-graph raises on purpose: what happened, why, and what to do, in one line.
+
+    Attributes:
+        what: What happened.
+        why: Why, or what follows from it. One that begins with a conjunction ("so it has no norm") follows a comma in
+            the message, any other a colon.
+        do: What to do about it.
+
+    >>> str(SnGraphError("weight 'w' holds 3 NaN values", "so it has no spectral norm", leave_out("w")))
+    "weight 'w' holds 3 NaN values, so it has no spectral norm; leave it out with --exclude '^w$'"
+    """
 
     exit_code: ClassVar[int] = 3
+
+    def __init__(self, what: str, why: str = "", do: str = "") -> None:
+        super().__init__(what, why, do)
+        self.what = what
+        self.why = why
+        self.do = do
+
+    @property
+    def reason(self) -> str:
+        """What happened and why, without the advice, which may belong to another command."""
+        if not self.why:
+            return self.what
+        separator = ", " if self.why.partition(" ")[0] in _CONJUNCTIONS else ": "
+        return self.what + separator + self.why
+
+    def __str__(self) -> str:
+        return f"{self.reason}; {self.do}" if self.do else self.reason
+
+    def about(self, what: str) -> Self:
+        """Return the same error, said of something: a file's path, say."""
+        return type(self)(f"{what}: {self.what}", self.why, self.do)
+
+
+_CONJUNCTIONS = frozenset({"and", "because", "but", "for", "so", "where", "which", "whose"})
 
 
 class VerificationFailed(SnGraphError):
@@ -34,3 +65,14 @@ class EnvironmentUnavailable(SnGraphError):
     """Something outside the model is missing: a package, an execution provider, a writable folder."""
 
     exit_code = 4
+
+
+def leave_out(weight: str) -> str:
+    r"""Return the advice to leave a weight out: `--exclude` with a regular expression that finds its name alone.
+
+    >>> leave_out("conv1.kernel")
+    "leave it out with --exclude '^conv1\\.kernel$'"
+    """
+    # re.escape would escape harmless characters too.
+    escaped = "".join("\\" + character if character in r"\.^$*+?{}[]|()" else character for character in weight)
+    return f"leave it out with --exclude '^{escaped}$'"

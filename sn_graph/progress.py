@@ -1,4 +1,4 @@
-"""How long work is reported: a function that gets told what is done of what."""
+"""Progress: a function that is told how much is done of what."""
 
 from collections.abc import Callable
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,12 +15,15 @@ import pytest
 from onnx import numpy_helper
 
 import sn_graph as sn
-from sn_graph.api import build_plan
-from sn_graph.model import Model, Storage
-from sn_graph.passes.base import Pass, PassResult, load_pass
-from sn_graph.passes.fold import Fold, FoldOptions
-from sn_graph.plan import make_plan
-from tests.passes.reference import CASES, saved, sigma_max
+from sn_graph import proofs
+from sn_graph.model import Storage
+from sn_graph.passes import PassResult
+from tests.support.builders import initializers, saved
+from tests.support.networks import CASES
+from tests.support.oracle import sigma_max
+from tests.support.third_party import TimesOptions, third_party
+
+__all__ = ["third_party"]
 
 CONV = CASES[1]
 
@@ -39,7 +43,7 @@ def test_everything_promised_is_there() -> None:
 
 @pytest.mark.parametrize("kind", ["str", "path", "proto", "model"])
 def test_sources(kind: str, path: Path, tmp_path: Path) -> None:
-    sources = {"str": str(path), "path": path, "proto": onnx.load(path), "model": sn.Model.open(path)}
+    sources: dict[str, Any] = {"str": str(path), "path": path, "proto": onnx.load(path), "model": sn.Model.open(path)}
     result = sn.fold(sources[kind])
     result.save(tmp_path / "out.onnx")
     assert (
@@ -62,29 +66,13 @@ def test_result_is_frozen_data(path: Path) -> None:
     assert rescaled.factor == pytest.approx(1 / sigma_max(CONV.weight().reshape(8, -1)), rel=1e-6)
 
 
-def test_saving_as_external_data(path: Path, tmp_path: Path) -> None:
+def test_saving_as_external_data(tmp_path: Path) -> None:
     large = CASES[8].model(np.ones((300, 5), np.float32))
     result = sn.fold(large)
     result.save(tmp_path / "out.onnx", Storage.EXTERNAL)
-    assert sorted(os.listdir(tmp_path)) == ["in.onnx", "out.onnx", "out.onnx.data"]
+    assert sorted(os.listdir(tmp_path)) == ["out.onnx", "out.onnx.data"]
     stored = numpy_helper.to_array(onnx.load(tmp_path / "out.onnx").graph.initializer[0])
     assert sigma_max(stored) == pytest.approx(1.0, abs=1e-6)
-
-
-def test_registered_passes_are_found() -> None:
-    assert load_pass("fold") is Fold
-    assert issubclass(Fold, Pass)
-    assert Fold.name == "fold"
-    with pytest.raises(sn.UsageError, match="no pass 'nosuch' is installed; there are: fold"):
-        load_pass("nosuch")
-
-
-def test_a_pass_applies_to_a_model_and_plan(path: Path) -> None:
-    model = sn.Model.open(path)
-    result = load_pass("fold")(FoldOptions()).apply(model, sn.make_plan(model))
-    assert result.model is model
-    assert [site.status for site in result.sites] == ["folded"]
-    assert model.modified
 
 
 def test_verified_saving_and_comparing(path: Path, tmp_path: Path) -> None:
@@ -96,19 +84,78 @@ def test_verified_saving_and_comparing(path: Path, tmp_path: Path) -> None:
         compared.raise_if_different()
 
 
-def test_the_number_of_iterations_given_beats_the_plan_and_its_sites() -> None:
-    model = Model.open("models/keras_dcgan_discriminator.onnx")
-    plan = make_plan(model)
-    plan = replace(plan, power_iterations=2, sites=tuple(replace(site, power_iterations=3) for site in plan.sites))
-    asked = build_plan(model, plan=plan, power_iterations=5)
-    assert asked.power_iterations == 5
-    assert {site.power_iterations for site in asked.sites} == {None}
-    assert {site.power_iterations for site in build_plan(model, plan=plan).sites} == {3}
+# Registered passes by name
+
+
+@pytest.mark.parametrize(("name", "own"), [("fold", sn.fold), ("insert", sn.insert)])
+def test_a_pass_by_name_does_what_its_function_does(name: str, own: Callable[..., PassResult], path: Path) -> None:
+    options: dict[str, Any] = {"bound": 2.0, "convention": "torch", "power_iterations": 3}
+    words = {"sigma": "power", "seed": 5} if name == "fold" else {"seed": 5}
+    result = sn.apply(name, path, words, **options)
+    expected = own(path, **options, **words)
+    assert (result.name, result.options) == (name, expected.options)
+    assert result.to_proto() == expected.to_proto()
+    assert result.sites == expected.sites
+    assert result.source is not None
+    assert result.source.to_proto() == onnx.load(path)
+
+
+def test_strip_by_name(path: Path) -> None:
+    inserted = sn.insert(path).to_proto()
+    result = sn.apply("strip", inserted)
+    assert (result.name, result.plan, result.sites) == ("strip", None, ())
+    assert result.to_proto() == onnx.load(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "options", "said"),
+    [
+        ("nosuch", None, {}, "no pass 'nosuch' is installed"),
+        ("fold", {"nosuch": 1}, {}, "pass 'fold' has no option 'nosuch'"),
+        ("fold", {"sigma": "guess"}, {}, "'sigma' of pass 'fold' can't be 'guess'"),
+        ("strip", {"seed": 1}, {}, "pass 'strip' has no options"),
+        ("fold", None, {"convention": "jax"}, "no convention 'jax'"),
+        ("insert", None, {"bound": 0.0}, "a bound of 0"),
+    ],
+)
+def test_what_is_not_known_of_a_pass(
+    name: str, settings: dict[str, Any] | None, options: dict[str, Any], said: str, path: Path
+) -> None:
+    with pytest.raises(sn.UsageError, match=said):
+        sn.apply(name, path, settings, **options)
+
+
+@pytest.mark.usefixtures("third_party")
+def test_a_pass_of_another_package(path: Path, tmp_path: Path) -> None:
+    """It is applied by the plan's filters, and its result is proved by its structure: that is all that is known."""
+    told: list[tuple[str, int, int]] = []
+    result = sn.apply("times", path, {"factor": 0.5}, include=["w"], progress=lambda *step: told.append(step))
+    assert isinstance(result.options, TimesOptions)
+    assert told == [("multiplying", 1, 1)]
+    np.testing.assert_array_equal(initializers(result.to_proto())["w"], CONV.weight() / 2)
+    proof = proofs.save(result, tmp_path / "out.onnx")
+    assert (proof.verified, proof.failed) == ("structure", False)
+    assert "does not know what this pass promises" in str(proof.note)
+    np.testing.assert_array_equal(initializers(tmp_path / "out.onnx")["w"], CONV.weight() / 2)
+    untouched = sn.apply("times", path, exclude=["w"])
+    assert untouched.idle
+    assert untouched.to_proto() == onnx.load(path)
+
+
+@pytest.mark.usefixtures("third_party")
+def test_a_fault_of_another_package_is_none_of_the_models(path: Path) -> None:
+    with pytest.raises(RuntimeError, match="pass 'forgetful' reports on 0 of 1 weights"):
+        sn.apply("forgetful", path)
 
 
 def test_what_only_some_runs_need_is_imported_by_those() -> None:
     """Starting up is most of what a small fold takes."""
-    heavy = ["scipy.optimize", "sn_graph.spectral.exact", "sn_graph.spectral.convolution", "onnxruntime", "tensorflow"]
+    heavy = [
+        "scipy.optimize",
+        "sn_graph.spectral.convolution.convolution",
+        "onnxruntime",
+        "tensorflow",
+    ]
     code = f"import sys, sn_graph.api; print([name for name in {heavy} if name in sys.modules])"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ended.stdout.strip() == "[]"

@@ -5,13 +5,8 @@ The corpus of public models lies beside the checkout where there is one; models/
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import io
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -20,20 +15,15 @@ import onnxruntime
 import pytest
 from onnx import numpy_helper
 
-from sn_graph import measure
-from sn_graph.cli import app as application
 from sn_graph.model import Model
+from sn_graph.norms import inspect
 from sn_graph.plan import make_plan
+from tests.support.command_line import invoke, one_line
+from tests.support.oracle import sigma_max
+from tests.support.places import CORPUS, ONNX_MODELS, corpus, require_corpus
 
-for name in application._COMMANDS:
-    importlib.import_module(f"sn_graph.cli.{name}")
-
-ROOT = Path(__file__).parents[1]
-CORPUS = ROOT.parent / "shared" / "corpus"
-INDEX = CORPUS / "index.jsonl"
-ROWS = [json.loads(line) for line in INDEX.read_text().splitlines()] if INDEX.exists() else []
-CASES = [pytest.param(CORPUS / row["path"], row["flags"], id=row["path"]) for row in ROWS]
-CASES += [pytest.param(path, [], id=path.name) for path in sorted((ROOT / "models").glob("*.onnx"))]
+CASES = [pytest.param(CORPUS / row["path"], row["flags"], id=row["path"]) for row in corpus()]
+CASES += [pytest.param(path, [], id=path.name) for path in ONNX_MODELS]
 # σ of what was written: 1e-5 promised, or a few roundings of the type that stores it.
 SLACK = {"float16": 2e-3, "bfloat16": 2e-2}
 OPTIONS: list[list[str]] = [
@@ -43,28 +33,16 @@ OPTIONS: list[list[str]] = [
 ]
 
 
-def call(*arguments: object) -> tuple[int, str, str]:
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            application.app([str(argument) for argument in arguments], prog_name="sn-graph")
-            code: Any = 0
-        except SystemExit as end:
-            code = end.code or 0
-    return code, out.getvalue(), err.getvalue()
-
-
 def test_the_corpus_is_here() -> None:
-    if not ROWS:
-        pytest.skip(f"no corpus of real models beside the checkout (looked for shared/corpus/{INDEX.name})")
-    assert len(ROWS) == len(CASES) - len(list((ROOT / "models").glob("*.onnx")))
+    require_corpus()
+    assert all((CORPUS / row["path"]).exists() for row in corpus())
 
 
-@pytest.mark.parametrize(("path", "flags"), CASES)
-def test_inspect(path: Path, flags: list[str]) -> None:
-    code, out, err = call("inspect", path, "--json")
-    assert code == 0, err
-    for site in json.loads(out)["sites"]:
+@pytest.mark.parametrize("path", [pytest.param(one.values[0], id=one.id) for one in CASES])
+def test_inspect(path: Path) -> None:
+    ended = invoke("inspect", path, "--json")
+    assert ended.code == 0, ended.err
+    for site in ended.json["sites"]:
         assert (site["status"] == "eligible") == (site["sigma"] is not None)
         assert (site["status"] == "skipped") == bool(site["reason"])
 
@@ -73,15 +51,12 @@ def test_inspect(path: Path, flags: list[str]) -> None:
 @pytest.mark.parametrize(("path", "flags"), CASES)
 def test_fold(path: Path, flags: list[str], options: list[str], tmp_path: Path) -> None:
     target = tmp_path / "out.onnx"
-    code, out, err = call("fold", path, "-o", target, "--json", *options)
-    if code:
-        assert code == 3, err
-        assert err.startswith("sn-graph: error: ")
-        assert err.count("\n") == 1
-        assert "nothing to do" in err, err
+    ended = invoke("fold", path, "-o", target, "--json", *options)
+    if ended.code:
+        assert "nothing to do" in one_line(ended, 3)
         assert not list(tmp_path.iterdir())
         return
-    report = json.loads(out)
+    report = ended.json
     statuses = {site["status"] for site in report["sites"]}
     assert statuses <= {"folded", "unchanged", "skipped"}
     runs = not {"not-run-on-random-inputs", "not-loaded-by-onnxruntime"} & set(flags)
@@ -103,15 +78,14 @@ def assert_unit_norms(target: Path) -> None:
     """The norm of every weight that can be normalized is 1, by LAPACK on what is stored."""
     model = Model.open(target)
     checked = 0
-    for planned in make_plan(model).eligible():
-        matrix = planned.matrix(model).astype(np.float64)
-        scale = model.array(planned.site.quantization.scale).dtype.name if planned.site.quantization else ""
-        slack = SLACK.get(scale or str(planned.site.dtype), 1e-5)
-        sigma = float(np.linalg.norm(matrix, 2))
-        assert sigma == 0 or abs(sigma - 1) <= slack, (planned.id, sigma)
+    for one in make_plan(model).targets():
+        scale = model.array(one.site.quantization.scale).dtype.name if one.site.quantization else ""
+        slack = SLACK.get(scale or str(one.site.dtype), 1e-5)
+        sigma = sigma_max(one.matrix(model))
+        assert sigma == 0 or abs(sigma - 1) <= slack, (one.id, sigma)
         checked += 1
     assert checked
-    assert measure.inspect(model, make_plan(model)).sites
+    assert inspect(model, make_plan(model)).sites
 
 
 def tensors(model: onnx.ModelProto | onnx.GraphProto | onnx.FunctionProto) -> Iterator[onnx.TensorProto]:
@@ -146,6 +120,6 @@ def assert_multiple(new: onnx.TensorProto, old: onnx.TensorProto) -> None:
     a, b = (numpy_helper.to_array(tensor).astype(np.float64) for tensor in (new, old))
     largest = np.unravel_index(np.argmax(np.abs(b)), b.shape)
     factor = a[largest] / b[largest]
-    eps = float(ml_dtypes.finfo(numpy_helper.to_array(old).dtype).eps)
-    tiny = float(ml_dtypes.finfo(numpy_helper.to_array(old).dtype).smallest_subnormal)
+    limits = ml_dtypes.finfo(numpy_helper.to_array(old).dtype)  # type: ignore[no-untyped-call]
+    eps, tiny = float(limits.eps), float(limits.smallest_subnormal)
     np.testing.assert_allclose(a, b * factor, rtol=2 * eps, atol=2 * tiny)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import re
-from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
 from safetensors.numpy import load_file
 
-MODELS = Path(__file__).parents[1] / "models"
+from tests.support.oracle import power_iteration
+from tests.support.places import GOLDEN, MODELS
+from tests.support.runs import run_by_name
+
 ROW = re.compile(r"^\| `(?P<name>[^`]+)` \|.* (?P<size>[\d,]+) \| `(?P<sha256>[0-9a-f]{64})` \|$", re.MULTILINE)
 ROWS = {row["name"]: row for row in ROW.finditer((MODELS / "README.md").read_text(encoding="utf-8"))}
 ONNX_FILES = sorted(name for name in ROWS if name.endswith(".onnx"))
@@ -28,7 +29,7 @@ Arrays = dict[str, NDArray[np.float32]]
 @pytest.fixture(scope="module")
 def golden() -> Arrays:
     """Inputs and outputs written by tools/export_models, from torch and Keras themselves."""
-    with np.load(Path(__file__).parent / "golden" / "models.npz") as arrays:
+    with np.load(GOLDEN / "models.npz") as arrays:
         return dict(arrays)
 
 
@@ -37,12 +38,6 @@ def part(golden: Arrays, file: str, kind: str) -> Arrays:
     found = {key.removeprefix(prefix): value for key, value in golden.items() if key.startswith(prefix)}
     assert found, f"no golden arrays under {prefix}"
     return found
-
-
-def run(model: onnx.ModelProto, inputs: Arrays) -> Arrays:
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(names, inputs), strict=True))
 
 
 def assert_close(actual: Arrays, expected: Arrays) -> None:
@@ -80,7 +75,7 @@ def test_model_is_valid_and_carries_nothing_of_the_machine_that_made_it(file: st
 def test_outputs_are_those_of_the_framework(file: str, batch: int, golden: Arrays) -> None:
     inputs = {name: value[:batch] for name, value in part(golden, file, "input").items()}
     expected = {name: value[:batch] for name, value in part(golden, file, "output").items()}
-    assert_close(run(onnx.load(MODELS / file), inputs), expected)
+    assert_close(run_by_name(onnx.load(MODELS / file), inputs), expected)
 
 
 @pytest.mark.parametrize("steps", [1, 10])
@@ -95,24 +90,13 @@ def test_state_files_continue_as_the_framework_does(file: str, steps: int, golde
     for tensor in model.graph.initializer:
         if (u := state.pop(f"{tensor.name}.u", None)) is not None:
             weight = numpy_helper.to_array(tensor)
-            sigma = iterate(matrix(weight, convention), u, steps)
+            sigma, _ = power_iteration(matrix(weight, convention), u, steps)
             tensor.CopyFrom(numpy_helper.from_array((weight / sigma).astype(np.float32), tensor.name))
     assert not state, f"u without a weight: {sorted(state)}"
-    assert_close(run(model, part(golden, file, "input")), part(golden, file, f"step_{steps}"))
+    assert_close(run_by_name(model, part(golden, file, "input")), part(golden, file, f"step_{steps}"))
 
 
 def matrix(weight: NDArray[np.float32], convention: str) -> NDArray[np.float64]:
     """Return M with u on its rows: as stored, but for the [in, out] kernels of Keras, whose u is on the columns."""
     kernel = weight.T if convention == "keras" and weight.ndim == 2 else weight
     return kernel.reshape(len(kernel), -1).astype(np.float64)
-
-
-def iterate(m: NDArray[np.float64], u: NDArray[np.float32], steps: int) -> float:
-    """Return sigma after `steps` power iterations from u; Miyato et al., 2018, https://arxiv.org/abs/1802.05957."""
-    left = u.astype(np.float64)
-    for _ in range(steps):
-        right = m.T @ left
-        right /= np.linalg.norm(right)
-        left = m @ right
-        left /= np.linalg.norm(left)
-    return float(left @ m @ right)

@@ -32,7 +32,7 @@ import sn_graph
 from sn_graph.errors import ModelError, SnGraphError
 from sn_graph.model import Model
 from sn_graph.runtime import ParityResult, Side, compare_sides, make_feeds, run_named
-from sn_graph.runtime.providers import PROVIDERS, require_provider
+from sn_graph.runtime.engine import PROVIDERS, require_provider
 from tools.op_models import op_models
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -62,10 +62,12 @@ class Row:
 
     @property
     def ok(self) -> bool:
+        """Whether outputs agree with TF32 off, and the op ran where it should."""
         return self.off.ok and self.placed
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and write the record; return the exit code."""
     options = parse(arguments)
     try:
         for provider in (options.left, options.right):
@@ -88,6 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(prog="cuda_parity", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--left", choices=PROVIDERS, default="cpu", help="the provider to compare with")
     parser.add_argument("--right", choices=PROVIDERS, default="cuda", help="the provider under test")
@@ -98,7 +101,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def cases(models: Path) -> Iterator[Case]:
-    """All there is to run: each model as it is, and with the iteration inserted over 10 steps."""
+    """Yield all there is to run: each model as it is, and with the iteration inserted over 10 steps."""
     plain = [Case(f"models/{path.name}", Model.open(path)) for path in sorted(models.glob("*.onnx"))]
     for case in [*plain, *op_cases()]:
         yield case
@@ -109,7 +112,7 @@ def cases(models: Path) -> Iterator[Case]:
 
 
 def measure(todo: Sequence[Case], left: str, right: str, seed: int) -> tuple[list[Row], list[tuple[str, str]]]:
-    """A row for each case, and name and reason of those that would not run."""
+    """Return a row for each case, and name and reason of those that would not run."""
     rows, failures = [], []
     for case in todo:
         try:
@@ -120,6 +123,7 @@ def measure(todo: Sequence[Case], left: str, right: str, seed: int) -> tuple[lis
 
 
 def measure_one(case: Case, left: str, right: str, seed: int) -> Row:
+    """Run a case on both providers."""
     feeds = make_feeds(case.model, seed=seed, steps=case.steps)
     reference = Side(case.model, f"{case.name} ({left})", left)
     tested = Side(case.model, f"{case.name} ({right})", right)
@@ -138,7 +142,7 @@ def measure_one(case: Case, left: str, right: str, seed: int) -> Row:
 
 
 def count_nodes(profile: Sequence[dict[str, Any]]) -> Counter[tuple[str, str]]:
-    """(provider, op) of each node in an onnxruntime profile, counted once however often it ran."""
+    """Count the (provider, op) of each node in an onnxruntime profile, once however often it ran."""
     seen = {
         (event["name"], args.get("node_index"), SHORT.get(args["provider"], args["provider"]), args["op_name"])
         for event in profile
@@ -182,6 +186,7 @@ def captured(case: Case, provider: str, seed: int, options: Mapping[str, str] | 
 
 
 def render_graphs(graphs: Sequence[Captured]) -> str:
+    """Return the table of CUDA graphs, nothing where none was run."""
     if not graphs:
         return ""
     rows = [f"| {graph.name} | {'yes' if graph.ok else 'no'} | {graph.difference:.1e} |" for graph in graphs]
@@ -196,7 +201,7 @@ def render_graphs(graphs: Sequence[Captured]) -> str:
 
 
 def op_cases() -> Iterator[Case]:
-    """A case per kind of op."""
+    """Yield a case for each kind of op."""
     for name, op, model in op_models():
         yield Case(name, Model.open(model), op)
 
@@ -205,6 +210,7 @@ def op_cases() -> Iterator[Case]:
 
 
 def render(rows: Sequence[Row], failures: Sequence[tuple[str, str]], left: str, right: str, command: str) -> str:
+    """Return the record: what it was measured with, and a row for each case."""
     agreeing = f"{sum(row.ok for row in rows)} of {len(rows) + len(failures)}"
     lines = [
         f"# {left.upper()} against {right.upper()}",
@@ -226,6 +232,7 @@ def render(rows: Sequence[Row], failures: Sequence[tuple[str, str]], left: str, 
 
 
 def render_row(row: Row, right: str) -> str:
+    """Return a case's row."""
     verdict = "yes" if row.ok else "no: outputs" if row.placed else f"no: {row.case.op} ran elsewhere"
     here = [(op, count) for (provider, op), count in sorted(row.placement.items()) if provider == right]
     there = [(f"{op} ({p})", count) for (p, op), count in sorted(row.placement.items()) if p != right]
@@ -235,15 +242,17 @@ def render_row(row: Row, right: str) -> str:
 
 
 def listing(counts: Sequence[tuple[str, int]]) -> str:
+    """Return counted names in words."""
     return ", ".join(name if count == 1 else f"{count} {name}" for name, count in counts) or "–"
 
 
 def largest(result: ParityResult, field: str = "max_rel_norm") -> float:
-    """The largest figure of all outputs and steps; NaN, where no number can tell, beats any."""
+    """Return the largest figure of all outputs and steps; NaN, where no number can tell, beats any."""
     return float(np.max([getattr(one, field) for one in result.comparisons], initial=0.0))
 
 
 def worst(rows: Sequence[Row], field: str) -> str:
+    """Return the largest relative figure of all cases, and whose it is."""
     if not rows:
         return "–"
     row = max(rows, key=lambda row: np.nan_to_num(largest(getattr(row, field)), nan=np.inf))
@@ -251,6 +260,7 @@ def worst(rows: Sequence[Row], field: str) -> str:
 
 
 def gpu_name() -> str:
+    """Return the GPU and its driver, by nvidia-smi."""
     query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
     try:
         answer = subprocess.run(query, capture_output=True, text=True, timeout=60, check=True).stdout
@@ -260,6 +270,7 @@ def gpu_name() -> str:
 
 
 def versions() -> str:
+    """Return the versions of what was run."""
     wanted = ("onnxruntime-gpu", "onnxruntime", "onnx", "numpy")
     installed = {dist.name.lower(): dist.version for dist in importlib.metadata.distributions() if dist.name}
     packages = [f"{name} {installed[name]}" for name in wanted if name in installed]

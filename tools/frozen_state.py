@@ -7,7 +7,7 @@
 
 Inserts into a model of models/ in every state mode and layout, hands it to every tool that is installed, and runs what
 it made with u, with -u and with another u: u.next must move. Ends with exit code 1 where a tool does not do what
-`sn_graph.runtime.liveness.TOOLS` says of it.
+`sn_graph.proofs.liveness.TOOLS` says of it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from sn_graph.api import insert
-from sn_graph.runtime.liveness import TOOLS, Tool
+from sn_graph.proofs import TOOLS, Tool
 
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "models" / "keras_dcgan_discriminator.onnx"
@@ -64,10 +64,12 @@ class Outcome:
 
 
 def states(feeds: Feeds) -> list[str]:
+    """Return the names of the vectors u."""
     return [name for name in feeds[0] if name != X]
 
 
 def require_inputs(feeds: Feeds, known: set[str]) -> None:
+    """Raise InputGone where a u is not among the inputs `known`."""
     gone = [name for name in states(feeds) if name not in known]
     if gone:
         some = "" if len(gone) == len(states(feeds)) else f"{len(gone)} of {len(states(feeds))} u are "
@@ -75,6 +77,7 @@ def require_inputs(feeds: Feeds, known: set[str]) -> None:
 
 
 def run_onnxruntime(model: Path, feeds: Feeds) -> list[Arrays]:
+    """Run onnxruntime on each feed."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
@@ -85,6 +88,7 @@ def run_onnxruntime(model: Path, feeds: Feeds) -> list[Arrays]:
 
 
 def run_openvino(model: Path, feeds: Feeds) -> list[Arrays]:
+    """Run OpenVINO on each feed."""
     openvino = importlib.import_module("openvino")
     compiled = openvino.Core().compile_model(openvino.Core().read_model(model), "CPU")
     require_inputs(feeds, {name for port in compiled.inputs for name in port.get_names()})
@@ -120,12 +124,13 @@ console.log(JSON.stringify({ results }));
 
 
 def run_node(package: str, modules: Path, model: Path, feeds: Feeds) -> list[Arrays]:
+    """Run an npm package of onnxruntime on each feed."""
     with tempfile.TemporaryDirectory() as name:
         script, file = Path(name) / "run.mjs", Path(name) / "feeds.json"
         script.write_text(SCRIPT, encoding="utf-8")
         lists = [{key: [array.shape, array.reshape(-1).tolist()] for key, array in feed.items()} for feed in feeds]
         file.write_text(json.dumps(lists), encoding="utf-8")
-        command = ["node", script, modules, package, model, file]
+        command = ["node", *map(str, (script, modules, package, model, file))]
         done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     if done.returncode:
         raise RuntimeError(done.stderr.strip().splitlines()[-1])
@@ -142,6 +147,7 @@ def run_node(package: str, modules: Path, model: Path, feeds: Feeds) -> list[Arr
 
 
 def save_optimized(level: str, source: Path, target: Path) -> None:
+    """Let onnxruntime save the model as it optimizes it."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, f"ORT_ENABLE_{level}")
@@ -150,53 +156,63 @@ def save_optimized(level: str, source: Path, target: Path) -> None:
 
 
 def quantize(source: Path, target: Path) -> None:
+    """Quantize the weights."""
     importlib.import_module("onnxruntime.quantization").quantize_dynamic(source, target)
 
 
 def preprocess(source: Path, target: Path) -> None:
+    """Prepare for static quantization."""
     importlib.import_module("onnxruntime.quantization.shape_inference").quant_pre_process(source, target)
 
 
 def graphsurgeon(source: Path, target: Path) -> None:
+    """Import and export."""
     surgeon = importlib.import_module("onnx_graphsurgeon")
     onnx.save(surgeon.export_onnx(surgeon.import_onnx(onnx.load(source))), target)
 
 
 def slim(source: Path, target: Path) -> None:
+    """Run onnxslim."""
     onnx.save(importlib.import_module("onnxslim").slim(onnx.load(source)), target)
 
 
 def simplify(source: Path, target: Path) -> None:
+    """Run onnxsim."""
     onnx.save(importlib.import_module("onnxsim").simplify(onnx.load(source))[0], target)
 
 
 def optimize(module: str, source: Path, target: Path) -> None:
+    """Run the optimizer of a module."""
     onnx.save(importlib.import_module(module).optimize(onnx.load(source)), target)
 
 
 def remove_initializers(source: Path, target: Path) -> None:
+    """Take initializers out of the inputs."""
     ir = importlib.import_module("onnx_ir")
     passes = importlib.import_module("onnx_ir.passes.common")
     ir.save(passes.RemoveInitializersFromInputsPass()(ir.load(source)).model, target)
 
 
 def convert_version(source: Path, target: Path) -> None:
+    """Convert to opset 21."""
     onnx.save(importlib.import_module("onnx.version_converter").convert_version(onnx.load(source), 21), target)
 
 
 def halve(source: Path, target: Path) -> None:
+    """Convert to float16."""
     common = importlib.import_module("onnxconverter_common")
     onnx.save(common.float16.convert_float_to_float16(onnx.load(source), keep_io_types=True), target)
 
 
 def converted(convert: Callable[[Path, Path], None], model: Path, feeds: Feeds) -> list[Arrays]:
+    """Run onnxruntime on what a converter makes."""
     with tempfile.TemporaryDirectory() as name:
         convert(model, Path(name) / "converted.onnx")
         return run_onnxruntime(Path(name) / "converted.onnx", feeds)
 
 
 def ways(modules: Path) -> dict[str, Callable[[Path, Feeds], list[Arrays]]]:
-    """How each tool of TOOLS is used."""
+    """Return how each tool of TOOLS is used."""
     converters: dict[str, Callable[[Path, Path], None]] = {
         "onnxruntime, saved at level basic": partial(save_optimized, "BASIC"),
         "onnxruntime, saved at level extended": partial(save_optimized, "EXTENDED"),
@@ -233,6 +249,7 @@ def make_models(folder: Path) -> dict[tuple[str, str], Path]:
 
 
 def make_feeds(model: Path) -> list[Arrays]:
+    """Return three feeds of the same x: with u, with -u, and with another u."""
     inputs = {value.name: value.type.tensor_type.shape.dim for value in onnx.load(model).graph.input}
     rng = np.random.default_rng(0)
     x = rng.standard_normal((1, 32, 32, 3), np.float32)
@@ -264,7 +281,7 @@ def judge(run: Callable[[Path, Feeds], list[Arrays]], model: Path) -> Outcome:
 
 
 def worse(packed: Outcome, per_weight: Outcome) -> Outcome:
-    """One outcome for both layouts: the worse, with the layout where they differ."""
+    """Return one outcome for both layouts: the worse, with the layout where they differ."""
     if packed.word == per_weight.word:
         return packed
     order = ("absent", "alive", "frozen", "refused")
@@ -273,7 +290,7 @@ def worse(packed: Outcome, per_weight: Outcome) -> Outcome:
 
 
 def version(tool: Tool, modules: Path) -> str | None:
-    """The installed version of a tool, None where it is absent."""
+    """Return the installed version of a tool, None where it is absent."""
     if tool.registry == "npm":
         manifest = modules / "node_modules" / tool.package / "package.json"
         if shutil.which("node") is None or not manifest.exists():
@@ -286,7 +303,7 @@ def version(tool: Tool, modules: Path) -> str | None:
 
 
 def measure(modules: Path, only: Sequence[str] | None = None) -> dict[str, dict[str, Outcome]]:
-    """What each tool does with each mode."""
+    """Return what each tool does with each mode."""
     found: dict[str, dict[str, Outcome]] = {}
     with tempfile.TemporaryDirectory() as name:
         models = make_models(Path(name))
@@ -306,7 +323,7 @@ def measure(modules: Path, only: Sequence[str] | None = None) -> dict[str, dict[
 
 
 def disagreements(found: Mapping[str, Mapping[str, Outcome]]) -> list[str]:
-    """Where what was found is not what TOOLS says."""
+    """Return a line for each tool that did not do what TOOLS says."""
     return [
         f"{tool.name}, {mode}: TOOLS says {getattr(tool, mode)}, found {outcome.word} {outcome.detail}".rstrip()
         for tool in TOOLS
@@ -320,19 +337,20 @@ def disagreements(found: Mapping[str, Mapping[str, Outcome]]) -> list[str]:
 INTRODUCTION = """# Tools that freeze the state
 
 A model that `insert` wrote takes its vectors u as an input. With `--state-mode default` the input has an initializer of
-the same name as its default. Some tools take that for a constant: the model that they leave runs, and never iterates
-again. With `--state-mode required` there is no default to mistake.
+the same name as its default. Some tools take that for a constant: the model that they write still runs, but never
+iterates again. With `--state-mode required` there is no default that could be mistaken.
 
 - **alive**: u.next follows the u that is fed;
-- **frozen**: it does not: u is no input any more, or what is fed is ignored;
+- **frozen**: it does not, because u is not an input any more, or because what is fed is ignored;
 - **refused**: the tool fails, or what it writes can't be loaded.
 
-`sn-graph verify MODEL --state` tells of any model whether its state is alive; `sn-graph doctor` lists this table with
+`sn-graph verify MODEL --state` tells whether the state of any model is alive; `sn-graph doctor` lists this table with
 what is installed. Insert after optimizing and converting, or with `--state-mode required`.
 """
 
 
 def render(found: Mapping[str, Mapping[str, Outcome]], modules: Path, command: str) -> str:
+    """Return the record."""
     lines = [
         INTRODUCTION,
         f"Found on {date.today().isoformat()} with `{command}`, Python {platform.python_version()}, "
@@ -353,6 +371,7 @@ def render(found: Mapping[str, Mapping[str, Outcome]], modules: Path, command: s
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Try every tool and write the record; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--node", type=Path, default=ROOT, help="the folder that holds node_modules")
     parser.add_argument("--output", type=Path, help="write the record to this file")

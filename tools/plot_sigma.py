@@ -1,4 +1,4 @@
-"""Draw docs/sigma.svg: a weight's singular values, what power iteration makes of the first, and the bracket.
+"""The drawing docs/sigma.svg: a weight's singular values, what power iteration makes of the first, and the bracket.
 
     python tools/plot_sigma.py models/torch_patchgan_discriminator.onnx docs/sigma.svg
 
@@ -18,38 +18,46 @@ from scipy.linalg import svdvals
 
 from sn_graph.model import Model
 from sn_graph.plan import make_plan
-from sn_graph.spectral.bound import bracket
-from sn_graph.spectral.power import power_iteration, seeded_state
+from sn_graph.spectral.matrix import bracket, power_iteration, seeded_state
 
 WIDTH, HEIGHT, LEFT, TOP, PANEL, GAP = 880, 360, 70, 40, 340, 90
-BLUE, RED, GREY = "#2563a8", "#b3402a", "#777"
+BLUE, RED, GRAY = "#2563a8", "#b3402a", "#777"
 STARTS, CALLS = 5, 300
 
 
 @dataclass(frozen=True)
 class Panel:
-    """A rectangle of the drawing with its axes: `across` and `up` take a value to 0 … 1."""
+    """A rectangle of the drawing with its axes.
+
+    Attributes:
+        start: Its left edge.
+        across, up: Return the place of a value on its axis, 0 … 1.
+    """
 
     start: float
     across: Callable[[float], float]
     up: Callable[[float], float]
 
     def point(self, x: float, y: float) -> str:
+        """Return "left,top" of two values."""
         height = HEIGHT - TOP - 60
         return f"{self.start + PANEL * self.across(x):.1f},{TOP + height * (1 - self.up(y)):.1f}"
 
-    def line(self, xs: Sequence[float], ys: Sequence[float], colour: str, width: float = 1.5) -> str:
+    def line(self, xs: Sequence[float], ys: Sequence[float], color: str, width: float = 1.5) -> str:
+        """Draw a line through points."""
         points = " ".join(self.point(x, y) for x, y in zip(xs, ys, strict=True))
-        return f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="{width}"/>'
+        return f'<polyline points="{points}" fill="none" stroke="{color}" stroke-width="{width}"/>'
 
-    def dot(self, x: float, y: float, colour: str) -> str:
+    def dot(self, x: float, y: float, color: str) -> str:
+        """Draw a point."""
         left, top = self.point(x, y).split(",")
-        return f'<circle cx="{left}" cy="{top}" r="2" fill="{colour}"/>'
+        return f'<circle cx="{left}" cy="{top}" r="2" fill="{color}"/>'
 
     def axes(self, title: str, xs: dict[float, str], ys: dict[float, str], below: str) -> list[str]:
+        """Draw both axes with their labels, a title above and a label below."""
         bottom = HEIGHT - 60
         parts = [
-            f'<path d="M{self.start},{TOP}V{bottom}H{self.start + PANEL}" fill="none" stroke="{GREY}"/>',
+            f'<path d="M{self.start},{TOP}V{bottom}H{self.start + PANEL}" fill="none" stroke="{GRAY}"/>',
             text(self.start, TOP - 16, title, "start", 14),
             text(self.start + PANEL / 2, HEIGHT - 18, below),
         ]
@@ -64,17 +72,20 @@ class Panel:
         return parts
 
 
-def text(x: float, y: float, content: str, anchor: str = "middle", size: int = 12, colour: str = "#222") -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}" fill="{colour}">{content}</text>'
+def text(x: float, y: float, content: str, anchor: str = "middle", size: int = 12, color: str = "#222") -> str:
+    """Write a line of text."""
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}" fill="{color}">{content}</text>'
 
 
 def largest_weight(path: Path) -> tuple[str, NDArray[np.float32]]:
+    """Return the name and the matrix of the model's largest weight."""
     model = Model.open(path)
-    site = max(make_plan(model).eligible(), key=lambda site: math.prod(site.site.shape or (0,)))
-    return site.id, np.asarray(site.matrix(model), np.float32)
+    target = max(make_plan(model).targets(), key=lambda target: math.prod(target.shape))
+    return target.id, np.asarray(target.matrix(model), np.float32)
 
 
 def shortfalls(matrix: NDArray[np.float32], sigma: float, seed: int) -> list[float]:
+    """Return how far the estimate is below σ after each call, relative to it."""
     state, found = seeded_state(seed, "weight", matrix.shape[0]), []
     for _ in range(CALLS):
         result = power_iteration(matrix, state, 1, "rows")
@@ -84,6 +95,7 @@ def shortfalls(matrix: NDArray[np.float32], sigma: float, seed: int) -> list[flo
 
 
 def spectrum_panel(values: NDArray[np.float64]) -> list[str]:
+    """Draw the largest singular values."""
     shown = values[:64] / values[0]
     low = math.floor(10 * shown[-1]) / 10
     panel = Panel(LEFT, lambda x: (x - 1) / (len(shown) - 1), lambda y: (y - low) / (1.02 - low))
@@ -98,6 +110,7 @@ def spectrum_panel(values: NDArray[np.float64]) -> list[str]:
 
 
 def estimate_panel(runs: list[list[float]], width: float) -> list[str]:
+    """Draw the estimates of all runs, and the width of the bracket."""
     lowest, highest = -9.0, 0.0
     panel = Panel(
         LEFT + PANEL + GAP,
@@ -118,6 +131,7 @@ def estimate_panel(runs: list[list[float]], width: float) -> list[str]:
 
 
 def main() -> None:
+    """Write the drawing, and print its numbers."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
     parser.add_argument("output", type=Path)

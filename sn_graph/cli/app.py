@@ -1,4 +1,4 @@
-"""The command line as a whole: its commands, what every command does with errors, and the exit codes.
+"""The application: the command line as a whole, what every command does with errors, and the exit codes.
 
 0 done; 1 a verification failed; 2 usage; 3 the model can't be used; 4 the environment can't; 130 interrupted.
 """
@@ -10,17 +10,18 @@ import io
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
 from types import FrameType
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, get_type_hints
 
 import typer
 
-from sn_graph import __version__
 from sn_graph.cli.console import Settings, say_error
 from sn_graph.errors import EnvironmentUnavailable, SnGraphError, UsageError
+from sn_graph.version import __version__
 
-_COMMANDS = ("inspect", "fold", "insert", "strip", "verify", "export_keras", "doctor")
+_COMMANDS = ("inspect", "fold", "insert", "strip", "verify", "export_keras", "run", "doctor")
 _INTERRUPTED = 130
 _INTERNAL = 70  # EX_SOFTWARE of sysexits.h: a fault of sn-graph itself
 
@@ -49,7 +50,7 @@ def _print_version(asked: bool) -> None:
 )
 def root(
     context: typer.Context,
-    version: Annotated[
+    version: Annotated[  # noqa: ARG001 - its callback does the work
         bool, typer.Option("--version", help="Print the version and end.", is_eager=True, callback=_print_version)
     ] = False,
     verbose: Verbose = False,
@@ -67,13 +68,22 @@ def root(
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
-    """Register a command: give it its Settings, and turn the errors of `sn_graph.errors` into exit codes."""
+    """Make a command of a function.
+
+    It gets `--verbose`, `--quiet` and `--debug` besides its own options, and is handed what they say as `settings`. A
+    parameter whose type is a group of options (a dataclass in `options`) stands for all of them. The errors of
+    `sn_graph.errors` become exit codes.
+    """
+    hints = get_type_hints(function, include_extras=True)
+    groups: dict[str, Any] = {name: hint for name, hint in hints.items() if is_dataclass(hint) and hint is not Settings}
 
     @functools.wraps(function)
     def run(context: typer.Context, verbose: bool, quiet: bool, debug: bool, **arguments: Any) -> None:
         settings = context.obj.merged(verbose, quiet, debug)
+        for name, group in groups.items():
+            arguments[name] = group(**{field.name: arguments.pop(field.name) for field in fields(group)})
         try:
-            function(context=context, settings=settings, **arguments)
+            function(settings=settings, **arguments)
         except OSError as error:  # stdout, above all: a full disk behind a redirection
             if settings.debug:
                 raise
@@ -88,10 +98,28 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
                 raise typer.BadParameter(str(error), ctx=context) from None
             raise typer.Exit(_explain(error)) from None
 
-    signature = inspect.signature(function)
-    visible = [parameter for name, parameter in signature.parameters.items() if name != "settings"]
-    run.__signature__ = signature.replace(parameters=visible)  # type: ignore[attr-defined]
+    parameters = [inspect.Parameter("context", _KEYWORD, annotation=typer.Context), *_flat(function, hints, groups)]
+    for name, annotation in (("verbose", Verbose), ("quiet", Quiet), ("debug", Debug)):
+        parameters.append(inspect.Parameter(name, _KEYWORD, default=False, annotation=annotation))
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return run
+
+
+_KEYWORD = inspect.Parameter.KEYWORD_ONLY
+
+
+def _flat(
+    function: Callable[..., None], hints: Mapping[str, Any], groups: Mapping[str, Any]
+) -> Iterator[inspect.Parameter]:
+    """Yield a command's parameters, with the options of a group in place of the group."""
+    for name, parameter in inspect.signature(function).parameters.items():
+        if name in groups:
+            inner = get_type_hints(groups[name], include_extras=True)
+            for field in fields(groups[name]):
+                yield inspect.Parameter(field.name, _KEYWORD, default=field.default, annotation=inner[field.name])
+        elif name != "settings":
+            yield parameter.replace(kind=_KEYWORD, annotation=hints[name])
 
 
 def _explain(error: Exception) -> int:
@@ -124,6 +152,6 @@ def main() -> NoReturn:
     sys.exit(0)
 
 
-def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+def _terminate(number: int, _frame: FrameType | None) -> NoReturn:
     # As an exception it unwinds the writers, which remove their temporary files.
     sys.exit(128 + number)

@@ -1,4 +1,4 @@
-"""How a command that writes a model ends: its report, what was verified, what was done, or that nothing was to do."""
+"""Conclusions: how a command that writes a model ends, with its report and what was verified, or with nothing to do."""
 
 from collections import Counter
 from dataclasses import replace
@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from sn_graph.cli.console import Settings, print_json
 from sn_graph.cli.render import explain_sites, print_report
-from sn_graph.errors import VerificationFailed
-from sn_graph.passes.base import PassResult
+from sn_graph.errors import ModelError, VerificationFailed
+from sn_graph.passes import PassResult
 
 if TYPE_CHECKING:
-    from sn_graph.runtime.proof import Proof
+    from sn_graph.proofs import Proof
 
 _COUNTED = ("folded", "inserted", "eligible", "unchanged", "skipped")
 _CHECKED = {"run": "verified by running it", "structure": "verified by structure", "no": "not verified"}
@@ -20,7 +20,7 @@ _CHECKED = {"run": "verified by running it", "structure": "verified by structure
 def conclude(
     settings: Settings, result: PassResult, proof: "Proof", output: Path, json: bool, source: Path | None = None
 ) -> None:
-    """Print the report of a written model and a closing line; `source` is the model's file where it is no ONNX one.
+    """Print the report of a written model and a closing line; `source` is the model's file where it is not an ONNX one.
 
     Raises:
         VerificationFailed: The model was written though its proof failed.
@@ -34,25 +34,34 @@ def conclude(
     else:
         print_report(report)
     if proof.failed:
-        raise VerificationFailed(f"{proof.note}; {output} was written all the same, as --force asks")
+        raise VerificationFailed(proof.note or "", do=f"{output} was written all the same, as --force asks")
     if proof.note:
         settings.say(f"verified by structure only: {proof.note}")
     counts = Counter[str](site.status for site in report.sites)
     done = [f"{counts[status]} {status}" for status in _COUNTED if counts[status]]
-    settings.say(f"{', '.join(done) or 'nothing to do'}: {output}, {_CHECKED[proof.verified]}")
+    settings.say(f"{', '.join(done) or _nothing(result)}: {output}, {_CHECKED[proof.verified]}")
 
 
-def nothing_to_do(model: Path, result: PassResult) -> str:
-    """Return why no weight of a model was worked on, and what to do."""
+def _nothing(result: PassResult) -> str:
+    """Return what a pass that tells of no weight has done."""
+    return "nothing to do" if result.plan is not None and result.sites else f"{result.name} done"
+
+
+def require_work(model: Path, result: PassResult, force: bool) -> None:
+    """Raise ModelError where no weight of a model was worked on, saying why, unless `force` is given."""
+    if not result.idle or force:
+        return
     if not result.sites:
-        return (
-            f"{model}: nothing to do, for no constant in it reaches a Conv, Gemm, MatMul, Gather or the like; "
-            "--force copies the model"
+        raise ModelError(
+            f"{model}: nothing to do",
+            "for no constant in it reaches a Conv, Gemm, MatMul, Gather or the like",
+            "--force copies the model",
         )
     reasons = Counter(site.reason for site in result.sites)
     (reason, count), *more = reasons.most_common()
     which = "each" if not more else f"{count} of them"
-    return (
-        f"{model}: nothing to do, for none of its {len(result.sites)} weights can be normalized ({which}: {reason}); "
-        "inspect lists them with the reasons, --force copies the model"
+    raise ModelError(
+        f"{model}: nothing to do",
+        f"for none of its {len(result.sites)} weights can be normalized ({which}: {reason})",
+        "inspect lists them with the reasons, --force copies the model",
     )

@@ -1,4 +1,4 @@
-"""Where output goes: data to stdout, logs and progress to stderr."""
+"""Console: data to stdout, logs and progress to stderr."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sn_graph.progress import Progress
+from sn_graph.progress import Progress, silent
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -45,7 +45,7 @@ class Settings:
     def progress(self) -> Iterator[Progress]:
         """Give a Progress that draws a bar on a terminal once the work takes over a second."""
         if self.quiet or not sys.stderr.isatty():
-            yield lambda task, done, total: None
+            yield silent
             return
         from rich.console import Console
         from rich.progress import Progress as Bar

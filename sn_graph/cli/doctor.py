@@ -5,13 +5,11 @@ from dataclasses import asdict
 from importlib import metadata
 from typing import Any
 
-import typer
-
-from sn_graph import __version__
 from sn_graph.cli import options as o
-from sn_graph.cli.app import Debug, Quiet, Verbose, app, command
+from sn_graph.cli.app import app, command
 from sn_graph.cli.console import Settings, new_table, print_json, print_rich
 from sn_graph.errors import EnvironmentUnavailable
+from sn_graph.version import __version__
 
 _PACKAGES = (
     "onnx",
@@ -40,11 +38,7 @@ _COLLIDING = (("onnxruntime", "onnxruntime-gpu"), ("tensorflow", "tensorflow-cpu
 @app.command()
 @command
 def doctor(
-    context: typer.Context,
     json: o.Json = False,
-    verbose: Verbose = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
     *,
     settings: Settings,
 ) -> None:
@@ -76,8 +70,8 @@ def doctor(
 
 def examine() -> dict[str, Any]:
     """Return versions, packages, usable execution providers, conflicts and tools that an inserted state may meet."""
+    from sn_graph.proofs import TOOLS
     from sn_graph.runtime import available_providers
-    from sn_graph.runtime.liveness import TOOLS
 
     packages = {name: _version(name) for name in _PACKAGES}
     conflicts = [

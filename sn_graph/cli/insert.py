@@ -7,14 +7,13 @@ import typer
 
 from sn_graph import api
 from sn_graph.cli import options as o
-from sn_graph.cli.app import Debug, Quiet, Verbose, app, command
-from sn_graph.cli.conclusion import conclude, nothing_to_do
+from sn_graph.cli.app import app, command
+from sn_graph.cli.conclusion import conclude, require_work
 from sn_graph.cli.console import Settings
-from sn_graph.errors import ModelError, UsageError
-from sn_graph.insertion import StateLayout, StateMode
-from sn_graph.model import Model
-from sn_graph.model.files import require_writable
-from sn_graph.passes.insert import Scale
+from sn_graph.errors import UsageError
+from sn_graph.model import require_writable
+from sn_graph.passes import Scale
+from sn_graph.rewrite.insertion import StateLayout, StateMode
 
 
 class Start(StrEnum):
@@ -28,7 +27,6 @@ class Start(StrEnum):
 @app.command()
 @command
 def insert(
-    context: typer.Context,
     model: o.ModelArgument,
     output: o.Output,
     sigma: Annotated[
@@ -37,9 +35,8 @@ def insert(
             help="Start from random u, or exactly: from the leading singular vectors; upper: and report proven bounds."
         ),
     ] = Start.POWER,
-    power_iterations: o.PowerIterations = None,
-    seed: o.Seed = 0,
-    state: o.StateFile = None,
+    *,
+    estimate: o.Estimate,
     state_layout: Annotated[
         StateLayout, typer.Option(help="One state tensor, sn_u, or one for each weight.")
     ] = StateLayout.PACKED,
@@ -48,22 +45,10 @@ def insert(
         typer.Option(help="Give the state input a default, or require it (some tools freeze a default)."),
     ] = StateMode.DEFAULT,
     scale: Annotated[Scale, typer.Option(help="Divide what the nodes read by σ, or the weights.")] = Scale.INPUT,
-    bound: o.Bound = None,
-    clip: o.Clip = None,
-    norm: o.Norm = None,
-    convention: o.Convention = None,
-    include: o.Include = None,
-    exclude: o.Exclude = None,
-    op_type: o.OpType = None,
-    plan: o.PlanFile = None,
-    save_as_external_data: o.SaveExternal = None,
-    no_verify: o.NoVerify = False,
+    normalization: o.Normalization,
+    writing: o.Writing,
     force: o.Force = False,
     json: o.Json = False,
-    verbose: Verbose = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
-    *,
     settings: Settings,
 ) -> None:
     """Write MODEL with the power iteration of its weights in the graph, so that each run normalizes them.
@@ -80,48 +65,30 @@ def insert(
     sn-graph insert disc.onnx -o disc.sn.onnx --sigma exact --bound 2 --clip
     sn-graph insert disc.onnx -o disc.sn.onnx --norm operator   the iteration runs through the nodes themselves
     """
-    from sn_graph.runtime.insertion_proof import save_inserted
+    from sn_graph import proofs
 
-    if sigma is not Start.POWER and state is not None:
-        raise UsageError(f"--sigma {sigma} starts from the leading singular vectors, --state from its own; give one")
-    o.require_apart(output, plan=plan, state=state)
+    if sigma is not Start.POWER and estimate.state is not None:
+        raise UsageError(
+            f"--sigma {sigma} starts from the leading singular vectors, --state from its own", do="give one"
+        )
+    o.require_apart(output, plan=normalization.plan, state=estimate.state)
     require_writable(output)
-    source = Model.open(model)
     with settings.progress() as progress:
         result = api.insert(
-            source,
+            model,
             sigma=sigma,
-            power_iterations=power_iterations,
-            seed=seed,
-            state=state,
+            seed=estimate.seed,
             state_layout=state_layout,
             state_mode=state_mode,
             scale=scale,
-            bound=bound,
-            clip=clip,
-            norm=norm,
-            convention=convention,
-            include=include or (),
-            exclude=exclude or (),
-            op_types=op_type or (),
-            plan=plan,
             progress=progress,
+            **normalization.plan_options(estimate),
         )
-        if not any(site.status in ("inserted", "unchanged") for site in result.sites) and not force:
-            raise ModelError(nothing_to_do(model, result))
-        options = api.insert_options(sigma=sigma, seed=seed, layout=state_layout, mode=state_mode, scale=scale)
-        proof = save_inserted(
-            source,
-            result,
-            options,
-            output,
-            o.storage_of(save_as_external_data),
-            verify=not no_verify,
-            force=force,
-            progress=progress,
-        )
+        require_work(model, result, force)
+        verify = not writing.no_verify
+        proof = proofs.save(result, output, writing.storage, verify=verify, force=force, progress=progress)
     conclude(settings, result, proof, output, json)
-    if state_mode is StateMode.REQUIRED:
+    if state_mode is StateMode.REQUIRED and result.plan is not None:
         begins = "the leading singular vectors" if sigma is not Start.POWER else result.plan.state
         if begins is not None:
             settings.say(f"{output} has no default state, so it does not hold {begins}: what is fed first counts")

@@ -7,14 +7,12 @@ from typing import Annotated
 import typer
 
 from sn_graph import api
-from sn_graph.api import build_plan, original
 from sn_graph.cli import options as o
-from sn_graph.cli.app import Debug, Quiet, Verbose, app, command
+from sn_graph.cli.app import app, command
 from sn_graph.cli.console import Settings, print_json
 from sn_graph.cli.render import explain_sites, print_report, write_html
-from sn_graph.model import Model
-from sn_graph.model.files import require_writable
-from sn_graph.plan import save_plan
+from sn_graph.model import require_writable
+from sn_graph.plan import build_plan, save_plan
 
 
 class Measure(StrEnum):
@@ -27,7 +25,6 @@ class Measure(StrEnum):
 @app.command()
 @command
 def inspect(
-    context: typer.Context,
     model: o.ModelArgument,
     json: o.Json = False,
     sigma: Annotated[
@@ -54,14 +51,8 @@ def inspect(
         Path | None,
         typer.Option(metavar="FILE", help="Write the table as a web page.", show_default=False, readable=False),
     ] = None,
-    convention: o.Convention = None,
-    include: o.Include = None,
-    exclude: o.Exclude = None,
-    op_type: o.OpType = None,
-    verbose: Verbose = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
     *,
+    selection: o.Selection,
     settings: Settings,
 ) -> None:
     """Show each weight of MODEL with its exact spectral norm σ.
@@ -81,18 +72,10 @@ def inspect(
         if path is not None:
             o.require_apart(path, model=model)
             require_writable(path)
-    opened = Model.open(model)
-    made = build_plan(
-        original(opened),
-        convention=convention,
-        include=include or (),
-        exclude=exclude or (),
-        op_types=op_type or (),
-        norm=norm,
-        state=state,
-    )
+    opened = api.Opened.of(model)
+    made = build_plan(opened.model, **selection.plan_options(norm, state))
     with settings.progress() as progress:
-        report = api.inspect(opened, sigma=sigma, seed=seed, plan=made, progress=progress)
+        report = api.examine(opened, made, sigma=sigma, seed=seed, progress=progress)
     if plan is not None:
         save_plan(made, plan)
     if html is not None:

@@ -1,4 +1,4 @@
-"""Keeping the terminal free of what libraries write to stderr below Python: TensorFlow's log, above all."""
+"""Native output: what libraries write to stderr below Python, TensorFlow's log above all, kept off the terminal."""
 
 import contextlib
 import os
@@ -25,7 +25,7 @@ def quiet_libraries(settings: Settings) -> Iterator[None]:
 def _native_stderr_closed() -> Iterator[None]:
     try:
         own = sys.stderr.fileno() == _STDERR
-    except (OSError, ValueError, AttributeError):  # replaced by something that is no file
+    except (OSError, ValueError, AttributeError):  # replaced by something that is not a file
         own = False
     try:
         kept = os.dup(_STDERR)

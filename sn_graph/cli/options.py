@@ -1,5 +1,6 @@
-"""The options that several commands share."""
+"""Options: those that several commands share, alone and in groups."""
 
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -8,10 +9,11 @@ import typer
 
 from sn_graph.errors import UsageError
 from sn_graph.model import Storage
+from sn_graph.plan import PlanOptions
 
 
 class ConventionChoice(StrEnum):
-    """The values of --convention."""
+    """The values of --convention: "auto", and those of `sites.Convention`."""
 
     AUTO = "auto"
     KERAS = "keras"
@@ -20,7 +22,7 @@ class ConventionChoice(StrEnum):
 
 
 class NormChoice(StrEnum):
-    """The values of --norm."""
+    """The values of --norm: those of `plan.NORMS`."""
 
     MATRIX = "matrix"
     OPERATOR = "operator"
@@ -134,11 +136,91 @@ Force = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
 
 
+@dataclass(frozen=True)
+class Estimate:
+    """How the power iteration starts, and how long it goes on."""
+
+    power_iterations: PowerIterations = None
+    seed: Seed = 0
+    state: StateFile = None
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """Which norm a weight gets, which weights do, and by whose matrices."""
+
+    bound: Bound = None
+    clip: Clip = None
+    norm: Norm = None
+    convention: Convention = None
+    include: Include = None
+    exclude: Exclude = None
+    op_type: OpType = None
+    plan: PlanFile = None
+
+    def plan_options(self, estimate: Estimate) -> PlanOptions:
+        """Return them as the API takes them."""
+        return PlanOptions(
+            plan=self.plan,
+            convention=self.convention,
+            include=self.include or (),
+            exclude=self.exclude or (),
+            op_types=self.op_type or (),
+            norm=self.norm,
+            state=estimate.state,
+            power_iterations=estimate.power_iterations,
+            bound=self.bound,
+            clip=self.clip,
+        )
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which weights, and by whose matrices."""
+
+    convention: Convention = None
+    include: Include = None
+    exclude: Exclude = None
+    op_type: OpType = None
+
+    def plan_options(self, norm: NormChoice | None, state: Path | None) -> PlanOptions:
+        """Return them as the API takes them, with which norm and from which state."""
+        return PlanOptions(
+            norm=norm,
+            state=state,
+            convention=self.convention,
+            include=self.include or (),
+            exclude=self.exclude or (),
+            op_types=self.op_type or (),
+        )
+
+
+@dataclass(frozen=True)
+class Tolerances:
+    """What outputs may differ by."""
+
+    rtol: Rtol = None
+    atol: Atol = None
+
+
+@dataclass(frozen=True)
+class Writing:
+    """How OUT is written."""
+
+    save_as_external_data: SaveExternal = None
+    no_verify: NoVerify = False
+
+    @property
+    def storage(self) -> Storage:
+        """Where the tensors go."""
+        return storage_of(self.save_as_external_data)
+
+
 def require_apart(output: Path, **inputs: Path | None) -> None:
     """Raise UsageError where a file to be written is one of the files to be read, which would be lost."""
     for name, path in inputs.items():
         if path is not None and output.exists() and path.exists() and output.samefile(path):
-            raise UsageError(f"{output} would overwrite the {name} that is read; give another file")
+            raise UsageError(f"{output} would overwrite the {name} that is read", do="give another file")
 
 
 def storage_of(external: bool | None) -> Storage:

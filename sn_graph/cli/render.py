@@ -1,4 +1,4 @@
-"""A report as a table, for terminals, pipes and web pages."""
+"""Rendering: a report as a table, for terminals, pipes and web pages."""
 
 import shutil
 from collections import defaultdict
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sn_graph.cli.console import Settings, new_table, number, on_terminal, print_rich
-from sn_graph.model.files import write_file
+from sn_graph.model import write_file
 from sn_graph.report import Reading, Report, SiteRecord
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def _wide_table(sites: Iterable[SiteRecord]) -> "Table":
             site.status,
             "; ".join([*_remarks(site), *readings]),
         )
-        table.add_row(*(Text(cell or "-") for cell in cells))  # as Text: brackets in names are no markup
+        table.add_row(*(Text(cell or "-") for cell in cells))  # as Text: brackets in names are not markup
     return table
 
 
@@ -119,7 +119,7 @@ class _Norm:
         return self.write(self.value(site), site)
 
 
-def _plain(value: float | None, site: SiteRecord) -> str:
+def _plain(value: float | None, _site: SiteRecord) -> str:
     return number(value)
 
 

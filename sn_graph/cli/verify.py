@@ -1,14 +1,15 @@
 """`sn-graph verify`: two models, one model run in two ways, or a model and its Keras original; or a state is alive."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sn_graph.cli import options as o
-from sn_graph.cli.app import Debug, Quiet, Verbose, app, command
+from sn_graph.cli.app import app, command
 from sn_graph.cli.console import Settings, new_table, number, on_terminal, print_json, print_rich
 from sn_graph.cli.native import quiet_libraries
 from sn_graph.errors import UsageError
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 @app.command()
 @command
 def verify(
-    context: typer.Context,
     a: Annotated[Path, typer.Argument(metavar="A", help="An ONNX model file.", show_default=False, readable=False)],
     b: Annotated[
         Path | None,
@@ -46,8 +46,8 @@ def verify(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(metavar="S", min=0, help="Of the random inputs.")] = 0,
-    rtol: o.Rtol = None,
-    atol: o.Atol = None,
+    *,
+    tolerances: o.Tolerances,
     state: Annotated[
         bool,
         typer.Option(
@@ -55,10 +55,6 @@ def verify(
         ),
     ] = False,
     json: o.Json = False,
-    verbose: Verbose = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
-    *,
     settings: Settings,
 ) -> None:
     """Compare the outputs of A and B on every provider.
@@ -82,27 +78,26 @@ def verify(
     sn-graph verify disc.sn.slim.onnx --state
     """
     from sn_graph import runtime
-    from sn_graph.frontends.keras_files import is_keras_file
-    from sn_graph.runtime.liveness import verify_state
+    from sn_graph.proofs import verify_state
 
     used, sizes = runtime.parse_providers(providers), dict(_dimension(text) for text in dim or ())
     if state:
-        _refuse_comparison(b is not None, steps > 1, rtol is not None, atol is not None)
+        _refuse_comparison(b is not None, steps > 1, tolerances.rtol is not None, tolerances.atol is not None)
         alive = verify_state(a, providers=used, inputs=inputs, seed=seed, dims=sizes)
         print_json(alive.to_json()) if json else print_rich(_state_table(alive))
         alive.raise_if_different()
         return
-    if b is not None and (is_keras_file(b) or b.suffix in _KERAS_SUFFIXES):
-        from sn_graph.frontends.keras_parity import verify_keras
-
-        with quiet_libraries(settings):
-            result = verify_keras(
-                a, b, providers=used, inputs=inputs, seed=seed, dims=sizes, rtol=rtol, atol=atol, steps=steps
-            )
-    else:
-        result = runtime.verify(
-            a, b, providers=used, inputs=inputs, seed=seed, dims=sizes, rtol=rtol, atol=atol, steps=steps
-        )
+    compared = partial(
+        _verify_keras(settings) if b is not None and _is_keras(b) else runtime.verify,
+        providers=used,
+        inputs=inputs,
+        seed=seed,
+        dims=sizes,
+        rtol=tolerances.rtol,
+        atol=tolerances.atol,
+        steps=steps,
+    )
+    result = compared(a, b)
     if json:
         print_json(result.to_json())
     else:
@@ -112,13 +107,27 @@ def verify(
     result.raise_if_different()
 
 
-_KERAS_SUFFIXES = (".keras", ".h5", ".hdf5")
+def _is_keras(path: Path) -> bool:
+    from sn_graph.frontends.keras import is_keras_file
+
+    return is_keras_file(path) or path.suffix in (".keras", ".h5", ".hdf5")
+
+
+def _verify_keras(settings: Settings) -> "Callable[..., ParityResult]":
+    """Return `verify_keras`, which keeps the terminal free of what TensorFlow writes to it."""
+    from sn_graph.proofs.keras import verify_keras
+
+    def quietly(*arguments: Any, **options: Any) -> "ParityResult":
+        with quiet_libraries(settings):
+            return verify_keras(*arguments, **options)
+
+    return quietly
 
 
 def _refuse_comparison(*given: bool) -> None:
     for name, there in zip(("a second model", "--steps", "--rtol", "--atol"), given, strict=True):
         if there:
-            raise UsageError(f"--state compares nothing, so {name} has no meaning beside it; leave one of them out")
+            raise UsageError("--state compares nothing", f"so {name} has no meaning beside it", "leave one of them out")
 
 
 def _state_table(result: "ParityResult") -> "Table":

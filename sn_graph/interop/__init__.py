@@ -1,0 +1,1 @@
+"""Interop: sn-graph inside the pipelines of other tools."""

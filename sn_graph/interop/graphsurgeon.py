@@ -13,8 +13,8 @@ import onnx
 
 from sn_graph import api
 from sn_graph.errors import EnvironmentUnavailable, UsageError
-from sn_graph.inserted import KEY
 from sn_graph.report import Report
+from sn_graph.state import KEY
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon
@@ -31,7 +31,7 @@ def fold(
         **options: Those of `sn_graph.fold`.
 
     Raises:
-        UsageError: `graph` is no gs.Graph, or an option is not valid.
+        UsageError: `graph` is not a gs.Graph, or an option is not valid.
         ModelError: A weight holds NaN or infinite values.
         EnvironmentUnavailable: onnx-graphsurgeon is not installed.
 
@@ -61,19 +61,21 @@ def insert(
         **options: Those of `sn_graph.insert`, but for `state_mode`.
 
     Raises:
-        UsageError: `graph` is no gs.Graph, or an option is not valid.
+        UsageError: `graph` is not a gs.Graph, or an option is not valid.
         ModelError: A weight holds NaN or infinite values, or the opset is below 7.
         EnvironmentUnavailable: onnx-graphsurgeon is not installed.
     """
     if options.get("state_mode", "required") != "required":
-        raise UsageError("onnx-graphsurgeon takes a state input with a default for a constant; leave state_mode out")
+        raise UsageError(
+            "onnx-graphsurgeon takes a state input with a default for a constant", do="leave state_mode out"
+        )
     surgeon = _surgeon(graph)
     result = api.insert(surgeon.export_onnx(graph), **{**options, "state_mode": "required"})
     if report is not None:
         report(result.report)
     proto = result.to_proto()
     inserted = surgeon.import_onnx(proto)
-    inserted.sn_graph_metadata = next(entry.value for entry in proto.metadata_props if entry.key == KEY)
+    inserted.sn_graph_metadata = next((entry.value for entry in proto.metadata_props if entry.key == KEY), "")
     return inserted
 
 
@@ -88,7 +90,8 @@ def export_onnx(graph: onnx_graphsurgeon.Graph, **options: Any) -> onnx.ModelPro
     metadata = getattr(graph, "sn_graph_metadata", None)
     if metadata is None:
         raise UsageError("this graph did not come from sn_graph.interop.graphsurgeon.insert, or is a copy of it")
-    proto.metadata_props.add(key=KEY, value=metadata)
+    if metadata:  # empty where no weight was eligible
+        proto.metadata_props.add(key=KEY, value=metadata)
     return proto
 
 
@@ -97,11 +100,12 @@ def _surgeon(graph: object) -> ModuleType:
         import onnx_graphsurgeon
     except ImportError:
         raise EnvironmentUnavailable(
-            "onnx-graphsurgeon is not installed; pip install 'sn-graph[graphsurgeon]'"
+            "onnx-graphsurgeon is not installed", do="pip install 'sn-graph[graphsurgeon]'"
         ) from None
     if not isinstance(graph, onnx_graphsurgeon.Graph):
         raise UsageError(
-            f"a {type(graph).__name__} is no onnx_graphsurgeon.Graph; give a path or ModelProto to sn_graph itself"
+            f"a {type(graph).__name__} is not an onnx_graphsurgeon.Graph",
+            do="give a path or ModelProto to sn_graph itself",
         )
     module: ModuleType = onnx_graphsurgeon
     return module

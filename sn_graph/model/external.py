@@ -24,7 +24,7 @@ def is_external(tensor: onnx.TensorProto) -> bool:
 
 def external_location(tensor: onnx.TensorProto) -> str:
     """Return the data file's path as the tensor gives it, relative to the model's folder."""
-    # protobuf gives bytes for what is no UTF-8
+    # protobuf gives bytes for what is not UTF-8
     return next((str(entry.value) for entry in reversed(tensor.external_data) if entry.key == "location"), "")
 
 
@@ -42,8 +42,9 @@ def resolve_location(location: str, folder: Path, tensor: str) -> Path:
     escapes = Path(location).is_absolute() or "\\" in location or path == root
     if escapes or path != root.joinpath(*Path(location).parts):
         raise ModelError(
-            f"tensor '{tensor}' refers to data outside the model's folder or behind a link ({location!r}), "
-            "which is refused; put the data file beside the model"
+            f"tensor '{tensor}' refers to data outside the model's folder or behind a link ({location!r})",
+            "which is refused",
+            "put the data file beside the model",
         )
     return path
 
@@ -56,7 +57,8 @@ def external_payload(tensor: onnx.TensorProto, model: Path | None, files: dict[P
     """
     if model is None:
         raise ModelError(
-            f"tensor '{tensor.name}' has external data, and a model in memory has no folder; open the model by its path"
+            f"tensor '{tensor.name}' has external data, and a model in memory has no folder",
+            do="open the model by its path",
         )
     entries = {entry.key: entry.value for entry in tensor.external_data}
     path = resolve_location(external_location(tensor), model.parent, tensor.name)
@@ -64,8 +66,9 @@ def external_payload(tensor: onnx.TensorProto, model: Path | None, files: dict[P
         source = files.get(path) or files.setdefault(path, Source.map(path))
     except OSError as error:
         raise ModelError(
-            f"the data file {path.name} of tensor '{tensor.name}' can't be read: {error.strerror}; "
-            "put it beside the model"
+            f"the data file {path.name} of tensor '{tensor.name}' can't be read",
+            str(error.strerror),
+            "put it beside the model",
         ) from None
     try:
         start = int(entries.get("offset") or 0)
@@ -73,11 +76,12 @@ def external_payload(tensor: onnx.TensorProto, model: Path | None, files: dict[P
         if start < 0 or size < 0:
             raise ValueError
     except ValueError:
-        raise ModelError(f"the file is corrupt: tensor '{tensor.name}' has no valid place in its data file") from None
+        raise ModelError("the file is corrupt", f"tensor '{tensor.name}' has no valid place in its data file") from None
     if start + size > len(source.buffer):
         raise ModelError(
-            f"the data file {path.name} is cut off: tensor '{tensor.name}' reaches to byte {start + size} "
-            f"of {len(source.buffer)}; copy it again"
+            f"the data file {path.name} is cut off",
+            f"tensor '{tensor.name}' reaches to byte {start + size} of {len(source.buffer)}",
+            "copy it again",
         )
     return Payload(tensor.data_type, wire.RAW_DATA, source, start, size)
 

@@ -1,4 +1,4 @@
-"""Putting a model's files in place atomically: a kill at any moment leaves the old model or the new one.
+"""Files put in place atomically: a kill at any moment leaves the old model or the new one.
 
 Everything is written under temporary names in the target folder. The data file gets its final name first, a name
 that no file had; the model file, which refers to it, takes its place last, in one rename.
@@ -43,6 +43,7 @@ class StagedFiles:
 
     @property
     def data_name(self) -> str:
+        """The data file's name, in the folder of the model."""
         return self._data.name
 
     def __enter__(self) -> Self:
@@ -108,7 +109,7 @@ class StagedFiles:
 
 
 def data_files(path: Path) -> set[Path]:
-    """Return the data files that a model refers to, there or not; none where the file is no model."""
+    """Return the data files that a model refers to, there or not; none where the file is not a model."""
     try:
         proto, _ = read_skeleton(Source.map(path))
     except (OSError, ModelError):
@@ -122,12 +123,12 @@ def data_files(path: Path) -> set[Path]:
 
 
 def _followed(target: Path) -> Path:
-    """Return where a link leads, so that the link stays. Raises EnvironmentUnavailable for what is no plain file."""
+    """Return where a link leads, so that the link stays. Raises EnvironmentUnavailable for what is not a plain file."""
     if target.is_symlink():
         target = Path(os.path.realpath(target))
     if os.path.lexists(target) and not target.is_file():
         what = "a folder" if target.is_dir() else "no plain file"  # a device would be replaced, not written to
-        raise EnvironmentUnavailable(f"{target} can't be written: it is {what}; choose another place")
+        raise EnvironmentUnavailable(f"{target} can't be written", f"it is {what}", "choose another place")
     return target
 
 
@@ -155,4 +156,6 @@ def _explained(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise EnvironmentUnavailable(f"{target} can't be written: {error.strerror}; choose another place") from None
+        raise EnvironmentUnavailable(
+            f"{target} can't be written", str(error.strerror), "choose another place"
+        ) from None

@@ -1,4 +1,4 @@
-"""An index over a ModelProto: scopes, who makes a value, who reads it (captured values too), and free names.
+"""Graphs: an index over a ModelProto: scopes, who makes a value, who reads it (captured values too), and free names.
 
 Passes edit the proto through it; it is an index of the model as it was when it was made.
 A scope is the main graph, a subgraph of a node's attribute, or a local function.
@@ -36,32 +36,38 @@ class Scope:
 
     @property
     def is_function(self) -> bool:
+        """Whether it is a local function."""
         return isinstance(self.proto, onnx.FunctionProto)
 
     @cached_property
     def inputs(self) -> tuple[str, ...]:
+        """The names of its inputs."""
         if isinstance(self.proto, onnx.FunctionProto):
             return tuple(self.proto.input)
         return tuple(value.name for value in self.proto.input)
 
     @cached_property
     def outputs(self) -> tuple[str, ...]:
+        """The names of its outputs."""
         if isinstance(self.proto, onnx.FunctionProto):
             return tuple(self.proto.output)
         return tuple(value.name for value in self.proto.output)
 
     @cached_property
     def initializers(self) -> dict[str, onnx.TensorProto]:
+        """Its dense initializers, by name."""
         return {} if isinstance(self.proto, onnx.FunctionProto) else {t.name: t for t in self.proto.initializer}
 
     @cached_property
     def sparse_initializers(self) -> dict[str, onnx.SparseTensorProto]:
+        """Its sparse initializers, by name."""
         if isinstance(self.proto, onnx.FunctionProto):
             return {}
         return {sparse.values.name: sparse for sparse in self.proto.sparse_initializer}
 
     @cached_property
     def producers(self) -> "dict[str, Node]":
+        """The node that makes each value."""
         return {name: node for node in self.nodes for name in node.proto.output if name}
 
     def defines(self, name: str) -> bool:
@@ -105,14 +111,17 @@ class Node:
 
     @property
     def op_type(self) -> str:
+        """The operator's name, without its domain."""
         return self.proto.op_type
 
     @property
     def domain(self) -> str:
+        """The operator's domain; "" for ONNX's own, whatever the file calls it."""
         return "" if self.proto.domain in ONNX_DOMAINS else self.proto.domain
 
     @property
     def is_standard(self) -> bool:
+        """Whether the operator is one of ONNX's own."""
         return self.domain == ""
 
     def attribute(self, name: str, default: Any = None) -> Any:
@@ -125,8 +134,15 @@ class Node:
 
 @dataclass(frozen=True, eq=False)
 class Use:
-    """One reading of a value: input `index` of `node`, or with None an output of the scope itself."""
+    """One reading of a value.
 
+    Attributes:
+        scope: The scope that reads it.
+        node: The node there that reads it; None where it is an output of the scope.
+        index: Which input of the node, or which output.
+    """
+
+    scope: Scope
     node: Node | None
     index: int
 
@@ -135,7 +151,7 @@ class Graph:
     """The index of a model as it is now.
 
     Raises:
-        ModelError: A name in the model is no text.
+        ModelError: A name in the model is not text.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
@@ -174,11 +190,11 @@ class Graph:
     def _link(self, scope: Scope) -> None:
         for node in scope.nodes:
             for index, name in enumerate(node.proto.input):
-                self._use(scope, name, Use(node, index))
+                self._use(scope, name, Use(scope, node, index))
             for subgraph in node.subgraphs:
                 self._link(subgraph)
         for index, name in enumerate(scope.outputs):
-            self._use(scope, name, Use(None, index))
+            self._use(scope, name, Use(scope, None, index))
 
     def _use(self, scope: Scope, name: str, use: Use) -> None:
         owner = self.owner(scope, name) if name else None
@@ -212,7 +228,7 @@ class Graph:
         return owner.initializers.get(name) or constant_tensor(owner.producers[name])
 
     def holder(self, scope: Scope, name: str) -> tuple[Scope, str] | None:
-        """Return where the constant behind a value is held, and under what name; None for what is no constant."""
+        """Return where the constant behind a value is held, and under what name; None for what is not a constant."""
         owner, seen = self.owner(scope, name), set[int]()
         while owner is not None:
             node = owner.producers.get(name)
@@ -278,8 +294,8 @@ def constant_tensor(node: Node) -> onnx.TensorProto | None:
 
 
 def _check_names(names: tuple[str, ...]) -> None:
-    if not all(isinstance(name, str) for name in names):  # protobuf gives bytes for what is no UTF-8
-        raise ModelError("the file is corrupt: a name in it is no text (UTF-8); export or download it again")
+    if not all(isinstance(name, str) for name in names):  # protobuf gives bytes for what is not UTF-8
+        raise ModelError("the file is corrupt", "a name in it is not text (UTF-8)", "export or download it again")
 
 
 def _domain(domain: str) -> str:

@@ -1,4 +1,4 @@
-"""The data of one tensor: a range of bytes in some file or buffer, how it is encoded, and a pending factor.
+"""Payloads: the data of one tensor, a range of bytes in some file or buffer, how it is encoded, and a pending factor.
 
 A payload is read when someone asks for its elements, and scaled when it is written, a block at a time.
 """
@@ -56,10 +56,10 @@ class Source:
 
     @classmethod
     def map(cls, path: Path) -> "Source":
-        """Map a file for reading. Raises OSError where it can't be opened, or is no ordinary file."""
+        """Map a file for reading. Raises OSError where it can't be opened, or is not an ordinary file."""
         mode = path.stat().st_mode
         if not stat.S_ISREG(mode):
-            raise OSError(0, "it is a folder" if stat.S_ISDIR(mode) else "it is no ordinary file")
+            raise OSError(0, "it is a folder" if stat.S_ISDIR(mode) else "it is not an ordinary file")
         with open(path, "rb", buffering=0) as file:
             if not os.fstat(file.fileno()).st_size:
                 return cls(memoryview(b""))
@@ -78,7 +78,7 @@ def element_type(data_type: int) -> np.dtype[np.generic]:
     try:
         return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(data_type))
     except KeyError:
-        raise ModelError(f"a tensor has the element type {data_type}, which this version of onnx lacks") from None
+        raise ModelError(f"a tensor has the element type {data_type}", "which this version of onnx lacks") from None
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class Payload:
         """
         product = factor if self.factor is None else self.factor * factor
         if not math.isfinite(product):
-            raise ModelError(f"a weight can't be multiplied by {product}; leave it out with --exclude")
+            raise ModelError(f"a weight can't be multiplied by {product}", do="leave it out with --exclude")
         return replace(self, factor=product)
 
     def elements(self, dims: tuple[int, ...]) -> NDArray[np.generic]:
@@ -135,13 +135,13 @@ class Payload:
         """
         element_type(self.data_type)
         if self.field not in (wire.RAW_DATA, _FIELDS.get(onnx.helper.tensor_dtype_to_field(self.data_type))):
-            raise ModelError("the file is corrupt: a tensor holds its elements in the field of another type")
+            raise ModelError("the file is corrupt", "a tensor holds its elements in the field of another type")
         try:
             if any(dim < 0 for dim in dims):
                 raise ValueError("a dimension is negative")
             array = self._plain(dims) if self.data_type in _PLAIN_TYPES else self._exotic(dims)
         except (ValueError, TypeError, DecodeError) as error:
-            raise ModelError(f"the file is corrupt: a tensor of shape {list(dims)} can't be read: {error}") from None
+            raise ModelError("the file is corrupt", f"a tensor of shape {list(dims)} can't be read: {error}") from None
         array.flags.writeable = False
         return array
 
@@ -187,7 +187,7 @@ class Payload:
         """Yield scaled blocks; a block is scaled on another thread while its predecessor is being written."""
         dtype = element_type(self.data_type)
         if self.size % dtype.itemsize:
-            raise ModelError("the file is corrupt: a tensor ends inside an element")
+            raise ModelError("the file is corrupt", "a tensor ends inside an element")
         work = _work_type(dtype, factor)
         rooms = np.empty((2, BLOCK_BYTES // work.itemsize), work)
         step = rooms.shape[1] * dtype.itemsize
@@ -195,7 +195,7 @@ class Payload:
 
         def block(start: int, room: NDArray[np.floating]) -> wire.Buffer:
             flat = np.frombuffer(data[start : start + step], dtype)
-            return memoryview(scale_elements(flat, factor, room[: flat.size]).view(np.uint8))
+            return scale_elements(flat, factor, room[: flat.size]).view(np.uint8).data
 
         with ThreadPoolExecutor(1) as pool:
             ahead = pool.submit(block, 0, rooms[0])
@@ -211,7 +211,10 @@ class Payload:
             return _encode(flat if self.factor is None else scale_elements(flat, self.factor), field)
         if field == wire.RAW_DATA and self.field == wire.INT32_DATA:
             return _decode_varints(self.data).astype(np.uint8).tobytes()  # float8 and packed 4-bit types: a byte each
-        raise ModelError("a tensor of this element type can't be stored in the way asked for; keep the model's storage")
+        raise ModelError(
+            "a tensor of this element type can't be stored in the way asked for",
+            do="keep the model's storage",
+        )
 
 
 def _work_type(dtype: np.dtype[np.generic], factor: float) -> np.dtype[np.floating]:
@@ -238,7 +241,7 @@ def scale_elements(
     except FloatingPointError:
         fits = False
     if not fits:
-        raise ModelError(f"a scaled weight does not fit into {flat.dtype.name}; choose a smaller --bound")
+        raise ModelError(f"a scaled weight does not fit into {flat.dtype.name}", do="choose a smaller --bound")
     return scaled
 
 
@@ -251,7 +254,7 @@ def _decode(data: wire.Buffer, data_type: int, field: int) -> NDArray[np.generic
             return values.astype(np.uint16).view(dtype)  # 16-bit floats: their bits
         return values.view(np.int64).astype(dtype)
     if len(data) % dtype.itemsize:
-        raise ModelError("the file is corrupt: a tensor ends inside an element")
+        raise ModelError("the file is corrupt", "a tensor ends inside an element")
     return np.frombuffer(data, dtype.newbyteorder("<") if dtype.kind in "iuf" else dtype)
 
 
@@ -267,12 +270,12 @@ def _decode_varints(data: wire.Buffer) -> NDArray[np.uint64]:
     octets = np.frombuffer(data, np.uint8)
     ends = np.flatnonzero(octets < 0x80)
     if octets.size and (not ends.size or ends[-1] != octets.size - 1):
-        raise ModelError("the file is corrupt: a number in a tensor is cut off")
+        raise ModelError("the file is corrupt", "a number in a tensor is cut off")
     starts = np.concatenate(([0], ends[:-1] + 1)) if ends.size else ends
     lengths = ends - starts + 1
     longest = int(lengths.max(initial=0))
     if longest > _MAX_VARINT:
-        raise ModelError("the file is corrupt: a number in a tensor is too long")
+        raise ModelError("the file is corrupt", "a number in a tensor is too long")
     values = np.zeros(ends.size, np.uint64)
     for position in range(longest):
         present = lengths > position

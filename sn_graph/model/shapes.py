@@ -1,4 +1,4 @@
-"""The shapes of a model's values, as far as ONNX's shape inference knows them."""
+"""Shapes of a model's values, as far as ONNX's shape inference knows them."""
 
 import onnx
 from onnx import shape_inference

@@ -27,9 +27,9 @@ def read_skeleton(source: Source) -> "tuple[onnx.ModelProto, Markers]":
     try:
         proto = onnx.ModelProto.FromString(markers.elide(source))
     except DecodeError:
-        raise ModelError("the file is corrupt or no ONNX model; export or download it again") from None
+        raise ModelError("the file is corrupt or not an ONNX model", do="export or download it again") from None
     if not proto.HasField("graph"):
-        raise ModelError("this is no ONNX model: it holds no graph; give the path of an exported model")
+        raise ModelError("this is not an ONNX model", "it holds no graph", "give the path of an exported model")
     return proto, markers
 
 
@@ -66,9 +66,7 @@ class Markers:
         return None if self.key(tensor) is None else self[tensor]
 
     def __getitem__(self, tensor: onnx.TensorProto) -> Payload:
-        key = self.key(tensor)
-        assert key is not None
-        return self._payloads[key]
+        return self._payloads[self.key(tensor) or 0]  # keys begin at 1
 
     def without_data(self, tensor: onnx.TensorProto) -> onnx.TensorProto:
         """Return a copy of a tensor with neither data nor marker."""
@@ -146,6 +144,14 @@ class Encoded:
 
     def __len__(self) -> int:
         return self._size
+
+
+def put_data(tensor: onnx.TensorProto, payload: Payload, field: int) -> None:
+    """Give an empty tensor the data of a payload, encoded for `field`."""
+    content = bytearray()
+    for block in payload.blocks(field):  # not join: a block holds until the next is asked for
+        content += block
+    tensor.MergeFromString(gather(wire.length_delimited(field, [bytes(content)])))
 
 
 def chunks(pieces: Iterable[wire.Piece]) -> Iterator[wire.Buffer]:

@@ -1,4 +1,4 @@
-"""A model on disk: a small protobuf skeleton, and payloads that stay in their files until someone writes them.
+"""Models on disk: a small protobuf skeleton, and payloads that stay in their files until someone writes them.
 
 Opening reads the skeleton only. Saving streams: untouched payloads go from file to file, replaced ones are produced
 a block at a time. Where no more than payloads changed, the output is the source with those bytes exchanged.
@@ -17,8 +17,9 @@ from sn_graph.errors import ModelError, UsageError
 from sn_graph.model import wire
 from sn_graph.model.external import DataFile, clear_data, external_payload, is_external, set_location
 from sn_graph.model.files import StagedFiles
+from sn_graph.model.graph import Graph
 from sn_graph.model.payload import Payload, Source
-from sn_graph.model.skeleton import LARGE, Encoded, chunks, exchange_payloads, gather, read_skeleton
+from sn_graph.model.skeleton import LARGE, chunks, exchange_payloads, gather, put_data, read_skeleton
 from sn_graph.model.tensors import walk_tensors
 from sn_graph.progress import Progress, silent
 
@@ -55,6 +56,7 @@ class Model:
         self._source = source
         self._replaced: dict[int, onnx.TensorProto] = {}  # the tensor as the skeleton held it when it was opened
         self._files: dict[Path, Source] = {}
+        self._graph: Graph | None = None
         self.proto, self._markers = read_skeleton(source)
         self._opened = self.proto.SerializeToString(deterministic=True)
 
@@ -71,25 +73,27 @@ class Model:
             try:
                 return cls(Source(memoryview(source.SerializeToString(deterministic=True))), None)
             except (EncodeError, ValueError):
-                raise ModelError("the model passes 2 GiB; save it with external data and open it by its path") from None
+                raise ModelError(
+                    "the model passes 2 GiB", do="save it with external data and open it by its path"
+                ) from None
         path = Path(source)
         try:
             mapped = Source.map(path)
         except OSError as error:
-            raise ModelError(f"{path} can't be read: {error.strerror}; give the path of a model file") from None
+            raise ModelError(f"{path} can't be read", str(error.strerror), "give the path of a model file") from None
         try:
             model = cls(mapped, path)
             for _, tensor in walk_tensors(model.proto):
                 if is_external(tensor):
                     model.payload(tensor)  # refuses missing, short and escaping data files now
         except ModelError as error:
-            raise ModelError(f"{path}: {error}") from None
+            raise error.about(str(path)) from None
         return model
 
     def copy(self) -> "Model":
         """Return a model that can be changed without changing this one. Payloads are shared, not copied."""
         twin = object.__new__(Model)
-        twin.__dict__.update(self.__dict__, _replaced=dict(self._replaced))
+        twin.__dict__.update(self.__dict__, _replaced=dict(self._replaced), _graph=None)
         twin.proto = onnx.ModelProto()
         twin.proto.CopyFrom(self.proto)
         return twin
@@ -103,6 +107,17 @@ class Model:
     def modified(self) -> bool:
         """Whether the model differs from what was opened."""
         return bool(self._replaced) or self.proto.SerializeToString(deterministic=True) != self._opened
+
+    @property
+    def graph(self) -> Graph:
+        """The index of the skeleton, made when first asked for. It does not know of later edits: see `edited`."""
+        if self._graph is None:
+            self._graph = Graph(self.proto)
+        return self._graph
+
+    def edited(self) -> None:
+        """Forget the index, because the skeleton was edited; the next one to ask gets it as it is then."""
+        self._graph = None
 
     # Tensors
 
@@ -130,17 +145,18 @@ class Model:
         if payload is None:
             if 0 in tensor.dims:
                 return Payload.empty(tensor.data_type).elements(tuple(tensor.dims))
-            raise ModelError(f"tensor '{tensor.name}' holds no data; export the model with its weights")
+            raise ModelError(f"tensor '{tensor.name}' holds no data", do="export the model with its weights")
         try:
             return payload.elements(tuple(tensor.dims))
         except ModelError as error:
-            raise ModelError(f"{self.name}: tensor '{tensor.name}': {error}; export or download it again") from None
+            told = error.about(f"{self.name}: tensor '{tensor.name}'")
+            raise ModelError(told.what, told.why, "export or download it again") from None
 
     def scale(self, tensor: onnx.TensorProto, factor: float) -> None:
         """Multiply a tensor of the skeleton by `factor` when the model is written. Its encoding stays."""
         payload = self.payload(tensor)
         if payload is None:
-            raise ModelError(f"tensor '{tensor.name}' holds no data; export the model with its weights")
+            raise ModelError(f"tensor '{tensor.name}' holds no data", do="export the model with its weights")
         self._exchange(tensor, payload.scaled(factor))
 
     def replace(self, tensor: onnx.TensorProto, array: NDArray[np.generic]) -> None:
@@ -176,7 +192,7 @@ class Model:
         del tensor.external_data[:]
         if payload is not None:
             clear_data(tensor)
-            tensor.MergeFromString(gather(wire.length_delimited(payload.field, [Encoded(payload)])))
+            put_data(tensor, payload, payload.field)
 
     def _exchange(self, tensor: onnx.TensorProto, payload: Payload) -> None:
         opened = onnx.TensorProto()
@@ -239,7 +255,7 @@ class Model:
                 storage = Storage.EXTERNAL
         pieces = self._markers.assemble(self._placed(storage, data, data_name))
         if sum(map(len, pieces)) > PROTOBUF_LIMIT:
-            raise UsageError("the model passes 2 GiB, which protobuf can't hold inline; save it with external data")
+            raise UsageError("the model passes 2 GiB", "which protobuf can't hold inline", "save it with external data")
         return pieces, data
 
     def _placed(self, storage: Storage, data: DataFile, data_name: str) -> onnx.ModelProto:

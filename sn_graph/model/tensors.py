@@ -1,4 +1,4 @@
-"""Every TensorProto of a ModelProto, with its place, in the order of the fields."""
+"""Tensors: every TensorProto of a ModelProto, with its place, in the order of the fields."""
 
 from collections.abc import Iterable, Iterator
 

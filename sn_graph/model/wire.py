@@ -75,7 +75,7 @@ def read_varint(buffer: Buffer, position: int, end: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, position
         shift += 7
-    raise ModelError("the file is corrupt: a number in it is cut off; export or download the model again")
+    raise ModelError("the file is corrupt", "a number in it is cut off", "export or download the model again")
 
 
 def write_varint(value: int) -> bytes:
@@ -92,7 +92,7 @@ def read_fields(buffer: Buffer, start: int, end: int) -> Iterator[Field]:
     """Yield the fields of the message that stands at `start` to `end`.
 
     Raises:
-        ModelError: The bytes are no protobuf message, or are cut off.
+        ModelError: The bytes are not a protobuf message, or are cut off.
     """
     position = start
     while position < end:
@@ -121,11 +121,15 @@ def _field(buffer: Buffer, tag: int, start: int, value: int, end: int, depth: in
             stop = _field(buffer, inner, stop, content, end, depth + 1).end
     else:
         raise ModelError(
-            "the file is corrupt or no ONNX model: it holds an impossible field; export or download it again"
+            "the file is corrupt or not an ONNX model",
+            "it holds an impossible field",
+            "export or download it again",
         )
     if number == 0 or stop > end:
         raise ModelError(
-            "the file is corrupt or cut off: a part of it reaches beyond its end; export or download it again"
+            "the file is corrupt or cut off",
+            "a part of it reaches beyond its end",
+            "export or download it again",
         )
     return Field(number, wire_type, start, value, stop)
 
@@ -152,7 +156,7 @@ def _rewrite(
 ) -> list[Piece] | None:
     """Return the message's pieces, or None where nothing in it changes."""
     if len(path) > MAX_DEPTH:
-        raise ModelError("the file is corrupt or hostile: its messages are nested more than 100 deep")
+        raise ModelError("the file is corrupt or hostile", "its messages are nested more than 100 deep")
     children, singular = CHILDREN[kind], SINGULAR.get(kind, frozenset())
     seen = dict.fromkeys(children, -1)
     pieces: list[Piece] = []
@@ -163,7 +167,7 @@ def _rewrite(
             continue
         seen[field.number] += 1
         if seen[field.number] and field.number in singular:
-            raise ModelError(f"the file is unusual or corrupt: a {child} in it comes in two parts; export it again")
+            raise ModelError("the file is unusual or corrupt", f"a {child} in it comes in two parts", "export it again")
         if field.end - field.value < smallest:
             continue
         here = (*path, (field.number, seen[field.number]))

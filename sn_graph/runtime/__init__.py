@@ -1,10 +1,17 @@
-"""Run models: providers, inputs made from a graph's signature, parity. onnxruntime is imported at the first run."""
+"""The runtime: providers, sessions, inputs made from a signature, parity. onnxruntime is imported at the first run."""
 
-from sn_graph.runtime.inputs import load_inputs, make_inputs
-from sn_graph.runtime.parity import Comparison, ParityResult, compare, compare_sides, make_feeds, verify
-from sn_graph.runtime.providers import available_providers, open_session, parse_providers
-from sn_graph.runtime.running import run_named, run_session
-from sn_graph.runtime.side import Side
+from sn_graph.runtime.engine import available_providers, open_session, parse_providers, run_named
+from sn_graph.runtime.parity import (
+    Comparison,
+    ParityResult,
+    Side,
+    compare,
+    compare_sides,
+    load_inputs,
+    make_feeds,
+    make_inputs,
+    verify,
+)
 
 __all__ = [
     "Comparison",
@@ -19,6 +26,5 @@ __all__ = [
     "open_session",
     "parse_providers",
     "run_named",
-    "run_session",
     "verify",
 ]

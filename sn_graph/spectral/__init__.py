@@ -1,0 +1,1 @@
+"""Spectral norms: linear algebra (`linalg`), matrices (`matrix`) and convolutions (`convolution`)."""

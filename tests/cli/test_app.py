@@ -15,7 +15,7 @@ import pytest
 from onnx import numpy_helper
 
 from sn_graph import __version__
-from tests.cli.conftest import Cli, one_line
+from tests.support.command_line import Cli, one_line
 
 USAGE = [
     ["nosuch"],
@@ -108,6 +108,31 @@ def test_models_that_cannot_be_used_end_with_3_in_one_line(how: str, command: st
     assert sorted(os.listdir(model.parent)) == before
 
 
+WRITERS = [["fold"], ["insert"], ["run", "fold"], ["run", "insert"]]
+
+
+@pytest.mark.parametrize("where", ["nosuch/out.onnx", "."])
+@pytest.mark.parametrize("command", WRITERS, ids=" ".join)
+def test_a_place_that_cannot_be_written_ends_with_4(where: str, command: list[str], cli: Cli, model: Path) -> None:
+    assert "choose another place" in one_line(cli(*command, model, "-o", model.parent / where), 4)
+    assert os.listdir(model.parent) == ["model.onnx"]
+
+
+@pytest.mark.parametrize("command", WRITERS, ids=" ".join)
+def test_a_model_that_cannot_be_run_is_written_and_said_to_be_so(
+    command: list[str], cli: Cli, model: Path, out: Path
+) -> None:
+    proto = onnx.load(model)
+    proto.graph.node[3].domain = "odd"
+    proto.opset_import.add(domain="odd", version=1)
+    onnx.save(proto, model)
+    ended = cli(*command, model, "-o", out, "--json")
+    assert (ended.code, ended.json["verified"]) == (0, "structure")
+    first, *more = ended.err.splitlines()
+    assert first.startswith("verified by structure only: the original can't be run")
+    assert len(more) == 1  # what of the model is skipped
+
+
 @pytest.mark.parametrize("debug", [["--debug", "inspect"], ["inspect", "--debug"]])
 def test_debug_shows_the_traceback_and_keeps_the_exit_code(debug: list[str], cli: Cli, tmp_path: Path) -> None:
     ended = cli(*debug, tmp_path / "nosuch.onnx")
@@ -121,11 +146,11 @@ def test_a_fault_of_our_own_is_one_line_too(cli: Cli, model: Path, monkeypatch: 
     def fail(*_: object, **__: object) -> None:
         raise IndexError("a\nb")
 
-    monkeypatch.setattr("sn_graph.measure.inspect", fail)
+    monkeypatch.setattr("sn_graph.api.measure_norms", fail)
     assert "internal error: IndexError: a b; run again with --debug and report it" in one_line(
         cli("inspect", model), 70
     )
-    monkeypatch.setattr("sn_graph.measure.inspect", lambda *_, **__: (_ for _ in ()).throw(MemoryError()))
+    monkeypatch.setattr("sn_graph.api.measure_norms", lambda *_, **__: (_ for _ in ()).throw(MemoryError()))
     assert "not enough memory" in one_line(cli("inspect", model), 4)
 
 
@@ -213,7 +238,7 @@ StagedFiles.write_model = slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interruption_leaves_no_file(number: int, code: int, model: Path) -> None:
     start = f"{SLOW}\nfrom sn_graph.cli import main\nmain()"
-    command = [sys.executable, "-c", start, "fold", model, "-o", model.with_name("out.onnx")]
+    command = [sys.executable, "-c", start, "fold", str(model), "-o", str(model.with_name("out.onnx"))]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "written\n"

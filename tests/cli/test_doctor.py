@@ -7,8 +7,8 @@ from importlib import metadata
 import pytest
 
 from sn_graph.cli import doctor
-from sn_graph.runtime.liveness import TOOLS
-from tests.cli.conftest import Cli
+from sn_graph.proofs import TOOLS
+from tests.support.command_line import Cli
 
 
 def test_json(cli: Cli) -> None:

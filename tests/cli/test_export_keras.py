@@ -16,13 +16,13 @@ from safetensors.numpy import load_file
 
 import sn_graph as sn
 from sn_graph.frontends import keras as frontend
-from tests.cli.conftest import Cli, one_line
-from tests.frontends import keras_models
-from tests.frontends.keras_models import Array, require_keras, set_random
+from tests.support import keras_models
+from tests.support.command_line import Cli, one_line
+from tests.support.keras_models import Array, require_keras, set_random
 
 # Keras's own, when it saves or converts a variable under numpy 2.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept:DeprecationWarning")
-OUTPUT = {"rtol": 1e-5, "atol": 5e-6}  # the bounds in float32
+OUTPUT: dict[str, Any] = {"rtol": 1e-5, "atol": 5e-6}  # the bounds in float32
 
 
 @pytest.fixture(scope="session")
@@ -205,7 +205,7 @@ def test_nothing_to_do(cli: Cli, saved: Callable[[str], Path], tmp_path: Path) -
         (("--as", "baked"), "'baked' is not one of"),
         (("--opset", "99"), "tf2onnx has no opset 99; choose one from 9 to"),
         (("--as", "fold", "--power-iterations", "0"), "power-iterations"),
-        (("--as", "fold", "--exclude", "("), "is no regular expression"),
+        (("--as", "fold", "--exclude", "("), "is not a regular expression"),
     ],
 )
 def test_usage(arguments: tuple[str, ...], said: str, cli: Cli, saved: Callable[[str], Path], tmp_path: Path) -> None:
@@ -219,7 +219,7 @@ def test_refused(cli: Cli, saved: Callable[[str], Path], tmp_path: Path) -> None
     out = tmp_path / "out.onnx"
     assert "can't be read" in one_line(cli("export-keras", tmp_path / "nowhere.keras", "-o", out), 3)
     (tmp_path / "text.keras").write_text("hello")
-    assert "is no Keras model" in one_line(cli("export-keras", tmp_path / "text.keras", "-o", out), 3)
+    assert "is not a Keras model" in one_line(cli("export-keras", tmp_path / "text.keras", "-o", out), 3)
     assert "can't be written" in one_line(cli("export-keras", saved("none"), "-o", tmp_path / "no" / "out.onnx"), 4)
     ended = cli("export-keras", saved("none"), "-o", saved("none"))
     assert ended.code == 2
@@ -230,7 +230,7 @@ def test_refused(cli: Cli, saved: Callable[[str], Path], tmp_path: Path) -> None
 def test_an_export_that_differs_is_not_written(
     cli: Cli, saved: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sn_graph.frontends import keras_proof
+    from sn_graph.proofs.keras import export as keras_proof
 
     honest = keras_proof.keras_outputs
 

@@ -13,10 +13,9 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from sn_graph.cli import doctor
-from tests.cli.conftest import Cli, one_line
 from tests.cli.test_fold import check_types
-from tests.passes.reference import sigma_max
+from tests.support.command_line import Cli, one_line
+from tests.support.oracle import sigma_max
 
 
 def test_json(cli: Cli, model: Path) -> None:
@@ -113,7 +112,7 @@ def installed(monkeypatch: pytest.MonkeyPatch, **versions: str | None) -> None:
             raise metadata.PackageNotFoundError(name)
         return real(name) if found == "real" else found
 
-    monkeypatch.setattr(doctor.metadata, "version", version)
+    monkeypatch.setattr(metadata, "version", version)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from tests.cli.conftest import Cli, one_line
+from tests.support.command_line import Cli, one_line
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from tests.cli.conftest import Cli, one_line
+from tests.support.command_line import Cli, one_line
 
 ROW = {"left", "right", "provider", "step", "output", "max_abs", "max_rel_norm", "rtol", "atol", "ok"}
 

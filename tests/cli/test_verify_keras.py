@@ -15,7 +15,7 @@ from onnx import numpy_helper
 
 import sn_graph as sn
 from sn_graph.frontends.keras import export
-from tests.cli.conftest import Cli, one_line
+from tests.support.command_line import Cli, one_line
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # tensorflow's own imports warn of each other

@@ -9,11 +9,10 @@ import pytest
 
 import sn_graph as sn
 from sn_graph.interop import graphsurgeon as interop
+from tests.support.places import MODELS, ONNX_MODELS
 
-MODELS = sorted((Path(__file__).parents[2] / "models").glob("*.onnx"))
 
-
-@pytest.mark.parametrize("path", MODELS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", ONNX_MODELS, ids=lambda path: path.stem)
 def test_weights_have_norm_one_and_the_rest_is_as_it_was(path: Path) -> None:
     graph = gs.import_onnx(onnx.load(path))
     before = {name: tensor.values.copy() for name, tensor in graph.tensors().items() if isinstance(tensor, gs.Constant)}
@@ -53,13 +52,13 @@ def test_the_result_goes_on_in_a_graphsurgeon_pipeline() -> None:
 
 
 def test_what_is_no_graph_is_refused() -> None:
-    with pytest.raises(sn.UsageError, match=r"no onnx_graphsurgeon\.Graph"):
-        interop.fold("model.onnx")  # type: ignore[arg-type]
+    with pytest.raises(sn.UsageError, match=r"is not an onnx_graphsurgeon\.Graph"):
+        interop.fold("model.onnx")
 
 
 @pytest.mark.parametrize("layout", ["packed", "per-weight"])
 def test_an_inserted_graph_iterates_as_the_inserted_model_does(layout: str, tmp_path: Path) -> None:
-    path = Path(__file__).parents[2] / "models" / "keras_dcgan_discriminator.onnx"
+    path = MODELS / "keras_dcgan_discriminator.onnx"
     graph = interop.insert(gs.import_onnx(onnx.load(path)), state_layout=layout)
     onnx.save(interop.export_onnx(graph), tmp_path / "surgeon.onnx")
     sn.insert(path, state_layout=layout).save(tmp_path / "direct.onnx")
@@ -77,8 +76,17 @@ def test_an_inserted_graph_iterates_as_the_inserted_model_does(layout: str, tmp_
 
 
 def test_a_default_that_graphsurgeon_would_freeze_is_refused() -> None:
-    graph = gs.import_onnx(onnx.load(Path(__file__).parents[2] / "models" / "keras_dcgan_discriminator.onnx"))
+    graph = gs.import_onnx(onnx.load(MODELS / "keras_dcgan_discriminator.onnx"))
     with pytest.raises(sn.UsageError, match="leave state_mode out"):
         interop.insert(graph, state_mode="default")
     with pytest.raises(sn.UsageError, match="did not come from"):
         interop.export_onnx(graph)
+
+
+def test_a_graph_without_weights_comes_out_as_it_went_in() -> None:
+    x = gs.Variable("x", np.float32, ("batch", 8))
+    y = gs.Variable("y", np.float32, ("batch", 8))
+    graph = gs.Graph([gs.Node("Relu", inputs=[x], outputs=[y])], [x], [y], opset=17)
+    exported = interop.export_onnx(interop.insert(graph))
+    assert [node.op_type for node in exported.graph.node] == ["Relu"]
+    assert not exported.metadata_props

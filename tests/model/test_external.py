@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto
 
 from sn_graph.errors import ModelError
+from sn_graph.model import Payload, set_location
 from sn_graph.model.external import (
     ALIGNMENT,
     PAGE_ALIGNMENT,
@@ -19,9 +20,8 @@ from sn_graph.model.external import (
     external_location,
     external_payload,
     resolve_location,
-    set_location,
 )
-from sn_graph.model.payload import Payload
+from sn_graph.model.payload import Source
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def test_no_location_leads_out(location: str) -> None:
 )
 def test_missing_entries_mean_the_whole_file(folder: Path, entries: dict[str, str], expected: list[int]) -> None:
     payload = external_payload(tensor(location="data", **entries), folder / "m.onnx", {})
-    np.testing.assert_array_equal(payload.elements((len(expected),)), np.float32(expected))
+    np.testing.assert_array_equal(payload.elements((len(expected),)), np.array(expected, np.float32))
 
 
 @pytest.mark.parametrize(
@@ -135,13 +135,13 @@ def test_a_model_in_memory_has_no_data_files() -> None:
 
 
 def test_a_file_is_mapped_once(folder: Path) -> None:
-    files: dict = {}
+    files: dict[Path, Source] = {}
     first, second = (external_payload(tensor(location=name), folder / "m.onnx", files) for name in ("data", "./data"))
     assert first.source is second.source
     assert len(files) == 1
 
 
-def test_the_last_entry_of_a_key_counts_as_in_onnx(folder: Path) -> None:
+def test_the_last_entry_of_a_key_counts_as_in_onnx() -> None:
     made = tensor(location="absent")
     made.external_data.add(key="location", value="data")
     assert external_location(made) == "data" == onnx.external_data_helper.ExternalDataInfo(made).location

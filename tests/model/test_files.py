@@ -14,9 +14,8 @@ import pytest
 from onnx import helper, numpy_helper
 
 from sn_graph.errors import EnvironmentUnavailable
-from sn_graph.model import Model, Storage
-from sn_graph.model import files as module
-from sn_graph.model.files import StagedFiles, write_file
+from sn_graph.model import Model, Storage, write_file
+from sn_graph.model.files import StagedFiles
 
 
 def weights_model(value: float, count: int = 2, size: int = 1000) -> onnx.ModelProto:
@@ -176,7 +175,7 @@ def test_an_interrupted_save_leaves_nothing(tmp_path: Path, storage: Storage, ti
     save(path, 1.0)
     seen = []
 
-    def interrupt(task: str, done: int, total: int) -> None:
+    def interrupt(_: str, done: int, total: int) -> None:
         seen.append(done / total)
         if len(seen) > tick:
             raise KeyboardInterrupt
@@ -204,7 +203,7 @@ def test_an_interrupt_around_the_last_rename_leaves_a_whole_model(
             replace(source, target)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module.os, "replace", interrupted)
+    monkeypatch.setattr("sn_graph.model.files.os.replace", interrupted)
     with pytest.raises(KeyboardInterrupt):
         save(path, 2.0)
     assert value_of(path) == (2.0 if behind else 1.0)
@@ -230,7 +229,7 @@ def test_an_interrupt_behind_the_data_files_rename_leaves_nothing(
         rename(source, target)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module.os, "rename", interrupted)
+    monkeypatch.setattr("sn_graph.model.files.os.rename", interrupted)
     with pytest.raises(KeyboardInterrupt):
         save(tmp_path / "out.onnx", 2.0)
     assert names(tmp_path) == set()

@@ -1,8 +1,7 @@
 """The index of a graph, against what the text of the model says, and onnx's shape inference on real ones."""
 
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import onnx
@@ -11,9 +10,10 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.parser import parse_model
 
 from sn_graph.errors import ModelError
-from sn_graph.model.graph import Graph, Scope, constant_tensor
+from sn_graph.model import Graph, Scope, constant_tensor
+from tests.support.places import CORPUS
 
-CORPUS_MODELS = sorted((Path(__file__).parents[3] / "shared" / "corpus").rglob("*.onnx"))
+CORPUS_MODELS = sorted(CORPUS.rglob("*.onnx"))
 
 # `w` is captured twice over; `b` is shadowed in the branch of the branch; `h` is made in the graph and read inside.
 NESTED = """
@@ -118,7 +118,7 @@ def test_constants_are_looked_through(graph: Graph) -> None:
     ):
         tensor = graph.constant(where, name)
         assert tensor is not None
-        np.testing.assert_array_equal(numpy_helper.to_array(tensor), np.float32(held))
+        np.testing.assert_array_equal(numpy_helper.to_array(tensor), np.array(held, np.float32))
     assert graph.holder(scope(graph, OTHER), "v") == (graph.main, "b")
     for name in ("h", "x", "z", "nothing"):
         assert graph.constant(graph.main, name) is None
@@ -165,7 +165,7 @@ def test_the_standard_domain_has_two_names() -> None:
     assert graph.main.nodes[0].domain == ""
 
 
-def test_attributes_have_defaults(graph: Graph) -> None:
+def test_attributes_have_defaults() -> None:
     model = parse_model(
         '<ir_version: 10, opset_import: ["": 18]> g (float[2,2] x) => (float[2,2] y)'
         "{ y = Gemm <transB = 1, alpha = 0.5> (x, x) }"
@@ -217,11 +217,11 @@ def test_names_that_are_no_text_are_refused(place: str) -> None:
         "graph input": b"gi",
     }
     content = model.SerializeToString().replace(name[place], b"\xff" * len(name[place]))
-    with pytest.raises(ModelError, match="a name in it is no text"):
+    with pytest.raises(ModelError, match="a name in it is not text"):
         Graph(onnx.ModelProto.FromString(content))
 
 
-def _all_nodes(nodes: list[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+def _all_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
     for node in nodes:
         yield node
         for attribute in node.attribute:

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -12,9 +13,10 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from sn_graph.errors import ModelError
-from sn_graph.model import wire
-from sn_graph.model.payload import BLOCK_BYTES, Payload, Source, element_type
-from tests.model.carriers import FLOATS, FORMS, TYPES, make_tensor, serialize, values
+from sn_graph.model import Payload, wire
+from sn_graph.model.payload import BLOCK_BYTES, Source, element_type
+from tests.support.builders import Array
+from tests.support.carriers import FLOATS, FORMS, TYPES, make_tensor, serialize, values
 
 
 def in_memory(data: bytes, data_type: int, field: int = wire.RAW_DATA) -> Payload:
@@ -35,11 +37,11 @@ def written(payload: Payload, field: int) -> bytes:
     return bytes(content)
 
 
-def spacing(exact: np.ndarray, dtype: np.dtype) -> np.ndarray:
+def spacing(exact: Array, dtype: np.dtype[Any]) -> Array:
     """The distance of neighbouring values of `dtype` at `exact`, subnormals counted; in float64."""
-    info = ml_dtypes.finfo(dtype)
+    info = ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]
     _, exponent = np.frexp(np.abs(exact))
-    return np.maximum(np.ldexp(1.0, exponent - 1 - info.nmant), float(info.smallest_subnormal))
+    return np.asarray(np.maximum(np.ldexp(1.0, exponent - 1 - info.nmant), float(info.smallest_subnormal)))
 
 
 @pytest.mark.parametrize("data_type", TYPES)
@@ -115,7 +117,7 @@ def test_scaling_is_correct_to_an_ulp(
         exact = array.astype(np.float64) * factor
     field = wire.RAW_DATA if form == "raw" else of_tensor(helper.make_tensor("t", number, [1], [1.0])).field
     payload = Payload.of_array(array, number, field).scaled(factor)
-    largest = float(ml_dtypes.finfo(dtype).max)
+    largest = float(ml_dtypes.finfo(dtype).max)  # type: ignore[no-untyped-call]
     if (np.abs(exact) > largest * (1 + 2.0**-23)).any() or not np.isfinite(exact).all():
         with pytest.raises(ModelError, match=f"does not fit into {dtype.name}"):
             payload.elements((len(bits),))
@@ -155,16 +157,16 @@ def test_an_empty_payload_scales() -> None:
 
 
 def test_factors_multiply() -> None:
-    payload = Payload.of_array(np.float32([1, -2]), TensorProto.FLOAT).scaled(3.0).scaled(0.5)
-    np.testing.assert_array_equal(payload.elements((2,)), np.float32([1.5, -3]))
+    payload = Payload.of_array(np.array([1, -2], np.float32), TensorProto.FLOAT).scaled(3.0).scaled(0.5)
+    np.testing.assert_array_equal(payload.elements((2,)), np.array([1.5, -3], np.float32))
 
 
 @pytest.mark.parametrize("factor", [np.inf, -np.inf, np.nan])
 def test_a_factor_is_finite(factor: float) -> None:
     with pytest.raises(ModelError, match="can't be multiplied by"):
-        Payload.of_array(np.float64([1]), TensorProto.DOUBLE).scaled(factor)
+        Payload.of_array(np.array([1.0]), TensorProto.DOUBLE).scaled(factor)
     with pytest.raises(ModelError, match="can't be multiplied by"):
-        Payload.of_array(np.float64([1]), TensorProto.DOUBLE).scaled(1e200).scaled(1e200)
+        Payload.of_array(np.array([1.0]), TensorProto.DOUBLE).scaled(1e200).scaled(1e200)
 
 
 @pytest.mark.parametrize("dims", [(2,), (-1,), (-1, -3), (4,), (2**40, 2**40), (0, -1), (3, 1, 0)])
@@ -235,7 +237,7 @@ def test_only_ordinary_files_are_mapped(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "empty").touch()
     assert len(Source.map(tmp_path / "empty").buffer) == 0
-    for path, reason in ((tmp_path, "it is a folder"), (tmp_path / "pipe", "it is no ordinary file")):
+    for path, reason in ((tmp_path, "it is a folder"), (tmp_path / "pipe", "it is not an ordinary file")):
         with pytest.raises(OSError, match=reason):
             Source.map(path)
 

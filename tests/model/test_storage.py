@@ -1,83 +1,33 @@
 """Models opened, changed and saved, against onnx's own reading of the same files."""
 
-import contextlib
 import random
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
-from google.protobuf.message import Message
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import TensorProto, helper, numpy_helper
-from onnx.external_data_helper import convert_model_to_external_data
+from onnx import TensorProto
 
-from sn_graph.errors import ModelError, SnGraphError, UsageError
-from sn_graph.model import Model, Storage
-from sn_graph.model import storage as module
-from sn_graph.model.graph import Graph
-from sn_graph.model.storage import LARGE
-from tests.model.carriers import (
+from sn_graph.errors import ModelError
+from sn_graph.model import Graph, Model, Storage
+from sn_graph.model.skeleton import LARGE
+from tests.support.carriers import (
     FLOATS,
     PLACES,
     Made,
-    field,
     find_tensors,
     make_model,
     make_tensor,
     models,
-    tag,
     tensors_by_name,
     unknown,
 )
+from tests.support.places import CORPUS
+from tests.support.stored import BIG, array, external, folder, random_weight, saved, simple, write
 
-CORPUS = Path(__file__).parents[3] / "shared" / "corpus"
 CORPUS_MODELS = sorted(CORPUS.rglob("*.onnx"))
-BIG = 3 * LARGE  # bytes
-
-
-@contextlib.contextmanager
-def folder() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory() as name:
-        yield Path(name)
-
-
-def write(path: Path, content: bytes) -> Path:
-    path.write_bytes(content)
-    return path
-
-
-def saved(model: Model, path: Path, storage: Storage = Storage.KEEP) -> bytes:
-    model.save(path, storage)
-    return path.read_bytes()
-
-
-def array(tensor: onnx.TensorProto) -> np.ndarray:
-    return numpy_helper.to_array(tensor)
-
-
-def simple(**weights: np.ndarray) -> onnx.ModelProto:
-    """A model of Identity nodes over weights."""
-    tensors = [numpy_helper.from_array(weight, name) for name, weight in weights.items()]
-    nodes = [helper.make_node("Identity", [name], [f"{name}.out"]) for name in weights]
-    return helper.make_model(helper.make_graph(nodes, "g", [], [], tensors))
-
-
-def random_weight(count: int = BIG // 4, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal(count).astype(np.float32)
-
-
-def external(path: Path, proto: onnx.ModelProto, one_file: bool = True) -> Path:
-    """Write a model with external data by onnx itself."""
-    convert_model_to_external_data(proto, all_tensors_to_one_file=one_file, location="weights" if one_file else None)
-    onnx.save(proto, path)
-    return path
-
-
-# Reading
 
 
 @settings(max_examples=80, deadline=None)
@@ -110,6 +60,7 @@ def test_a_tensor_in_any_place_is_read_scaled_and_written(tmp_path: Path, place:
     (found,) = find_tensors(model.proto)
     assert not found.HasField("raw_data")
     model.scale(found, 2.0)
+    assert tensor.payload is not None
     expected = content.replace(tensor.payload, (array(tensor.proto) * np.float32(2)).tobytes())
     assert saved(model, tmp_path / "out.onnx") == expected
 
@@ -139,9 +90,6 @@ def test_a_proto_is_copied_when_it_is_opened() -> None:
     model = Model.open(proto)
     proto.graph.initializer[0].raw_data = bytes(BIG)
     np.testing.assert_array_equal(model.array(model.proto.graph.initializer[0]), random_weight())
-
-
-# Changing
 
 
 @settings(max_examples=80, deadline=None)
@@ -337,264 +285,6 @@ def test_a_scale_that_overflows_leaves_no_file(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="does not fit into float32; choose a smaller --bound"):
         model.save(tmp_path / "out.onnx")
     assert not list(tmp_path.iterdir())
-
-
-# Storage
-
-
-@pytest.mark.parametrize("one_file", [True, False])
-def test_external_data_are_read_scaled_and_kept_external(tmp_path: Path, one_file: bool) -> None:
-    weights = {"w": random_weight(seed=1), "v": random_weight(seed=2), "small": random_weight(3)}
-    path = external(tmp_path / "m.onnx", simple(**weights), one_file)
-    original = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
-    model = Model.open(path)
-    for tensor in model.proto.graph.initializer:
-        np.testing.assert_array_equal(model.array(tensor), weights[tensor.name])
-    assert [array(t).tobytes() for t in model.to_proto().graph.initializer] == [w.tobytes() for w in weights.values()]
-    model.scale(model.proto.graph.initializer[0], 2.0)
-    (tmp_path / "out").mkdir()
-    model.save(tmp_path / "out" / "out.onnx")
-    assert {file.name for file in (tmp_path / "out").iterdir()} == {"out.onnx", "out.onnx.data"}
-    weights["w"] = weights["w"] * np.float32(2)
-    for tensor in onnx.load(tmp_path / "out" / "out.onnx").graph.initializer:
-        np.testing.assert_array_equal(array(tensor), weights[tensor.name])
-    assert {name: (tmp_path / name).read_bytes() for name in original} == original
-
-
-def test_aliased_ranges_stay_one_range(tmp_path: Path) -> None:
-    weight = random_weight()
-    path = external(tmp_path / "m.onnx", simple(a=weight, b=weight, c=weight))
-    proto = onnx.load(path, load_external_data=False)
-    for tensor in proto.graph.initializer:
-        tensor.external_data[1].value = "0"
-    path.write_bytes(proto.SerializeToString())
-    model = Model.open(path)
-    model.scale(model.proto.graph.initializer[2], 2.0)
-    model.save(tmp_path / "out.onnx")
-    assert (tmp_path / "out.onnx.data").stat().st_size == 2 * weight.nbytes
-    a, b, c = (array(tensor) for tensor in onnx.load(tmp_path / "out.onnx").graph.initializer)
-    np.testing.assert_array_equal(a, weight)
-    np.testing.assert_array_equal(b, weight)
-    np.testing.assert_array_equal(c, weight * np.float32(2))
-
-
-def test_external_tensors_without_elements_have_their_file(tmp_path: Path) -> None:
-    (tmp_path / "empty").touch()
-    proto = simple(w=np.zeros(0, np.float32))
-    (tensor,) = proto.graph.initializer
-    tensor.ClearField("raw_data")
-    tensor.data_location = TensorProto.EXTERNAL
-    tensor.external_data.add(key="location", value="empty")
-    model = Model.open(write(tmp_path / "m.onnx", proto.SerializeToString()))
-    model.save(tmp_path / "out.onnx")
-    assert (tmp_path / "out.onnx.data").stat().st_size == 0
-    assert onnx.load(tmp_path / "out.onnx").graph.initializer[0].dims == [0]
-
-
-def test_where_data_are_external_inline_leftovers_do_not_count(tmp_path: Path) -> None:
-    weight = random_weight()
-    path = external(tmp_path / "m.onnx", simple(w=weight))
-    proto = onnx.load(path, load_external_data=False)
-    proto.graph.initializer[0].raw_data = bytes(weight.nbytes)
-    model = Model.open(write(path, proto.SerializeToString()))
-    np.testing.assert_array_equal(model.array(model.proto.graph.initializer[0]), weight)
-    np.testing.assert_array_equal(array(model.to_proto().graph.initializer[0]), weight)
-
-
-@settings(max_examples=60, deadline=None)
-@given(models())
-def test_storage_converts_there_and_back(made: Made) -> None:
-    content, *_ = made
-    expected = onnx.ModelProto.FromString(content)
-    with folder() as place:
-        Model.open(write(place / "m.onnx", content)).save(place / "out.onnx", Storage.EXTERNAL)
-        moved = onnx.load(place / "out.onnx", load_external_data=False)
-        for tensor in find_tensors(moved):
-            initializers = [t.name for graph in _graphs(expected.graph) for t in graph.initializer]
-            if tensor.data_location == TensorProto.EXTERNAL:
-                assert tensor.name in initializers
-            elif tensor.name in initializers:
-                assert tensor.ByteSize() < 2 * LARGE
-        Model.open(place / "out.onnx").save(place / "back.onnx", Storage.INLINE)
-        back = onnx.ModelProto.FromString((place / "back.onnx").read_bytes())
-        for name, tensor in tensors_by_name(expected).items():
-            for other in (back, onnx.load(place / "out.onnx")):
-                np.testing.assert_array_equal(array(tensors_by_name(other)[name]), array(tensor))
-    for proto in (back, expected):
-        for tensor in find_tensors(proto):
-            tensor.CopyFrom(TensorProto(name=tensor.name, dims=tensor.dims, data_type=tensor.data_type))
-    assert back == expected
-
-
-def _graphs(message: Message) -> Iterator[onnx.GraphProto]:
-    if isinstance(message, onnx.GraphProto):
-        yield message
-    for descriptor, value in message.ListFields():
-        if descriptor.message_type is not None and descriptor.name != "external_data":
-            for item in value if descriptor.is_repeated else [value]:
-                yield from _graphs(item)
-
-
-def test_past_protobufs_limit_a_model_becomes_external(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    weight = random_weight(5000)
-    model = Model.open(simple(w=weight))
-    monkeypatch.setattr(module, "PROTOBUF_LIMIT", 10_000)
-    model.save(tmp_path / "out.onnx")
-    np.testing.assert_array_equal(array(onnx.load(tmp_path / "out.onnx").graph.initializer[0]), weight)
-    assert (tmp_path / "out.onnx.data").stat().st_size == weight.nbytes
-    for call in (lambda: model.save(tmp_path / "inline.onnx", Storage.INLINE), model.to_proto):
-        with pytest.raises(UsageError, match="passes 2 GiB, which protobuf can't hold inline"):
-            call()
-    assert {path.name for path in tmp_path.iterdir()} == {"out.onnx", "out.onnx.data"}
-
-
-@pytest.mark.parametrize("storage", [Storage.INLINE, Storage.EXTERNAL])
-def test_output_may_be_input(tmp_path: Path, storage: Storage) -> None:
-    path, weight = tmp_path / "m.onnx", random_weight(1 << 20)
-    Model.open(simple(w=weight)).save(path, storage)
-    for _ in range(3):
-        model = Model.open(path)
-        model.scale(model.proto.graph.initializer[0], 2.0)
-        model.save(path)
-    np.testing.assert_array_equal(array(onnx.load(path).graph.initializer[0]), weight * np.float32(8))
-    np.testing.assert_array_equal(model.array(model.proto.graph.initializer[0]), weight * np.float32(8))
-    assert len(list(tmp_path.iterdir())) == (1 if storage is Storage.INLINE else 2)
-
-
-def test_onnxruntime_runs_external_weights_of_graph_and_subgraph(tmp_path: Path) -> None:
-    onnxruntime = pytest.importorskip("onnxruntime")
-    text = """<ir_version: 8, opset_import: ["": 17]> g (bool b) => (float[4096] y) {
-        c = Constant <value = float[1] {0}> ()
-        z = If (b) <then_branch = t () => (float[4096] p) { p = Add(w, i) },
-                    else_branch = e () => (float[4096] q) { q = Identity(w) }>
-        y = Add(z, c)
-    }"""
-    proto, weight = onnx.parser.parse_model(text), random_weight(4096)
-    constant, branch = proto.graph.node[0], proto.graph.node[1].attribute[0].g
-    constant.attribute[0].t.CopyFrom(numpy_helper.from_array(weight))
-    proto.graph.initializer.append(numpy_helper.from_array(weight, "w"))
-    branch.initializer.append(numpy_helper.from_array(weight, "i"))
-    Model.open(proto).save(tmp_path / "m.onnx", Storage.EXTERNAL)
-    assert (tmp_path / "m.onnx").stat().st_size < 2 * weight.nbytes  # the Constant's alone
-    onnx.checker.check_model(tmp_path / "m.onnx")
-    (y,) = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"]).run(
-        None, {"b": np.array(True)}
-    )
-    np.testing.assert_array_equal(y, weight + weight + weight)
-
-
-# Bad input
-
-
-@pytest.fixture(scope="module")
-def small_model() -> bytes:
-    places = [
-        ("initializer", make_tensor("w", "FLOAT", 300, "raw", 1)),
-        ("constant", make_tensor("c", "INT64", 9, "packed", 2)),
-    ]
-    return make_model(places, 4)
-
-
-def open_bytes(content: bytes) -> Model:
-    with folder() as place:
-        model = Model.open(write(place / "m.onnx", content))
-        Graph(model.proto)
-        for tensor in find_tensors(model.proto):
-            with contextlib.suppress(SnGraphError):
-                model.array(tensor)
-        model.save(place / "out.onnx")
-        return model
-
-
-def test_every_prefix_is_read_or_refused(small_model: bytes) -> None:
-    refused = 0
-    for length in range(len(small_model)):
-        try:
-            open_bytes(small_model[:length])
-        except ModelError:
-            refused += 1
-    assert refused > 0.98 * len(small_model)
-
-
-@settings(max_examples=400, deadline=None)
-@given(st.data())
-def test_flipped_bytes_are_read_or_refused(small_model: bytes, data: st.DataObject) -> None:
-    content = bytearray(small_model)
-    head = st.integers(0, len(content) - 1)
-    for place in data.draw(st.lists(head, min_size=1, max_size=4)):
-        content[place] = data.draw(st.integers(0, 255))
-    with contextlib.suppress(SnGraphError):
-        open_bytes(bytes(content))
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.binary(max_size=200))
-def test_any_bytes_are_read_or_refused(content: bytes) -> None:
-    for attempt in (content, field(7, content), field(7, field(1, field(5, content))), field(7, field(5, content))):
-        with contextlib.suppress(SnGraphError):
-            open_bytes(attempt)
-
-
-def nested(depth: int) -> bytes:
-    """A model whose If nodes hold one another."""
-    content = field(2, b"g")
-    for _ in range(depth):
-        content = field(1, field(5, field(1, b"then_branch") + field(6, content)) + field(4, b"If"))
-    return tag(1, 0) + b"\x08" + field(7, content)
-
-
-@pytest.mark.parametrize("depth", [1, 10, 30, 32, 33, 34, 100, 5000])
-def test_deep_nesting_is_read_as_protobuf_does_or_refused(depth: int) -> None:
-    content = nested(depth)
-    try:
-        onnx.ModelProto.FromString(content)
-    except Exception:  # whatever protobuf calls it
-        with pytest.raises(ModelError):
-            open_bytes(content)
-    else:
-        assert open_bytes(content).to_proto() == onnx.ModelProto.FromString(content)
-
-
-@pytest.mark.parametrize(
-    "content",
-    [b"", b"\x00", b"\n", b"no model, just text\n" * 100, b"\x08\x08", b"PK\x03\x04" + bytes(300), bytes(5000)],
-)
-def test_files_that_are_no_models(tmp_path: Path, content: bytes) -> None:
-    with pytest.raises(ModelError, match=r"m\.onnx: .*\w.*[;:] .*\w"):
-        Model.open(write(tmp_path / "m.onnx", content))
-
-
-def test_paths_that_are_no_files(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"absent\.onnx can't be read: No such file"):
-        Model.open(tmp_path / "absent.onnx")
-    with pytest.raises(ModelError, match="can't be read: it is a folder"):
-        Model.open(tmp_path)
-    with pytest.raises(ModelError, match="can't be read: Not a directory"):
-        Model.open(write(tmp_path / "file", b"x") / "m.onnx")
-
-
-def test_a_model_in_two_parts_is_refused(tmp_path: Path) -> None:
-    content = simple(w=random_weight()).SerializeToString()
-    with pytest.raises(ModelError, match="GraphProto in it comes in two parts"):
-        Model.open(write(tmp_path / "m.onnx", content + content))
-
-
-@pytest.mark.parametrize("location", ["../w", "/w", "link", "absent", "short", "", "a\0b", "loop"])
-def test_bad_data_files_are_refused_when_the_model_is_opened(tmp_path: Path, location: str) -> None:
-    proto = simple(w=random_weight())
-    (tensor,) = proto.graph.initializer
-    (tmp_path / "short").write_bytes(bytes(10))
-    (tmp_path / "link").symlink_to("short")
-    (tmp_path / "loop").symlink_to("loop")
-    tensor.ClearField("raw_data")
-    tensor.data_location = TensorProto.EXTERNAL
-    for key, value in (("location", location), ("offset", "0"), ("length", str(BIG))):
-        tensor.external_data.add(key=key, value=value)
-    with pytest.raises(ModelError, match=r"m\.onnx: .*; (put|copy) "):
-        Model.open(write(tmp_path / "m.onnx", proto.SerializeToString()))
-
-
-# Real models
 
 
 @pytest.mark.skipif(not CORPUS_MODELS, reason="the folder of real models, ../shared/corpus, is not here")

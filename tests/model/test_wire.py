@@ -1,17 +1,16 @@
 """The wire format, against protobuf's own encoder and onnx's own schema."""
 
 import random
+from typing import Any
 
 import onnx
 import pytest
-from google.protobuf.descriptor import Descriptor
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sn_graph.errors import ModelError
-from sn_graph.model import wire
-from sn_graph.model.tensors import walk_tensors
-from tests.model.carriers import (
+from sn_graph.model import walk_tensors, wire
+from tests.support.carriers import (
     PLACES,
     Made,
     field,
@@ -41,7 +40,7 @@ def test_a_varint_without_an_end_is_refused(content: bytes) -> None:
         wire.read_varint(memoryview(content), 0, len(content))
 
 
-def _leads_to_tensors(message: Descriptor, around: tuple[str, ...] = ()) -> bool:
+def _leads_to_tensors(message: Any, around: tuple[str, ...] = ()) -> bool:
     if message.name == "TensorProto":
         return True
     inner = [f.message_type for f in message.fields if f.message_type is not None and f.message_type.name not in around]
@@ -50,7 +49,7 @@ def _leads_to_tensors(message: Descriptor, around: tuple[str, ...] = ()) -> bool
 
 def test_every_way_to_a_tensor_in_onnx_is_known() -> None:
     children, singular = {}, {}
-    todo = [onnx.ModelProto.DESCRIPTOR]
+    todo: list[Any] = [onnx.ModelProto.DESCRIPTOR]
     while todo:
         message = todo.pop()
         ways = [f for f in message.fields if f.message_type is not None and _leads_to_tensors(f.message_type)]
@@ -92,7 +91,7 @@ def test_rewriting_nothing_gives_the_same_bytes_and_visits_every_tensor(made: Ma
 def test_rewritten_tensors_stand_in_their_place(made: Made, rng: random.Random) -> None:
     content, *_ = made
 
-    def shrink_or_grow(path: wire.TensorPath, start: int, end: int) -> list[wire.Piece] | None:
+    def shrink_or_grow(_: wire.TensorPath, start: int, end: int) -> list[wire.Piece] | None:
         if rng.random() < 0.3:
             return None
         text = rng.choice(["", "x" * 300]).encode()

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import numpy_helper
 
 import sn_graph as sn
-from sn_graph.passes.base import PassResult
-from sn_graph.runtime.proof import save_verified
-from tests.passes.reference import CASES, CONVENTIONS, DTYPES, EPS, Case, drawn, finished, read, run, saved, sigma_max
+from sn_graph import proofs
+from sn_graph.passes import PassResult
+from tests.support.builders import DTYPES, drawn, initializers, network, node, saved
+from tests.support.networks import CASES, CONVENTIONS, EPS, Case
+from tests.support.oracle import sigma_max
+from tests.support.runs import run
 
 CASE = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 STORAGES = ("raw", "typed", "external")
 
 
-def folded(source: Path, target: Path, **options: object) -> PassResult:
-    result = sn.fold(source, **options)  # type: ignore[arg-type]
+def folded(source: Path, target: Path, **options: Any) -> PassResult:
+    result = sn.fold(source, **options)
     result.save(target)
     return result
 
@@ -38,7 +42,7 @@ def test_weight_is_divided_by_its_norm(case: Case, dtype: str, storage: str, tmp
     assert (site.status, site.dtype, site.shape) == ("folded", dtype, case.shape)
     assert site.sigma == pytest.approx(sigma, rel=1e-6)
     assert site.sigma_used == site.sigma
-    stored = read(tmp_path / "out.onnx")
+    stored = initializers(tmp_path / "out.onnx")["w"]
     assert stored.dtype == weight.dtype
     wanted = weight.astype(np.float64) / sigma
     # The element's own rounding, and σ's 1e-6.
@@ -70,7 +74,7 @@ def test_outputs_are_those_of_the_original_with_its_weight_replaced(case: Case, 
     model.graph.initializer[0].CopyFrom(
         numpy_helper.from_array((weight / sigma_max(case.matrix(weight, "torch"))).astype(np.float32), "w")
     )
-    x = np.arange(4) if case.op_type == "Gather" else drawn(case.x)
+    x = np.arange(4) if case.op_type == "Gather" else drawn(*case.x, seed=1)
     (expected,), (actual,) = run(model, {"x": x}), run(onnx.load(tmp_path / "out.onnx"), {"x": x})
     np.testing.assert_allclose(actual, expected, rtol=0, atol=2e-6 * np.abs(expected).max())  # σ within 1e-6
 
@@ -109,7 +113,7 @@ def test_what_is_not_scaled_keeps_its_bytes_where_lengths_change(tmp_path: Path)
 def test_output_may_be_the_input(tmp_path: Path) -> None:
     source = saved(CASES[1].model(CASES[1].weight()), tmp_path / "in.onnx")
     folded(source, source)
-    assert sigma_max(read(source).reshape(8, -1)) == pytest.approx(1.0, abs=1e-6)
+    assert sigma_max(initializers(source)["w"].reshape(8, -1)) == pytest.approx(1.0, abs=1e-6)
     assert os.listdir(tmp_path) == ["in.onnx"]
 
 
@@ -156,17 +160,12 @@ def test_a_weight_that_is_not_finite_is_named_and_counted(
 
 def test_the_way_out_that_is_named_works() -> None:
     bad = np.full((3, 4), np.nan, np.float32)
-    graph = helper.make_graph(
-        [helper.make_node("MatMul", ["x", "a.b[0]"], ["h"]), helper.make_node("MatMul", ["h", "w"], ["y"])],
-        "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 3])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
-        [numpy_helper.from_array(bad, "a.b[0]"), numpy_helper.from_array(drawn((4, 5)), "w")],
-    )
+    nodes = [node("MatMul", ["x", "a.b[0]"], ["h"]), node("MatMul", ["h", "w"])]
+    model = network(nodes, {"a.b[0]": bad, "w": drawn(4, 5, seed=1)}, {"x": (2, 3)})
     with pytest.raises(sn.ModelError) as caught:
-        sn.fold(finished(graph))
+        sn.fold(model)
     exclude = str(caught.value).partition("--exclude '")[2].rstrip("'")
-    assert [site.status for site in sn.fold(finished(graph), exclude=[exclude]).sites] == ["skipped", "folded"]
+    assert [site.status for site in sn.fold(model, exclude=[exclude]).sites] == ["skipped", "folded"]
 
 
 @pytest.mark.parametrize(("scale", "dtype"), [(1e-44, "float32"), (1e-320, "float64")])
@@ -182,6 +181,6 @@ def test_a_weight_too_small_to_scale_is_refused_by_name(scale: float, dtype: str
 
 def test_saving_verified_runs_the_file(tmp_path: Path) -> None:
     for number, case in enumerate(CASES):
-        source = sn.Model.open(saved(case.model(case.weight()), tmp_path / f"{number}.onnx"))
-        proof = save_verified(source, sn.fold(source), tmp_path / f"{number}.out.onnx")
+        source = saved(case.model(case.weight()), tmp_path / f"{number}.onnx")
+        proof = proofs.save(sn.fold(source), tmp_path / f"{number}.out.onnx")
         assert (proof.verified, proof.note, proof.failed) == ("run", None, False), case.name

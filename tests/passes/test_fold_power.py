@@ -2,36 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save_file
 
 import sn_graph as sn
-from tests.passes.reference import (
-    CASES,
-    CONVENTIONS,
-    DTYPES,
-    Array,
-    Case,
-    drawn,
-    finished,
-    first_u,
-    run,
-    saved,
-    sigma_max,
-    textbook,
-)
+from tests.support.builders import DTYPES, Array, drawn, initializers, network, node, plan_file, saved, value
+from tests.support.networks import CASES, CONVENTIONS, Case
+from tests.support.oracle import power_iteration, seeded, sigma_max
+from tests.support.runs import run
 
 CONV, MATMUL = CASES[1], CASES[8]
-
-
-def weights_of(model: onnx.ModelProto) -> dict[str, Array]:
-    return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -41,18 +26,18 @@ def test_power_is_the_textbook_iteration_from_the_seeded_u(case: Case, conventio
     weight = case.weight()
     result = sn.fold(case.model(weight), sigma="power", power_iterations=steps, seed=seed, convention=convention)
     m = case.matrix(weight, convention)
-    sigma, _ = textbook(m, first_u(seed, "w", len(m)), steps)
+    sigma, _ = power_iteration(m, seeded("w", len(m), seed), steps)
     (site,) = result.sites
     assert site.sigma_used == pytest.approx(sigma, rel=1e-6)
     assert site.sigma is None
-    np.testing.assert_allclose(weights_of(result.to_proto())["w"], weight / sigma, rtol=1.2e-6)
+    np.testing.assert_allclose(initializers(result.to_proto())["w"], weight / sigma, rtol=1.2e-6)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_power_in_every_type(dtype: str) -> None:
     weight = CONV.weight(dtype)
     (site,) = sn.fold(CONV.model(weight, dtype), sigma="power", power_iterations=2, seed=5).sites
-    sigma, _ = textbook(CONV.matrix(weight, "keras"), first_u(5, "w", 8), 2)
+    sigma, _ = power_iteration(CONV.matrix(weight, "keras"), seeded("w", 8, 5), 2)
     assert site.sigma_used == pytest.approx(sigma, rel=1e-6)
 
 
@@ -61,11 +46,11 @@ def test_power_in_every_type(dtype: str) -> None:
 def test_state_file_gives_u(convention: str, shape: tuple[int, ...], tmp_path: Path) -> None:
     weight = MATMUL.weight()
     m = MATMUL.matrix(weight, convention)
-    u = drawn((len(m),), seed=3)
+    u = drawn(len(m), seed=3)
     save_file({"w.u": u.reshape(shape), "other.u": u}, tmp_path / "state.safetensors")
     options = {"sigma": "power", "state": tmp_path / "state.safetensors", "power_iterations": 2}
     (site,) = sn.fold(MATMUL.model(weight), convention=convention, **options).sites  # type: ignore[arg-type]
-    assert site.sigma_used == pytest.approx(textbook(m, u, 2)[0], rel=1e-6)
+    assert site.sigma_used == pytest.approx(power_iteration(m, u, 2)[0], rel=1e-6)
 
 
 def test_state_that_does_not_fit_is_refused(tmp_path: Path) -> None:
@@ -91,14 +76,14 @@ def test_bound_and_clip() -> None:
     weight = MATMUL.weight()
     sigma = sigma_max(weight)
     model = MATMUL.model(weight)
-    to_three = weights_of(sn.fold(model, bound=3.0).to_proto())["w"]
+    to_three = initializers(sn.fold(model, bound=3.0).to_proto())["w"]
     np.testing.assert_allclose(to_three, weight * 3.0 / sigma, rtol=1.2e-6)
 
     clipped = sn.fold(model, bound=sigma * 1.01, clip=True)
     (site,) = clipped.sites
     assert (site.status, site.sigma_used) == ("unchanged", None)
     assert site.sigma == pytest.approx(sigma, rel=1e-6)
-    assert weights_of(clipped.to_proto())["w"].tobytes() == weight.tobytes()
+    assert initializers(clipped.to_proto())["w"].tobytes() == weight.tobytes()
     assert sn.fold(model, bound=sigma * 0.99, clip=True).sites[0].status == "folded"
 
 
@@ -121,78 +106,57 @@ def test_arguments_that_are_not_valid(options: dict[str, object]) -> None:
         sn.fold(MATMUL.model(MATMUL.weight()), **options)  # type: ignore[arg-type]
 
 
-def plan_of(model: onnx.ModelProto, path: Path, **changes: object) -> Path:
-    """A plan file as inspect writes it, with its first site changed."""
-    sn.save_plan(sn.make_plan(sn.Model.open(model)), path)
-    content = json.loads(path.read_text())
-    content["sites"][0].update(changes)
-    path.write_text(json.dumps(content))
-    return path
-
-
 def test_plan_parameters_hold_until_an_argument_overrides_them(tmp_path: Path) -> None:
     weight = MATMUL.weight()
     model = MATMUL.model(weight)
-    plan = plan_of(model, tmp_path / "plan.json", power_iterations=4)
-    content = json.loads(plan.read_text()) | {"bound": 2.5, "power_iterations": 9, "state": "u.safetensors"}
-    plan.write_text(json.dumps(content))
-    u = drawn((5,))
+    changes: dict[str, Any] = {"bound": 2.5, "power_iterations": 9, "state": "u.safetensors"}
+    plan = plan_file(model, tmp_path / "plan.json", {"w": {"power_iterations": 4}}, **changes)
+    u = drawn(5, seed=1)
     save_file({"w.u": u}, tmp_path / "u.safetensors")
 
-    sigma = textbook(weight.T.astype(np.float64), u, 4)[0]  # the site's own number of iterations
+    sigma = power_iteration(weight.T.astype(np.float64), u, 4)[0]  # the site's own number of iterations
     by_plan = sn.fold(model, plan=plan, sigma="power")
     assert by_plan.sites[0].sigma_used == pytest.approx(sigma, rel=1e-6)
-    np.testing.assert_allclose(weights_of(by_plan.to_proto())["w"], weight * 2.5 / sigma, rtol=1.2e-6)
-    overridden = weights_of(sn.fold(model, plan=plan, sigma="power", bound=1.0).to_proto())["w"]
+    np.testing.assert_allclose(initializers(by_plan.to_proto())["w"], weight * 2.5 / sigma, rtol=1.2e-6)
+    overridden = initializers(sn.fold(model, plan=plan, sigma="power", bound=1.0).to_proto())["w"]
     np.testing.assert_allclose(overridden, weight / sigma, rtol=1.2e-6)
 
 
 def test_a_plan_chooses_the_matrix(tmp_path: Path) -> None:
     """EinsumDense (8, 10) with the heads split out: rows 8·2, columns 5, as only the plan can know."""
-    weight = drawn((8, 10))
-    graph = helper.make_graph(
-        [helper.make_node("MatMul", ["x", "w"], ["y"])],
-        "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [3, 8])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
-        [numpy_helper.from_array(weight, "w")],
-    )
+    weight = drawn(8, 10, seed=1)
+    model = network([node("MatMul", ["x", "w"])], {"w": weight}, {"x": (3, 8)})
     changes = {"split": [8, 2, 5], "perm": [1, 0, 2], "rows": 16, "cols": 5, "side": "cols"}
-    plan = plan_of(finished(graph), tmp_path / "plan.json", **changes)
+    plan = plan_file(model, tmp_path / "plan.json", {"w": changes})
     m = weight.reshape(8, 2, 5).transpose(1, 0, 2).reshape(16, 5)
-    (site,) = sn.fold(finished(graph), plan=plan).sites
+    (site,) = sn.fold(model, plan=plan).sites
     assert site.sigma == pytest.approx(sigma_max(m), rel=1e-6)
-    (site,) = sn.fold(finished(graph), plan=plan, sigma="power").sites
-    assert site.sigma_used == pytest.approx(textbook(m.T.astype(np.float64), first_u(0, "w", 5), 1)[0], rel=1e-6)
+    (site,) = sn.fold(model, plan=plan, sigma="power").sites
+    assert site.sigma_used == pytest.approx(power_iteration(m.T.astype(np.float64), seeded("w", 5), 1)[0], rel=1e-6)
 
 
 @pytest.mark.parametrize("sigma", ["power", "exact"])
 @pytest.mark.parametrize("chain", [False, True])
 def test_per_use_divides_each_use_by_its_own_norm(sigma: str, chain: bool, tmp_path: Path) -> None:
     """A layer called three times in a run: iterations 2, 4 and 6, as Keras advances u at each call."""
-    weight = drawn((5, 5))
-    nodes = [helper.make_node("MatMul", [source, "wt"], [to]) for source, to in (("x", "a"), ("a", "b"), ("b", "y"))]
-    start = helper.make_node("Transpose", ["w"], ["wt"]) if chain else helper.make_node("Identity", ["w"], ["wt"])
-    graph = helper.make_graph(
-        [start, *nodes],
-        "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 5])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [2, 5])],
-        [numpy_helper.from_array(weight, "w")],
-    )
-    model = finished(graph)
-    plan = plan_of(model, tmp_path / "plan.json", per_use=True, power_iterations=2)
+    weight = drawn(5, 5, seed=1)
+    nodes = [node("MatMul", [source, "wt"], [to]) for source, to in (("x", "a"), ("a", "b"), ("b", "y"))]
+    start = node("Transpose" if chain else "Identity", ["w"], ["wt"])
+    model = network([start, *nodes], {"w": weight}, {"x": (2, 5)})
+    model.graph.output[0].CopyFrom(value("y", (2, 5)))
+    plan = plan_file(model, tmp_path / "plan.json", {"w": {"per_use": True, "power_iterations": 2}})
     result = sn.fold(model, plan=plan, sigma=sigma)
     onnx.checker.check_model(result.to_proto(), full_check=True)
 
     m = weight.astype(np.float64)  # read as stored or transposed, u stays on the axis of the outputs
     m = m if chain else m.T
-    u, sigmas = first_u(0, "w", 5), []
+    u: Array = seeded("w", 5)
+    sigmas = []
     for _ in range(3):
-        value, u = textbook(m, u, 2)
-        sigmas.append(value if sigma == "power" else sigma_max(m))
+        estimate, u = power_iteration(m, u, 2)
+        sigmas.append(estimate if sigma == "power" else sigma_max(m))
     assert result.sites[0].sigma_used == pytest.approx(sigmas[-1], rel=1e-6)
-    x = drawn((2, 5))
+    x = drawn(2, 5, seed=1)
     read = (weight.T if chain else weight).astype(np.float64)
     expected = x @ (read / sigmas[0]) @ (read / sigmas[1]) @ (read / sigmas[2])
     np.testing.assert_allclose(run(result.to_proto(), {"x": x})[0], expected, rtol=0, atol=3e-6)
@@ -212,7 +176,7 @@ def test_a_small_norm_is_noted() -> None:
 @pytest.mark.parametrize("offset", range(1, 5))
 def test_exact_from_unaligned_memory_maps(shape: tuple[int, int], offset: int, tmp_path: Path) -> None:
     """A raw payload starts at any byte of an inline file."""
-    weight = drawn(shape)
+    weight = drawn(*shape, seed=1)
     case = Case("m", "MatMul", shape, MATMUL.keras, MATMUL.torch, (2, shape[0]))
     model = case.model(weight)
     model.doc_string = "." * offset

@@ -2,57 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto
 
 import sn_graph as sn
-from sn_graph.runtime.proof import prove
-from tests.passes.reference import Array, drawn, finished, run, saved, sigma_max
+from tests.support.builders import Array, Weights, constant, drawn, initializers, network, node, value
+from tests.support.oracle import sigma_max
+from tests.support.runs import fold_file, run
 
 Q = np.random.default_rng(0).integers(-120, 120, (6, 5)).astype(np.int8)
 ZERO = np.int8(7)
 PER_TENSOR = np.array(0.02, np.float32)
 PER_AXIS = np.linspace(0.01, 0.05, 5).astype(np.float32)
-X = drawn((3, 6))
+X = drawn(3, 6, seed=1)
 
 
-def quantized(
-    tensors: dict[str, Array], nodes: list[onnx.NodeProto], x: tuple[int, ...] = (3, 6), opset: int = 17, ir: int = 8
-) -> onnx.ModelProto:
-    graph = helper.make_graph(
-        nodes,
-        "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, x)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [None] * len(x))],
-        [numpy_helper.from_array(np.asarray(array), name) for name, array in tensors.items()],
-    )
-    return finished(graph, opset, ir)
+def quantized(tensors: Weights, nodes: Sequence[onnx.NodeProto], x: tuple[int, ...] = (3, 6)) -> onnx.ModelProto:
+    """A model of these nodes, whose output has the rank of its input."""
+    proto = network(nodes, tensors, {"x": x})
+    proto.graph.output[0].CopyFrom(value("y", [None] * len(x)))
+    return proto
 
 
 def dequantize(output: str, *inputs: str, **attributes: int) -> onnx.NodeProto:
-    return helper.make_node("DequantizeLinear", inputs, [output], **attributes)
+    return node("DequantizeLinear", inputs, [output], **attributes)
 
 
 def matmul(a: str, b: str, y: str) -> onnx.NodeProto:
-    return helper.make_node("MatMul", [a, b], [y])
+    return node("MatMul", [a, b], [y])
 
 
-def folded(proto: onnx.ModelProto, tmp_path: Path, **options: object) -> onnx.ModelProto:
-    source = sn.Model.open(saved(proto, tmp_path / "in.onnx"))
-    result = sn.fold(source, **options)  # type: ignore[arg-type]
-    result.save(tmp_path / "out.onnx")
-    assert prove(source, result.rescaled, tmp_path / "out.onnx").verified == "run"
-    written = onnx.load(tmp_path / "out.onnx")
-    onnx.checker.check_model(written)
-    return written
-
-
-def tensors(proto: onnx.ModelProto) -> dict[str, Array]:
-    return {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
+def folded(proto: onnx.ModelProto, tmp_path: Path, **options: Any) -> onnx.ModelProto:
+    return fold_file(proto, tmp_path, **options)[0]
 
 
 @pytest.mark.parametrize("scale", [PER_TENSOR, PER_TENSOR.reshape(1), PER_AXIS], ids=["scalar", "one", "axis"])
@@ -68,7 +55,7 @@ def test_the_scale_is_divided(scale: Array, zero: bool, tmp_path: Path) -> None:
     assert site.sigma == pytest.approx(sigma_max(weight), rel=1e-6)
 
     written = folded(proto, tmp_path)
-    after = tensors(written)
+    after = initializers(written)
     np.testing.assert_allclose(after["s"], scale / sigma_max(weight), rtol=1.1e-6)
     assert after["s"].shape == scale.shape
     np.testing.assert_array_equal(after["q"], Q)
@@ -89,7 +76,7 @@ def test_a_scale_shared_with_another_weight_is_copied_first(tmp_path: Path) -> N
     np.testing.assert_allclose(run(written, {"x": X})[0], X @ unit @ unit.T, rtol=0, atol=5e-6)
     written = folded(proto, tmp_path, include=["q"])
     np.testing.assert_allclose(run(written, {"x": X})[0], X @ unit @ weight.T, rtol=0, atol=1e-5)
-    np.testing.assert_array_equal(tensors(written)["s"], PER_TENSOR)
+    np.testing.assert_array_equal(initializers(written)["s"], PER_TENSOR)
 
 
 @pytest.mark.parametrize("through", ["s", "i"], ids=["directly", "through_identity"])
@@ -97,8 +84,8 @@ def test_a_scale_shared_with_an_activation_is_copied_first(through: str, tmp_pat
     proto = quantized(
         {"q": Q, "s": PER_TENSOR, "z": np.array(0, np.int8)},
         [
-            helper.make_node("Identity", ["s"], ["i"]),
-            helper.make_node("QuantizeLinear", ["x", "s", "z"], ["xq"]),
+            node("Identity", ["s"], ["i"]),
+            node("QuantizeLinear", ["x", "s", "z"], ["xq"]),
             dequantize("xd", "xq", "s", "z"),
             dequantize("w", "q", through),
             matmul("xd", "w", "y"),
@@ -108,7 +95,7 @@ def test_a_scale_shared_with_an_activation_is_copied_first(through: str, tmp_pat
     rounded = np.clip(np.rint(X / PER_TENSOR), -128, 127) * PER_TENSOR
     written = folded(proto, tmp_path)
     np.testing.assert_allclose(run(written, {"x": X})[0], rounded @ (weight / sigma_max(weight)), rtol=0, atol=3e-6)
-    np.testing.assert_array_equal(tensors(written)["s"], PER_TENSOR)
+    np.testing.assert_array_equal(initializers(written)["s"], PER_TENSOR)
 
 
 def test_two_dequantizers_of_one_weight_with_one_scale(tmp_path: Path) -> None:
@@ -138,23 +125,22 @@ def test_two_dequantizers_with_scales_of_their_own(tmp_path: Path) -> None:
 
 def test_a_split_copies_the_dequantizer_and_not_the_integers(tmp_path: Path) -> None:
     square = Q[:5]
-    gemm = helper.make_node("Gemm", ["h", "w"], ["y"], transB=1)
+    gemm = node("Gemm", ["h", "w"], ["y"], transB=1)
     proto = quantized({"q": square, "s": PER_TENSOR}, [dequantize("w", "q", "s"), matmul("x", "w", "h"), gemm], (3, 5))
     weight = square * float(PER_TENSOR)
     unit = weight / sigma_max(weight)
     written = folded(proto, tmp_path, op_types=["Gemm"])
     np.testing.assert_allclose(run(written, {"x": X[:, :5]})[0], X[:, :5] @ weight @ unit.T, rtol=0, atol=1e-5)
-    assert sorted(tensors(written)) == ["q", "s", "s_normalized"]
+    assert sorted(initializers(written)) == ["q", "s", "s_normalized"]
 
 
 def test_scales_of_constant_nodes_and_of_other_types(tmp_path: Path) -> None:
-    held = {"q": Q, "s": PER_TENSOR.astype(np.float16)}
-    proto = quantized(held, [dequantize("h", "q", "s"), helper.make_node("Cast", ["h"], ["w"], to=TensorProto.FLOAT)])
+    held: dict[str, Array] = {"q": Q, "s": PER_TENSOR.astype(np.float16)}
+    proto = quantized(held, [dequantize("h", "q", "s"), node("Cast", ["h"], ["w"], to=TensorProto.FLOAT)])
     proto.graph.node.append(matmul("x", "w", "y"))
     proto.opset_import[0].version, proto.ir_version = 21, 10
     del proto.graph.initializer[1]
-    scale = helper.make_node("Constant", [], ["s"], value=numpy_helper.from_array(held["s"]))
-    proto.graph.node.insert(0, scale)
+    proto.graph.node.insert(0, constant("s", held["s"]))
     written = folded(proto, tmp_path)
     site = sn.fold(written).sites[0]
     assert site.sigma == pytest.approx(1.0, abs=2.0**-11)  # one rounding of a float16 scale
@@ -163,11 +149,16 @@ def test_scales_of_constant_nodes_and_of_other_types(tmp_path: Path) -> None:
 
 def test_a_quantized_bias_is_pointed_out() -> None:
     kernel = np.random.default_rng(1).integers(-120, 120, (4, 2, 3, 3)).astype(np.int8)
-    held = {"q": kernel, "s": PER_TENSOR, "b": np.arange(4, dtype=np.int32), "t": np.array(0.001, np.float32)}
+    held: dict[str, Array] = {
+        "q": kernel,
+        "s": PER_TENSOR,
+        "b": np.arange(4, dtype=np.int32),
+        "t": np.array(0.001, np.float32),
+    }
     nodes = [
         dequantize("w", "q", "s"),
         dequantize("c", "b", "t"),
-        helper.make_node("Conv", ["x", "w", "c"], ["y"]),
+        node("Conv", ["x", "w", "c"], ["y"]),
     ]
     (site,) = sn.fold(quantized(held, nodes, (1, 2, 6, 6))).sites
     assert site.status == "folded"
@@ -176,7 +167,7 @@ def test_a_quantized_bias_is_pointed_out() -> None:
 
 def test_integers_that_only_an_integer_op_reads_are_refused() -> None:
     held = {"q": Q, "z": np.array(0, np.int8)}
-    proto = quantized(held, [helper.make_node("MatMulInteger", ["x", "q"], ["y"])])
+    proto = quantized(held, [node("MatMulInteger", ["x", "q"], ["y"])])
     proto.graph.input[0].type.tensor_type.elem_type = TensorProto.INT8
     (site,) = sn.fold(proto).sites
     assert site.status == "skipped"

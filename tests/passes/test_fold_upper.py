@@ -12,15 +12,15 @@ import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import helper, numpy_helper
+from onnx import numpy_helper
 
 import sn_graph as sn
 from sn_graph.errors import ModelError, UsageError
 from sn_graph.plan import make_plan, save_plan
 from sn_graph.runtime.session import StatefulSession
-from tests.passes.insert_reference import Array, drawn, network
+from tests.support.builders import Array, drawn, network, node
+from tests.support.oracle import sigma_max
 
-node = helper.make_node
 TYPES = {"float64": np.float64, "float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 # How far below the bound the norm may be: what rounding each element may do, 2^-p of it, beside 1e-8.
 WIDTH = {"float64": 2e-8, "float32": 2e-6, "float16": 3e-3, "bfloat16": 3e-2}
@@ -33,10 +33,6 @@ def linear(weight: Array) -> onnx.ModelProto:
 
 def stored(model: onnx.ModelProto) -> Array:
     return numpy_helper.to_array(model.graph.initializer[0]).astype(np.float64)
-
-
-def norm(matrix: Array) -> float:
-    return float(np.linalg.norm(matrix, 2))
 
 
 @pytest.mark.parametrize("dtype", TYPES)
@@ -59,13 +55,13 @@ def test_as_stored_within_the_bound(dtype: str, rows: int, cols: int, bound: flo
     weight = matrix.astype(TYPES[dtype])
     result = sn.fold(linear(weight), sigma="upper", bound=bound)
     (record,) = result.sites
-    truth = norm(weight.astype(np.float64))
+    truth = sigma_max(weight.astype(np.float64))
     assert record.sigma == pytest.approx(truth, rel=1e-6)
     assert record.sigma_upper is not None
     assert record.sigma_used is not None
     assert truth * (1 - 1e-14) <= record.sigma_upper <= truth * (1 + 1e-6)
     assert record.sigma_used >= truth * (1 - 1e-14)
-    reached = norm(stored(result.to_proto()))
+    reached = sigma_max(stored(result.to_proto()))
     assert reached <= bound * (1 + 1e-14)  # what the SVD itself may be off
     assert reached >= bound * (1 - WIDTH[dtype])
 
@@ -78,13 +74,13 @@ def test_a_quantized_weight_by_its_scale() -> None:
         model = network(nodes, names, {"x": (2, 6)}, dtype=scale.dtype.name, opset=19)
         found = {one.name: one for one in sn.fold(model, sigma="upper").to_proto().graph.initializer}
         folded = numpy_helper.to_array(found["scale"]).astype(np.float64)
-        reached = norm(integers.astype(np.float64)) * float(folded)
+        reached = sigma_max(integers.astype(np.float64)) * float(folded)
         assert 1.0 - WIDTH[scale.dtype.name] <= reached <= 1.0 + 1e-7  # dequantized in float32
 
 
 def test_clip_leaves_what_is_proven_to_be_within() -> None:
     weight = drawn(6, 5)
-    truth = norm(weight.astype(np.float64))
+    truth = sigma_max(weight.astype(np.float64))
     for bound, status in ((truth * 1.001, "unchanged"), (truth * 0.999, "folded")):
         (record,) = sn.fold(linear(weight), sigma="upper", bound=bound, clip=True).sites
         assert record.status == status
@@ -102,7 +98,7 @@ def test_a_zero_weight_stays() -> None:
 
 def test_inspect_and_insert_report_the_bound() -> None:
     weight = drawn(6, 5)
-    truth = norm(weight.astype(np.float64))
+    truth = sigma_max(weight.astype(np.float64))
     for result in (sn.inspect(linear(weight), sigma="upper"), sn.insert(linear(weight), sigma="upper")):
         (record,) = result.sites
         assert record.sigma_upper is not None
@@ -130,7 +126,7 @@ def test_inspect_starts_from_the_u_that_an_inserted_model_holds(convention: str)
     left = np.linalg.qr(drawn(150, 150, dtype=np.float64))[0]
     matrix = (left * np.linspace(2.0, 0.1, 150) @ np.linalg.qr(drawn(200, 150, seed=1, dtype=np.float64))[0].T).T
     weight = matrix.astype(np.float32)
-    truth = norm(weight.astype(np.float64))
+    truth = sigma_max(weight.astype(np.float64))
     converged = sn.insert(linear(weight), sigma="exact", convention=convention).to_proto()
     (record,) = sn.inspect(converged, convention=convention).sites
     assert record.sigma == pytest.approx(truth, rel=1e-6)
@@ -183,7 +179,7 @@ def test_the_last_sigma_of_another_norm_is_not_taken(tmp_path: Path) -> None:
     (own,) = sn.fold(inserted, state=tmp_path / "u.safetensors").sites
     (matrix,) = sn.fold(inserted, state=tmp_path / "u.safetensors", norm="matrix").sites
     assert own.sigma_used == session.sigma["w"]
-    assert matrix.sigma_used == matrix.sigma == pytest.approx(norm(weight), rel=1e-6)
+    assert matrix.sigma_used == matrix.sigma == pytest.approx(sigma_max(weight), rel=1e-6)
 
 
 def test_the_state_of_an_operator_norm_is_saved_loaded_and_baked(tmp_path: Path) -> None:

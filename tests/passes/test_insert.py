@@ -10,27 +10,16 @@ import onnx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from onnx import helper, numpy_helper
+from onnx import numpy_helper
 
 import sn_graph as sn
-from tests.passes.insert_reference import (
-    Array,
-    check,
-    close,
-    divided,
-    drawn,
-    evaluated,
-    iterate,
-    network,
-    newest_opset,
-    seeded,
-    session,
-)
-from tests.passes.reference import CASES, CONVENTIONS, Case, rows, second
+from tests.support.builders import Array, drawn, network, node
+from tests.support.networks import CASES, CONVENTIONS, Case, rows, second
+from tests.support.oracle import power_iteration, seeded
+from tests.support.runs import check, close, divided, evaluated, newest_opset, session
 
 NEWEST = newest_opset()
 OPSETS = sorted({7, 8, 9, 10, 11, 12, 13, 15, 17, 18, 21, NEWEST})
-node = helper.make_node
 
 
 def of_case(case: Case, opset: int = 17, ir: int = 8, dtype: str = "float32") -> tuple[onnx.ModelProto, Array, Array]:
@@ -181,7 +170,7 @@ def test_recurrent(op_type: str, gates: int, opset: int) -> None:
     w, r = drawn(2, gates * 3, 5), drawn(2, gates * 3, 3, seed=1)
     recurrent = node(op_type, ["x", "w", "r"], ["y"], hidden_size=3, direction="bidirectional")
     model = network([recurrent], {"w": w, "r": r}, {"x": (4, 2, 5)}, opset=opset)
-    with_types = {"op_types": [op_type], "convention": "keras"}
+    with_types: dict[str, Any] = {"op_types": [op_type], "convention": "keras"}
     matrices = {"w": w.reshape(-1, 5), "r": r.reshape(-1, 3)}
     check(model, matrices, {"x": drawn(4, 2, 5)}, **with_types, steps=(1, 10))
     assert {site.status for site in sn.insert(model).sites} == {"skipped"}
@@ -221,7 +210,7 @@ def test_bfloat16_by_onnx_own_evaluator(op_type: str) -> None:
     x = np.array([[0, 3], [6, 2]]) if integers else drawn(*shape, seed=1).astype(dtype)
     result = sn.insert(model, convention="keras", power_iterations=2)
     m = rows(weight.astype(dtype)) if op_type == "Conv" else weight.astype(dtype).T
-    sigma, u = iterate(m, seeded("w", len(m)), 2)
+    sigma, u = power_iteration(m, seeded("w", len(m)), 2)
     start = {"sn_u": seeded("w", len(m)).astype(np.float32).reshape(-1, 1)}
     y, u_next, sigmas = evaluated(result.to_proto(), {"x": x, **start})
     close(u_next, u.reshape(-1, 1), 1e-5, "u")
@@ -238,7 +227,7 @@ def test_float64(case: Case) -> None:
     m = case.matrix(weight, "keras")
     inserted = check(model, {"w": m}, {"x": x}, convention="keras", tolerance=1e-6)
     y, _, sigmas = session(inserted).run(None, {"x": x})
-    sigma, _ = iterate(m, seeded("w", len(m)))
+    sigma, _ = power_iteration(m, seeded("w", len(m)))
     expected = session(divided(model, {"w": sigma})).run(None, {"x": x})[0]
     close(y, expected, 1e-14, "the first step in float64")
     close(sigmas, np.array([sigma]), 1e-7, "σ goes out as float32")
@@ -275,7 +264,7 @@ def test_layouts_modes_and_scales(layout: str, mode: str, scale: str) -> None:
     nodes = [node("Conv", ["x", "conv/kernel"], ["h"]), node("ConvTranspose", ["h", "up/kernel"], ["y"])]
     model = network(nodes, weights, {"x": ("n", 2, 6, 6)})
     matrices = {"conv/kernel": rows(weights["conv/kernel"]), "up/kernel": second(weights["up/kernel"])}
-    more = {"state_layout": layout, "state_mode": mode, "scale": scale, "convention": "torch"}
+    more: dict[str, Any] = {"state_layout": layout, "state_mode": mode, "scale": scale, "convention": "torch"}
     check(model, matrices, {"x": drawn(3, 2, 6, 6)}, seed=9, **more, steps=(1, 10))
 
 
@@ -312,7 +301,7 @@ def test_onnxruntime_does_not_fold_the_state(level: str, layout: str) -> None:
     for seed in range(3):
         u = drawn(5, 1, seed=seed)
         given_back, sigma = running.run([f"{name}.next", name.replace("sn_u", "sn_sigma")], {"x": x, name: u})
-        expected, u_next = iterate(weight.T, u[:, 0])
+        expected, u_next = power_iteration(weight.T, u[:, 0])
         close(given_back, u_next.reshape(-1, 1), 1e-5, "u")
         close(sigma, np.array([expected]), 1e-5, "σ")
 

@@ -7,25 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
 import sn_graph as sn
-from tests.passes.insert_reference import (
-    Array,
-    check,
-    close,
-    constant,
-    drawn,
-    iterate,
-    network,
-    newest_opset,
-    seeded,
-    session,
-    strips_to,
-)
+from tests.support.builders import Array, Weights, constant, drawn, network, node
+from tests.support.oracle import power_iteration, seeded
+from tests.support.runs import check, close, newest_opset, session, strips_to
 
-node = helper.make_node
-KERAS = {"convention": "keras", "steps": (1, 10)}
+KERAS: dict[str, Any] = {"convention": "keras", "steps": (1, 10)}
 
 
 # Behind operators
@@ -92,7 +81,7 @@ def test_behind_dequantize(kind: str, scale: str) -> None:
     inserted = sn.insert(model, scale=scale, convention="keras")
     assert any("integer operator" in note for note in inserted.sites[0].notes)
     y, u_next, sigma = session(inserted.to_proto()).run(None, {"x": x})
-    expected, u = iterate(full.T, seeded("w", 4))
+    expected, u = power_iteration(full.T, seeded("w", 4))
     close(y, x @ full / expected, 1e-5, "y")
     close(u_next, u.reshape(-1, 1), 1e-5, "u")
     close(sigma, np.array([expected]), 1e-5, "σ")
@@ -114,7 +103,7 @@ def test_dequantized_to_another_type_than_its_scale() -> None:
         dtype="float16",
     )
     x = drawn(3, 6).astype(np.float16)
-    expected, _ = iterate((stored * np.float32(0.01)).T, seeded("w", 4))
+    expected, _ = power_iteration((stored * np.float32(0.01)).T, seeded("w", 4))
     y, _, sigma = session(sn.insert(model, convention="keras").to_proto()).run(None, {"x": x})
     close(y, x.astype(np.float32) @ (stored * np.float32(0.01)) / expected, 4 * 2.0**-11, "y")
     close(sigma, np.array([expected]), 1e-3, "σ of a matrix rounded to float16")
@@ -123,7 +112,7 @@ def test_dequantized_to_another_type_than_its_scale() -> None:
 def test_quantized_weights_of_what_is_not_linear_are_skipped() -> None:
     stored = np.random.default_rng(0).integers(-100, 100, (1, 12, 5)).astype(np.int8)
     nodes = [node("DequantizeLinear", ["w", "s"], ["d"]), node("LSTM", ["x", "d", "r"], ["y"], hidden_size=3)]
-    weights = {"w": stored, "s": np.float32(0.1), "r": drawn(1, 12, 3)}
+    weights: Weights = {"w": stored, "s": np.float32(0.1), "r": drawn(1, 12, 3)}
     model = network(nodes, weights, {"x": (4, 2, 5)}, opset=17)
     first, other = sn.insert(model, op_types=["LSTM"]).sites
     assert (first.status, other.status) == ("skipped", "inserted")
@@ -156,7 +145,7 @@ def test_only_the_uses_asked_for() -> None:
     x = drawn(2, 5)
     for scale in ("input", "weight"):
         y, h, *_ = session(sn.insert(model, op_types=["Gemm"], scale=scale).to_proto()).run(None, {"x": x})
-        sigma, _ = iterate(weight.T, seeded("w", 5))
+        sigma, _ = power_iteration(weight.T, seeded("w", 5))
         np.testing.assert_array_equal(h, session(model).run(["h"], {"x": x})[0])
         close(y, x @ weight @ weight / sigma, 1e-5, "y")
 

@@ -7,29 +7,14 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from onnx import helper
 
 import sn_graph as sn
-from tests.passes.insert_reference import (
-    Array,
-    branch,
-    call,
-    check,
-    close,
-    constant,
-    divided,
-    drawn,
-    function,
-    iterate,
-    network,
-    seeded,
-    session,
-    strips_to,
-)
-from tests.passes.reference import rows
+from tests.support.builders import Array, branch, call, constant, drawn, function, network, node
+from tests.support.networks import rows
+from tests.support.oracle import power_iteration, seeded
+from tests.support.runs import check, close, divided, session, strips_to
 
-node = helper.make_node
-KERAS = {"convention": "keras", "steps": (1, 10)}
+KERAS: dict[str, Any] = {"convention": "keras", "steps": (1, 10)}
 
 
 # Skipped, unchanged, refused
@@ -39,9 +24,9 @@ KERAS = {"convention": "keras", "steps": (1, 10)}
 def test_bodies_that_cannot_read_the_state(through: str) -> None:
     weight = drawn(4, 4)
     body = branch(
-        "decoder",
         [call("dense", ["h"], "t")] if through else [node("MatMul", ["h", "own"], ["t"])],
         {} if through else {"own": weight},
+        name="decoder",
     )
     search = node("BeamSearch", ["x"], ["y"], name="search", domain="com.microsoft", decoder=body)
     dense = function("dense", ["x"], [constant("w", weight), node("MatMul", ["x", "w"], ["y"])])
@@ -78,7 +63,7 @@ def test_weights_of_any_size_between_are_exact(size: float) -> None:
     model = network([node("MatMul", ["x", "w"], ["y"])], {"w": weight}, {"x": (2, 5)})
     result = sn.insert(model, convention="keras")
     y, u_next, sigma = session(result.to_proto()).run(None, {"x": drawn(2, 5)})
-    expected, u = iterate(weight.T.astype(np.float64) / size, seeded("w", 4))
+    expected, u = power_iteration(weight.T.astype(np.float64) / size, seeded("w", 4))
     close(sigma, np.array([expected * size]), 1e-5, "σ")
     close(u_next, u.reshape(-1, 1), 1e-5, "u")
     close(y, session(divided(model, {"w": expected * size})).run(None, {"x": drawn(2, 5)})[0], 1e-5, "y")

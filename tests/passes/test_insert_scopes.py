@@ -9,24 +9,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import sn_graph as sn
-from tests.passes.insert_reference import (
-    branch,
-    call,
-    check,
-    close,
-    constant,
-    drawn,
-    function,
-    iterate,
-    network,
-    seeded,
-    session,
-    strips_to,
-    value,
-)
+from tests.support.builders import Array, branch, call, constant, drawn, function, network, node, value
+from tests.support.oracle import power_iteration, seeded
+from tests.support.runs import check, close, session, strips_to
 
-node = helper.make_node
-KERAS = {"convention": "keras", "steps": (1, 10)}
+KERAS: dict[str, Any] = {"convention": "keras", "steps": (1, 10)}
 
 
 # Captured and hoisted
@@ -45,19 +32,19 @@ def test_weights_captured_and_owned_by_nested_branches(held: str, named: bool, s
         if held == "node"
         else {"nodes": [], "weights": {"inner": inner}}
     )
-    deep = branch("deep", [*made["nodes"], node("MatMul", ["h1", "inner"], ["d"])], made["weights"])  # type: ignore[misc, arg-type]
-    flat = branch("flat", [node("MatMul", ["h1", "outer"], ["f"])])
+    deep = branch([*made["nodes"], node("MatMul", ["h1", "inner"], ["d"])], made["weights"], name="deep")  # type: ignore[misc, arg-type]
+    flat = branch([node("MatMul", ["h1", "outer"], ["f"])], name="flat")
     first = [constant("own", own)] if held == "node" else []
     then = branch(
-        "then",
         [
             *first,
             node("MatMul", ["h", "own"], ["h1"]),
             node("If", ["c2"], ["t"], then_branch=flat, else_branch=deep, **more),
         ],
         None if held == "node" else {"own": own},
+        name="then",
     )
-    other = branch("other", [node("MatMul", ["h", "outer"], ["o"])])
+    other = branch([node("MatMul", ["h", "outer"], ["o"])], name="other")
     nodes = [
         node("Relu", ["x"], ["h"]),
         node("If", ["c1"], ["y"], name="If_outer", then_branch=then, else_branch=other),
@@ -114,7 +101,7 @@ def test_loops(op_type: str, opset: int) -> None:
 def test_a_quantized_weight_in_a_branch_takes_its_scale_along() -> None:
     stored = np.random.default_rng(0).integers(-100, 100, (4, 4)).astype(np.int8)
     scales, zeros = drawn(4) ** 2 + np.float32(0.1), np.array([1, 2, 3, 4], np.int8)
-    held = {"w": stored, "s": scales, "z": zeros}
+    held: dict[str, Array] = {"w": stored, "s": scales, "z": zeros}
     products = [node("DequantizeLinear", ["w", "s", "z"], ["d"], axis=1), node("MatMul", ["h", "d"], ["t"])]
     nodes = [
         node("Relu", ["x"], ["h"]),
@@ -123,8 +110,8 @@ def test_a_quantized_weight_in_a_branch_takes_its_scale_along() -> None:
             ["c"],
             ["y"],
             name="If",
-            then_branch=branch("a", products, held),
-            else_branch=branch("b", [node("Neg", ["h"], ["n"])]),
+            then_branch=branch(products, held, name="a"),
+            else_branch=branch([node("Neg", ["h"], ["n"])], name="b"),
         ),
     ]
     model = network(nodes, {"c": np.array(True)}, {"x": (2, 4)})
@@ -132,7 +119,7 @@ def test_a_quantized_weight_in_a_branch_takes_its_scale_along() -> None:
     inserted = sn.insert(model, convention="keras").to_proto()
     x = drawn(2, 4)
     y, _, sigma = session(inserted).run(None, {"x": x})
-    expected, _ = iterate(full.T, seeded("If/then_branch::w", 4))
+    expected, _ = power_iteration(full.T, seeded("If/then_branch::w", 4))
     close(sigma, np.array([expected]), 1e-5, "σ")
     close(y, np.maximum(x, 0) @ full / expected, 1e-5, "y")
     strips_to(inserted, model)
@@ -185,11 +172,11 @@ def test_a_weight_in_a_function_that_is_called_twice(nested: bool, scale: str) -
 
 def test_a_weight_in_a_branch_of_a_function() -> None:
     weight = drawn(4, 4)
-    then = branch("a", [node("MatMul", ["x", "bw"], ["p"])], {"bw": weight})
+    then = branch([node("MatMul", ["x", "bw"], ["p"])], {"bw": weight}, name="a")
     choose = function(
         "choose",
         ["x", "c"],
-        [node("If", ["c"], ["y"], then_branch=then, else_branch=branch("b", [node("Neg", ["x"], ["n"])]))],
+        [node("If", ["c"], ["y"], then_branch=then, else_branch=branch([node("Neg", ["x"], ["n"])], name="b"))],
     )
     model = network(
         [call("choose", ["x", "c"], "h"), call("choose", ["h", "c"], "y")],
@@ -226,7 +213,7 @@ def test_functions_that_cannot_be_inlined_are_skipped_with_the_reason() -> None:
     held = [constant("w", drawn(4, 4)), node("MatMul", ["x", "w"], ["y"])]
     for opset, called, reason in ((13, True, "another opset"), (17, False, "never calls")):
         nodes = [call("dense", ["x"], "y")] if called else [node("Neg", ["x"], ["y"])]
-        functions = [function("dense", ["x"], held, opset)]
+        functions = [function("dense", ["x"], held, opset=opset)]
         if not called:
             functions.append(function("idle", ["x"], [call("dense", ["x"], "y")]))
         result = sn.insert(network(nodes, {}, {"x": (2, 4)}, functions=functions))

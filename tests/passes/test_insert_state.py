@@ -9,25 +9,15 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import helper, numpy_helper
+from onnx import helper
 from safetensors.numpy import save_file
 
 import sn_graph as sn
-from tests.passes.insert_reference import (
-    STEPS,
-    Array,
-    close,
-    divided,
-    drawn,
-    iterate,
-    network,
-    seeded,
-    session,
-    tensors,
-)
+from tests.support.builders import Array, drawn, initializers, network, node, plan_file
+from tests.support.oracle import power_iteration, seeded
+from tests.support.places import ONNX_MODELS
+from tests.support.runs import STEPS, close, divided, run_by_name, session
 
-node = helper.make_node
-MODELS = Path(__file__).parents[2] / "models"
 NAMES = ("a", "b")
 WEIGHTS = {"a": drawn(5, 7), "b": drawn(7, 6, seed=1)}
 X = drawn(2, 5, seed=2)
@@ -39,23 +29,8 @@ def model() -> onnx.ModelProto:
     return network(nodes, WEIGHTS, {"x": ("n", 5)}, ("y", "h"))
 
 
-def plan_of(model: onnx.ModelProto, path: Path, sites: dict[str, dict[str, Any]] | None = None, **changes: Any) -> Path:
-    """A plan file as inspect writes it, with parameters and sites changed."""
-    sn.save_plan(sn.make_plan(sn.Model.open(model), convention="keras"), path)
-    content = json.loads(path.read_text()) | changes
-    for site in content["sites"]:
-        site.update((sites or {}).get(site["id"], {}))
-    path.write_text(json.dumps(content))
-    return path
-
-
-def run(model: onnx.ModelProto, **feeds: Array) -> dict[str, Array]:
-    running = session(model)
-    return dict(zip([output.name for output in running.get_outputs()], running.run(None, feeds), strict=True))
-
-
 def start_of(model: onnx.ModelProto) -> Array:
-    return numpy_helper.to_array(dict(tensors(model.graph))["sn_u"])
+    return initializers(model)["sn_u"]
 
 
 def metadata(model: onnx.ModelProto) -> dict[str, Any]:
@@ -71,7 +46,7 @@ def test_an_exact_start_is_exact_from_the_first_run(model: onnx.ModelProto) -> N
     result = sn.insert(model, sigma="exact", convention="keras")
     expected = np.array([np.linalg.svd(w.astype(np.float64), compute_uv=False)[0] for w in WEIGHTS.values()])
     close(np.array([site.sigma for site in result.sites]), expected, 1e-6, "the record's σ")
-    first = run(result.to_proto(), x=X)
+    first = run_by_name(result.to_proto(), {"x": X})
     close(first["sn_sigma"], expected, 1e-6, "σ of the first run")
     close(np.abs(first["sn_u.next"]), np.abs(start_of(result.to_proto())), 1e-6, "u stays")
     assert all(site.sigma is None and site.sigma_used is None for site in sn.insert(model).sites)
@@ -85,19 +60,19 @@ def test_a_state_file_gives_the_first_u(
     u = {name: drawn(length, seed=length) for name, length in (("a", 7), ("b", 6))}
     save_file({f"{name}.u": array.reshape(shape) for name, array in u.items()}, tmp_path / "u.safetensors")
     if where == "plan":
-        inserted = sn.insert(model, plan=plan_of(model, tmp_path / "p.json", state="u.safetensors")).to_proto()
+        inserted = sn.insert(model, plan=plan_file(model, tmp_path / "p.json", state="u.safetensors")).to_proto()
     else:
         inserted = sn.insert(model, state=tmp_path / "u.safetensors", convention="keras").to_proto()
     np.testing.assert_array_equal(start_of(inserted)[:, 0], np.concatenate([u["a"], u["b"]]))
-    sigmas = [iterate(WEIGHTS[name].T, u[name])[0] for name in NAMES]
-    close(run(inserted, x=X)["sn_sigma"], np.array(sigmas), 1e-5, "σ")
+    sigmas = [power_iteration(WEIGHTS[name].T, u[name])[0] for name in NAMES]
+    close(run_by_name(inserted, {"x": X})["sn_sigma"], np.array(sigmas), 1e-5, "σ")
 
 
 def test_a_state_that_does_not_fit_is_refused(model: onnx.ModelProto, tmp_path: Path) -> None:
     save_file({"a.u": drawn(7)}, tmp_path / "u")
     with pytest.raises(sn.ModelError, match=r"holds no 'b\.u'"):
         sn.insert(model, state=tmp_path / "u", convention="keras")
-    plan = plan_of(model, tmp_path / "p.json", state="u")
+    plan = plan_file(model, tmp_path / "p.json", state="u")
     assert {site.status for site in sn.insert(model, plan=plan, sigma="exact").sites} == {"inserted"}  # reads none
     save_file({"a.u": drawn(5), "b.u": drawn(6)}, tmp_path / "u")
     with pytest.raises(sn.ModelError, match=r"'a\.u' has shape \[5\]"):
@@ -106,7 +81,7 @@ def test_a_state_that_does_not_fit_is_refused(model: onnx.ModelProto, tmp_path: 
 
 @pytest.mark.parametrize("convention", ["keras", "torch", "torch-parametrization"])
 @pytest.mark.parametrize(("k", "seed"), [(1, 0), (3, 7)])
-@pytest.mark.parametrize("path", sorted(MODELS.glob("*.onnx")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", ONNX_MODELS, ids=lambda path: path.stem)
 def test_the_first_step_is_fold_by_power(path: Path, k: int, seed: int, convention: str) -> None:
     options: dict[str, Any] = {"power_iterations": k, "seed": seed, "convention": convention, "bound": 2.0}
     result = sn.insert(path, **options)
@@ -118,7 +93,7 @@ def test_the_first_step_is_fold_by_power(path: Path, k: int, seed: int, conventi
         shape = [d.dim_value or 2 for d in entry.type.tensor_type.shape.dim]
         element = helper.tensor_dtype_to_np_dtype(entry.type.tensor_type.elem_type)
         feed[entry.name] = drawn(*shape) if element == np.float32 else np.ones(shape, element)
-    given, expected = run(inserted, **feed), run(folded.to_proto(), **feed)
+    given, expected = run_by_name(inserted, feed), run_by_name(folded.to_proto(), feed)
     for name, array in expected.items():
         close(given[name], array, 2e-5, name)  # sums of up to 8,192 float32 terms, in another order
     used = {site.id: site.sigma_used for site in folded.sites if site.status == "folded"}
@@ -137,13 +112,15 @@ def test_seed_and_id_choose_the_first_u(model: onnx.ModelProto) -> None:
 
 
 def test_a_site_has_iterations_of_its_own(model: onnx.ModelProto, tmp_path: Path) -> None:
-    plan = plan_of(model, tmp_path / "p.json", {"b": {"power_iterations": 5}}, power_iterations=2, bound=0.5)
+    plan = plan_file(model, tmp_path / "p.json", {"b": {"power_iterations": 5}}, power_iterations=2, bound=0.5)
     inserted = sn.insert(model, plan=plan).to_proto()
-    sigmas = {name: iterate(WEIGHTS[name].T, seeded(name, n), k)[0] for name, n, k in (("a", 7, 2), ("b", 6, 5))}
-    given = run(inserted, x=X)
+    sigmas = {
+        name: power_iteration(WEIGHTS[name].T, seeded(name, n), k)[0] for name, n, k in (("a", 7, 2), ("b", 6, 5))
+    }
+    given = run_by_name(inserted, {"x": X})
     close(given["sn_sigma"], np.array(list(sigmas.values())), 1e-5, "σ")
     halved = divided(model, {name: sigma / 0.5 for name, sigma in sigmas.items()})
-    close(given["y"], run(halved, x=X)["y"], 1e-5, "y")
+    close(given["y"], run_by_name(halved, {"x": X})["y"], 1e-5, "y")
     content = metadata(inserted)
     assert (content["power_iterations"], content["bound"]) == (2, 0.5)
     assert [site.get("power_iterations") for site in content["sites"]] == [None, 5]
@@ -156,16 +133,17 @@ def test_a_layer_called_twice_advances_u_twice(layout: str, scale: str, tmp_path
     weight = drawn(5, 5)
     nodes = [node("MatMul", ["x", "w"], ["h"]), node("Tanh", ["h"], ["t"]), node("MatMul", ["t", "w"], ["y"])]
     model = network(nodes, {"w": weight}, {"x": (2, 5)}, ("y", "h"))
-    plan = plan_of(model, tmp_path / "p.json", {"w": {"per_use": True, "power_iterations": 2}})
+    plan = plan_file(model, tmp_path / "p.json", {"w": {"per_use": True, "power_iterations": 2}})
     inserted = sn.insert(model, plan=plan, state_layout=layout, scale=scale).to_proto()
     onnx.checker.check_model(onnx.shape_inference.infer_shapes(inserted))
     assert sn.strip(inserted).to_proto() == model
-    u, name = seeded("w", 5), "sn_u" if layout == "packed" else "w.sn_u"
-    state = {name: u.astype(np.float32).reshape(-1, 1)}
+    u: Array = seeded("w", 5)
+    name = "sn_u" if layout == "packed" else "w.sn_u"
+    state = {name: u.reshape(-1, 1)}
     for step in range(1, max(STEPS) + 1):
-        given = run(inserted, x=X, **state)
-        first, u = iterate(weight.T, u, 2)
-        last, u = iterate(weight.T, u, 2)
+        given = run_by_name(inserted, {"x": X, **state})
+        first, u = power_iteration(weight.T, u, 2)
+        last, u = power_iteration(weight.T, u, 2)
         if step in STEPS:
             h = X @ (weight / first)
             close(given["h"], h, 1e-5, "the first use")
@@ -181,9 +159,9 @@ def test_a_plan_chooses_the_matrix(tmp_path: Path) -> None:
     weight = drawn(8, 10)
     model = network([node("MatMul", ["x", "w"], ["y"])], {"w": weight}, {"x": (3, 8)})
     view = {"split": [8, 2, 5], "perm": [1, 0, 2], "rows": 16, "cols": 5, "side": "cols"}
-    inserted = sn.insert(model, plan=plan_of(model, tmp_path / "p.json", {"w": view})).to_proto()
-    sigma, u = iterate(weight.reshape(8, 2, 5).transpose(1, 0, 2).reshape(16, 5).T, seeded("w", 5))
-    given = run(inserted, x=drawn(3, 8))
+    inserted = sn.insert(model, plan=plan_file(model, tmp_path / "p.json", {"w": view})).to_proto()
+    sigma, u = power_iteration(weight.reshape(8, 2, 5).transpose(1, 0, 2).reshape(16, 5).T, seeded("w", 5))
+    given = run_by_name(inserted, {"x": drawn(3, 8)})
     close(given["sn_sigma"], np.array([sigma]), 1e-5, "σ")
     close(given["sn_u.next"], u.reshape(-1, 1), 1e-5, "u")
 
@@ -197,7 +175,7 @@ def test_a_client_that_knows_nothing_of_the_state_runs_the_default_model(layout:
     assert [one.name for one in running.get_inputs()] == ["x"]
     once, again = running.run(None, {"x": X}), running.run(None, {"x": X})
     assert [one.shape for one in once[:2]] == [(2, 6), (2, 7)]
-    sigmas = {name: iterate(WEIGHTS[name].T, seeded(name, n))[0] for name, n in (("a", 7), ("b", 6))}
+    sigmas = {name: power_iteration(WEIGHTS[name].T, seeded(name, n))[0] for name, n in (("a", 7), ("b", 6))}
     for ours, theirs in zip(once[:2], session(divided(model, sigmas)).run(None, {"x": X}), strict=True):
         close(ours, theirs, 1e-5, "an old output")
     assert all(np.array_equal(a, b) for a, b in zip(once, again, strict=True))
@@ -274,8 +252,8 @@ def test_names_already_taken_get_a_number(layout: str) -> None:
         assert list(content["state"].values())[2:] == ["sn_u_1", "sn_u.next_1", "sn_sigma_2"]
     else:
         assert content["sites"][0]["u"] == ["w.sn_u_1", "w.sn_u.next_1"]
-    sigma, _ = iterate(weight.T, seeded("w", 4))
-    given = run(inserted, x=X)
+    sigma, _ = power_iteration(weight.T, seeded("w", 4))
+    given = run_by_name(inserted, {"x": X})
     close(given["y"], X @ weight / sigma, 1e-5, "y")
     close(given[f"{stem}sn_sigma_2"], np.array([sigma]), 1e-5, "σ")
     assert sn.strip(inserted).to_proto() == model

@@ -13,26 +13,22 @@ from onnx import TensorProto, helper, numpy_helper
 
 import sn_graph as sn
 from sn_graph.model import Storage
-from tests.passes.insert_reference import drawn, network, tensors
+from tests.support.builders import drawn, network, node
+from tests.support.places import CORPUS, ONNX_MODELS, corpus, require_corpus
+from tests.support.runs import tensors
 
-ROOT = Path(__file__).parents[2]
-CORPUS = ROOT.parent / "shared" / "corpus"
-INDEX = CORPUS / "index.jsonl"
-ROWS = [json.loads(line) for line in INDEX.read_text().splitlines()] if INDEX.exists() else []
-CASES = [pytest.param(CORPUS / row["path"], id=row["path"]) for row in ROWS]
-CASES += [pytest.param(path, id=path.name) for path in sorted((ROOT / "models").glob("*.onnx"))]
+CASES = [pytest.param(CORPUS / row["path"], id=row["path"]) for row in corpus()]
+CASES += [pytest.param(path, id=path.name) for path in ONNX_MODELS]
 EVERY = ["Conv", "ConvTranspose", "Gemm", "MatMul", "Gather", "LSTM", "GRU", "RNN", "Attention", "FusedConv"]
 WAYS: list[dict[str, Any]] = [
     {},
     {"state_layout": "per-weight", "state_mode": "required"},
     {"scale": "weight", "bound": 2.0, "clip": True, "op_types": EVERY},
 ]
-node = helper.make_node
 
 
 def test_the_corpus_is_here() -> None:
-    if not ROWS:
-        pytest.skip(f"no corpus of real models beside the checkout (looked for shared/corpus/{INDEX.name})")
+    require_corpus()
 
 
 @pytest.mark.parametrize("way", WAYS, ids=["packed", "per-weight", "weight"])
@@ -147,9 +143,9 @@ def changed_metadata(inserted: onnx.ModelProto, change: Any) -> onnx.ModelProto:
     "change",
     [
         lambda text: text[:-9],
-        lambda text: "[]",
-        lambda text: "{}",
-        lambda text: "[" * 100_000,
+        lambda _: "[]",
+        lambda _: "{}",
+        lambda _: "[" * 100_000,
         lambda text: json.dumps(json.loads(text) | {"version": 2}),
         lambda text: json.dumps(json.loads(text) | {"kind": "lifted"}),
         lambda text: json.dumps(json.loads(text) | {"sites": [1]}),

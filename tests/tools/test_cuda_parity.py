@@ -1,10 +1,10 @@
 """The tool's logic with the CPU on both sides, and its way out where there is no CUDA."""
 
-import importlib.util
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,21 +13,17 @@ import pytest
 
 import sn_graph
 from sn_graph.model import Model
+from tests.support.places import ROOT
+from tools import cuda_parity
 from tools.op_models import op_model
 
-ROOT = Path(__file__).parents[2]
-spec = importlib.util.spec_from_file_location("cuda_parity", ROOT / "tools" / "cuda_parity.py")
-cuda_parity = importlib.util.module_from_spec(spec)
-sys.modules["cuda_parity"] = cuda_parity  # dataclasses look their module up
-spec.loader.exec_module(cuda_parity)
 
-
-def case(**changes):
+def case(**changes: Any) -> cuda_parity.Case:
     model = Model.open(op_model("MatMul", [2, 4], np.ones((4, 3), np.float32)))
     return cuda_parity.Case(**{"name": "m", "model": model, "op": "MatMul", **changes})
 
 
-def test_cpu_against_cpu_writes_the_record(tmp_path, capsys):
+def test_cpu_against_cpu_writes_the_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     models = tmp_path / "models"
     models.mkdir()
     onnx.save(op_model("Gather", [5], np.ones((9, 3), np.float32), left=True), models / "table.onnx")
@@ -48,30 +44,33 @@ def test_cpu_against_cpu_writes_the_record(tmp_path, capsys):
 
 
 @pytest.mark.skipif("CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="a GPU build")
-def test_without_cuda_it_ends_with_4_in_one_line(tmp_path):
+def test_without_cuda_it_ends_with_4_in_one_line(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tools.cuda_parity", "--output", str(tmp_path / "parity.md")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (4, "")
     assert done.stderr.startswith("cuda_parity: execution provider 'cuda' can't be used")
     assert done.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())
 
 
-def test_every_op_case_holds_the_op_it_vouches_for():
+def test_every_op_case_holds_the_op_it_vouches_for() -> None:
     for one in cuda_parity.op_cases():
         nodes = list(one.model.proto.graph.node)
         bodies = [attribute.g for node in nodes for attribute in node.attribute if attribute.HasField("g")]
         assert one.op in {node.op_type for node in [*nodes, *(node for body in bodies for node in body.node)]}
 
 
-def test_placement_counts_nodes_once_however_often_they_ran():
-    node = {"cat": "Node", "name": "a_kernel_time", "args": {"provider": "CUDAExecutionProvider", "op_name": "Conv"}}
-    other = {"cat": "Node", "name": "b_kernel_time", "args": {"provider": "CPUExecutionProvider", "op_name": "Shape"}}
-    noise = [{"cat": "Session", "name": "run"}, {"cat": "Node", "name": "a_fence_before", "args": {}}]
+def test_placement_counts_nodes_once_however_often_they_ran() -> None:
+    def event(name: str, provider: str, op_name: str) -> dict[str, Any]:
+        return {"cat": "Node", "name": name, "args": {"provider": f"{provider}ExecutionProvider", "op_name": op_name}}
+
+    node, other = event("a_kernel_time", "CUDA", "Conv"), event("b_kernel_time", "CPU", "Shape")
+    noise: list[dict[str, Any]] = [{"cat": "Session", "name": "run"}]
+    noise.append({"cat": "Node", "name": "a_fence_before", "args": {}})
     assert cuda_parity.count_nodes([node, other, node, *noise]) == {("cuda", "Conv"): 1, ("cpu", "Shape"): 1}
 
 
-def test_steps_and_misplaced_ops():
+def test_steps_and_misplaced_ops() -> None:
     row = cuda_parity.measure_one(case(steps=3), "cpu", "cpu", 0)
     assert row.ok
     assert row.placement == Counter({("cpu", "MatMul"): 1})
@@ -81,7 +80,7 @@ def test_steps_and_misplaced_ops():
     assert "no: Conv ran elsewhere" in cuda_parity.render_row(elsewhere, "cpu")
 
 
-def test_a_model_that_does_not_run_fails_the_record(tmp_path, monkeypatch):
+def test_a_model_that_does_not_run_fails_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = cuda_parity.Case("broken", Model.open(op_model("NoSuchOp", [2], np.ones((2, 2), np.float32))))
     monkeypatch.setattr(cuda_parity, "op_cases", lambda: iter([case(), broken]))
     record = tmp_path / "r.md"
@@ -91,7 +90,7 @@ def test_a_model_that_does_not_run_fails_the_record(tmp_path, monkeypatch):
     assert "- broken: onnxruntime can't load broken (cpu)" in text
 
 
-def test_a_capture_is_compared_at_every_step():
+def test_a_capture_is_compared_at_every_step() -> None:
     # Without a GPU the same options on both sides: the comparison must run, and find nothing.
     inserted = Model.open(sn_graph.insert(op_model("MatMul", [2, 4], np.ones((4, 3), np.float32))).to_proto())
     one = cuda_parity.captured(case(model=inserted, steps=3, name="models/m"), "cpu", 0, options={})

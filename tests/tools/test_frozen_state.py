@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 
 import onnx
 import pytest
 
-from sn_graph.runtime.liveness import TOOLS, Tool, verify_state
-
-ROOT = Path(__file__).parents[2]
-spec = importlib.util.spec_from_file_location("frozen_state", ROOT / "tools" / "frozen_state.py")
-frozen_state = importlib.util.module_from_spec(spec)
-sys.modules["frozen_state"] = frozen_state  # dataclasses look their module up
-spec.loader.exec_module(frozen_state)
+from sn_graph.proofs import TOOLS, Tool, verify_state
+from tests.support.places import ROOT
+from tools import frozen_state
 
 
 @pytest.mark.filterwarnings("ignore")  # theirs

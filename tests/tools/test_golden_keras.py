@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.support.places import ROOT
 from tools.golden_keras import __main__ as tool
 from tools.golden_keras import environments, table
 from tools.golden_keras.cases import CASES, GENERATIONS, LIVE, POWER_ITERATIONS, STEPS, cases_of
 from tools.golden_keras.replay import Golden, load, replay
 
-ROOT = Path(__file__).parents[2]
 Arrays = dict[str, np.ndarray[Any, Any]]
 
 
@@ -81,15 +81,17 @@ def test_an_environment_is_built_once_and_again_after_an_interruption(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran: list[list[str]] = []
-    monkeypatch.setattr(environments.venv, "create", lambda place, **_: place.mkdir(parents=True, exist_ok=True))
+    monkeypatch.setattr(
+        "tools.golden_keras.environments.venv.create", lambda place, **_: place.mkdir(parents=True, exist_ok=True)
+    )
 
-    def interrupted(command: list[str], check: bool) -> None:
+    def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(environments.subprocess, "run", interrupted)
+    monkeypatch.setattr("tools.golden_keras.environments.subprocess.run", interrupted)
     with pytest.raises(KeyboardInterrupt):
         environments.interpreter("2.21", tmp_path)
-    monkeypatch.setattr(environments.subprocess, "run", lambda command, check: ran.append(command))
+    monkeypatch.setattr("tools.golden_keras.environments.subprocess.run", lambda command, **_: ran.append(command))
     python = environments.interpreter("2.21", tmp_path)
     assert python.is_relative_to(tmp_path / "keras-2.21")
     assert [command[0] for command in ran] == [str(python)] * 2
@@ -115,8 +117,8 @@ def test_the_table_goes_between_its_marks(tmp_path: Path, monkeypatch: pytest.Mo
         for what in table.WHAT
     }
     monkeypatch.setattr(table, "live", lambda: found)
-    monkeypatch.setattr(table, "recorded", lambda generation: found | {("embedding", 1000, "kernel"): 4e-6})
-    monkeypatch.setattr(table, "version", lambda name: "1.0")
+    monkeypatch.setattr(table, "recorded", lambda _: found | {("embedding", 1000, "kernel"): 4e-6})
+    monkeypatch.setattr(table, "version", lambda _: "1.0")
     page = tmp_path / "page.md"
     page.write_text(f"before\n{table.BEGIN}\nstale\n{table.END}\nafter\n", encoding="utf-8")
     table.write_table(page)

@@ -1,6 +1,6 @@
 """Time, error and width of everything that measures a convolution's operator norm, in one interleaved run.
 
-    python tools/bench/operator_norm.py --cases 64x64x3s1@16 512x512x3s1@16 --repeats 3
+    python -m tools.bench.operator_norm --cases 64x64x3s1@16 512x512x3s1@16 --repeats 3
 
 A case is OUTPUTSxINPUTSxTAPSsSTRIDE@SIZE, with "dw" before it for depthwise; two spatial axes, pads (TAPS − 1)/2.
 Times are medians in seconds. "against A" is the value over the norm of the zero-padded operator by ARPACK on float64
@@ -12,29 +12,27 @@ import argparse
 import contextlib
 import importlib
 import math
-import os
-import platform
 import re
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
-import scipy
 from numpy.typing import NDArray
 from scipy.linalg import svdvals
 from scipy.sparse.linalg import LinearOperator, svds
 
 from sn_graph.spectral.convolution import Convolution, adjoint, forward, operator_norm
-from sn_graph.spectral.exact import spectral_norm
+from sn_graph.spectral.matrix import spectral_norm
+from tools.bench.common import blas, clock, interleaved, versions
 
 CASES = (
     "8x8x3s1@16 64x64x3s1@16 32x16x5s1@16 64x3x4s2@64 128x64x4s2@32 64x3x7s2@112 dw96x1x7s1@56 256x256x3s1@14 "
     "512x512x3s1@16 64x64x3s1@56 256x256x3s1@56 128x128x3s1@112 64x3x3s1@224 64x64x3s1@224"
 )
-# A method slower than this many seconds in its first run is not run again.
+# A method that takes longer than this many seconds is not run again.
 SLOW = 3.0
 # More elements than this, in the larger of the operator's sides or in its matrix, and a peer is left out.
 DENSE_ELEMENTS = 1 << 23
@@ -56,6 +54,7 @@ class Result:
 
 
 def parse(case: str, kind: str, seed: int) -> Convolution:
+    """Make the convolution of a case, with a random kernel of a kind."""
     found = re.fullmatch(r"(dw)?(\d+)x(\d+)x(\d+)s(\d+)@(\d+)", case)
     if found is None:
         raise SystemExit(f"'{case}' is not OUTPUTSxINPUTSxTAPSsSTRIDE@SIZE")
@@ -68,11 +67,13 @@ def parse(case: str, kind: str, seed: int) -> Convolution:
 
 
 def bracket(convolution: Convolution) -> tuple[float, ...]:
+    """Enclose the norm at the given size."""
     found = operator_norm(convolution)
     return found.lower, found.upper
 
 
 def bracket_over_all_sizes(convolution: Convolution) -> tuple[float, ...]:
+    """Enclose the supremum over all sizes."""
     dynamic = Convolution(
         convolution.kernel, convolution.strides, convolution.dilations, convolution.pads, convolution.group
     )
@@ -81,11 +82,12 @@ def bracket_over_all_sizes(convolution: Convolution) -> tuple[float, ...]:
 
 
 def matrix_norm(convolution: Convolution) -> tuple[float, ...]:
+    """Compute the norm of the reshaped kernel."""
     return (spectral_norm(convolution.kernel.reshape(len(convolution.kernel), -1)),)
 
 
 def largest_by_arpack(convolution: Convolution, count: int) -> float:
-    """The largest singular value by ARPACK on float64 products, asked for so many of them."""
+    """Compute the largest singular value by ARPACK on float64 products, asked for so many of them."""
     rows, columns = math.prod(convolution.output_shape), math.prod(convolution.input_shape)
     operator = LinearOperator(
         (rows, columns),
@@ -98,13 +100,14 @@ def largest_by_arpack(convolution: Convolution, count: int) -> float:
 
 
 def arpack(convolution: Convolution) -> tuple[float, ...]:
+    """Compute the norm by ARPACK; () where that would take minutes."""
     if max(math.prod(convolution.output_shape), math.prod(convolution.input_shape)) >= ARPACK_ELEMENTS:
         return ()
     return (largest_by_arpack(convolution, 1),)
 
 
 def power_iteration(convolution: Convolution) -> tuple[float, ...]:
-    """Power iteration through the node, as frameworks' users write it (torch if there, else the same in numpy)."""
+    """Run power iterations through the node, as frameworks' users write it (torch if there, else the same in numpy)."""
     with contextlib.suppress(ImportError):
         return (_torch_power_iteration(convolution),)
     x = np.random.default_rng(0).standard_normal(convolution.input_shape)
@@ -139,6 +142,7 @@ def _torch_power_iteration(convolution: Convolution) -> float:
 
 
 def dense_svd(convolution: Convolution) -> tuple[float, ...]:
+    """Compute the norm by SVD of the matrix written out; () where that is too large."""
     count = math.prod(convolution.input_shape)
     if count * math.prod(convolution.output_shape) > DENSE_ELEMENTS:
         return ()
@@ -157,13 +161,13 @@ def _circular_symbol(convolution: Convolution) -> NDArray[np.complex128] | None:
 
 
 def sedghi(convolution: Convolution) -> tuple[float, ...]:
-    """All singular values of the circular convolution (Sedghi, Gupta & Long, 2019), blind to strides."""
+    """Compute all singular values of the circular convolution (Sedghi, Gupta & Long, 2019), blind to strides."""
     blocks = _circular_symbol(convolution)
     return () if blocks is None else (float(np.linalg.svd(blocks, compute_uv=False).max()),)
 
 
 def gram_iteration(convolution: Convolution) -> tuple[float, ...]:
-    """An upper bound of the circular convolution's norm by repeated squaring (Delattre et al., 2023)."""
+    """Bound the circular convolution's norm from above by repeated squaring (Delattre et al., 2023)."""
     blocks = _circular_symbol(convolution)
     if blocks is None:
         return ()
@@ -190,19 +194,14 @@ METHODS: dict[str, Method] = {
 
 
 def measure(convolution: Convolution, repeats: int) -> dict[str, Result]:
-    results: dict[str, Result] = {}
-    for _ in range(repeats):
-        for name, method in METHODS.items():
-            times = results[name].times if name in results else []
-            if times and times[0] > SLOW:
-                continue
-            begin = time.perf_counter()
-            values = method(convolution)
-            results[name] = Result([*times, time.perf_counter() - begin], values)
-    return results
+    """Run every method so often, in turn."""
+    turns = {name: partial(clock, partial(method, convolution)) for name, method in METHODS.items()}
+    taken = interleaved(turns, rounds=repeats, enough=lambda turn: turn[0] > SLOW)
+    return {name: Result([seconds for seconds, _ in runs], runs[-1][1]) for name, runs in taken.items()}
 
 
 def report(case: str, kind: str, repeats: int, seed: int) -> None:
+    """Print times, ratios and errors of a case."""
     results = measure(parse(case, kind, seed), repeats)
     exact = (results["scipy svds, ARPACK, float64"].values or results["sn_graph operator_norm"].values)[0]
     own = statistics.median(results["sn_graph operator_norm"].times)
@@ -216,17 +215,8 @@ def report(case: str, kind: str, repeats: int, seed: int) -> None:
             print(f"  {name:32} left out: too large", flush=True)
 
 
-def versions() -> str:
-    names = [f"python {platform.python_version()}", f"numpy {np.__version__}", f"scipy {scipy.__version__}"]
-    try:
-        names.append(f"torch {importlib.import_module('torch').__version__}")
-    except ImportError:
-        names.append("torch absent")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return ", ".join([*names, f"BLAS threads {os.environ.get('OPENBLAS_NUM_THREADS', cores)} on {cores} cores"])
-
-
 def main() -> None:
+    """Run the cases that are asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", nargs="+", default=CASES.split(), metavar="CASE")
     parser.add_argument(
@@ -235,7 +225,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    print(versions())
+    print(versions(("numpy", "scipy", "torch"), blas(), name_absent=True))
     for case in arguments.cases:
         for kind in arguments.kinds:
             report(case, kind, arguments.repeats, arguments.seed)

@@ -1,6 +1,7 @@
 """What the inserted iteration costs at run time: inserted and folded models against the bare one, on one thread.
 
-    python tools/bench/runtime.py --output docs/runtime.md
+    python -m tools.bench.runtime --output docs/runtime.md
+    python -m tools.bench.runtime --networks keras-dcgan --batches 1 --seconds 1 --frameworks  # two seconds, to try it
 
 Every way of running a network takes its turn in each round, in random order; a turn is a few runs of which the first
 is not counted. A figure is the median over the rounds of a turn's time divided by the bare model's in the same round,
@@ -11,15 +12,12 @@ against their own network without spectral normalization.
 import argparse
 import contextlib
 import importlib
-import importlib.metadata
-import os
-import platform
+import importlib.util
 import shlex
 import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from datetime import date
@@ -33,32 +31,20 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import numpy_helper
 
-from sn_graph.api import fold, insert
-from sn_graph.inserted import read_inserted, state_names
-from sn_graph.model import Model
+import sn_graph
+from tools.bench.common import clock, interleaved, markdown_table, ratios, versions
+from tools.bench.networks import DCGAN, NETWORKS, Network
 
-ROOT = Path(__file__).parents[2]
 TURN = 0.05  # seconds: runs shorter than this are repeated within a turn
 MOST_RUNS = 20  # in a turn
 LEAST_ROUNDS = 5
-DCGAN = (3, 64, 128, 256, 512)
-RESNET = ((64, 3), (128, 4), (256, 6), (512, 3))  # width, blocks
 MARK = "<!-- written by tools/bench/runtime.py -->"
 PACKAGES = ("sn-graph", "onnxruntime", "onnx", "numpy", "torch", "keras", "tensorflow-cpu", "tensorflow")
 
 Run = Callable[[], object]
 Array = NDArray[Any]
-
-
-@dataclass(frozen=True)
-class Network:
-    """A model with input `x`, and what to feed it at a batch size."""
-
-    title: str
-    make: Callable[[], onnx.ModelProto]
-    x: Callable[[int], Array]
 
 
 @dataclass(frozen=True)
@@ -74,101 +60,6 @@ class Figure:
     rounds: int
 
 
-# The networks
-
-
-def random(*shape: int, gain: float = 2.0) -> NDArray[np.float32]:
-    """Normal weights; images pass a stack of them without growing or dying."""
-    fan = int(np.prod(shape[1:]))
-    return np.random.default_rng(shape).standard_normal(shape, np.float32) * np.float32((gain / fan) ** 0.5)
-
-
-class Builder:
-    """Nodes one behind the other."""
-
-    def __init__(self) -> None:
-        self.nodes: list[onnx.NodeProto] = []
-        self.weights: list[onnx.TensorProto] = []
-
-    def op(self, op_type: str, *inputs: str, **attributes: Any) -> str:
-        name = f"{op_type.lower()}_{len(self.nodes)}"
-        self.nodes.append(helper.make_node(op_type, inputs, [name], name=name, **attributes))
-        return name
-
-    def weight(self, array: Array) -> str:
-        self.weights.append(numpy_helper.from_array(array, f"weight_{len(self.weights)}"))
-        return self.weights[-1].name
-
-    def conv(self, x: str, outputs: int, inputs: int, size: int, stride: int, gain: float = 2.0) -> str:
-        pad = size // 2 if size % 2 else (size - stride) // 2
-        names = [
-            self.weight(random(outputs, inputs, size, size, gain=gain)),
-            self.weight(np.zeros(outputs, np.float32)),
-        ]
-        return self.op("Conv", x, *names, kernel_shape=[size] * 2, strides=[stride] * 2, pads=[pad] * 4)
-
-    def model(self, shape: Sequence[int], output: str, element: int = TensorProto.FLOAT) -> onnx.ModelProto:
-        ends = [
-            helper.make_tensor_value_info("x", element, ["n", *shape]),
-            helper.make_tensor_value_info(output, TensorProto.FLOAT, None),
-        ]
-        graph = helper.make_graph(self.nodes, "network", ends[:1], ends[1:], self.weights)
-        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-
-
-def dcgan() -> onnx.ModelProto:
-    build, y = Builder(), "x"
-    for inputs, outputs in pairwise(DCGAN):
-        y = build.op("LeakyRelu", build.conv(y, outputs, inputs, 4, 2), alpha=0.2)
-    return build.model((3, 64, 64), build.conv(y, 1, DCGAN[-1], 4, 4))
-
-
-def resnet50() -> onnx.ModelProto:
-    """ResNet-50 with its batch normalizations folded into the convolutions."""
-    build = Builder()
-    y = build.op("Relu", build.conv("x", 64, 3, 7, 2))
-    y = build.op("MaxPool", y, kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4)
-    channels = 64
-    for width, blocks in RESNET:
-        for block in range(blocks):
-            stride = 2 if block == 0 and width > 64 else 1
-            short = build.conv(y, 4 * width, channels, 1, stride, 1.0) if block == 0 else y
-            z = build.op("Relu", build.conv(y, width, channels, 1, 1))
-            z = build.op("Relu", build.conv(z, width, width, 3, stride))
-            y = build.op("Relu", build.op("Add", build.conv(z, 4 * width, width, 1, 1, 0.1), short))
-            channels = 4 * width
-    y = build.op("Flatten", build.op("GlobalAveragePool", y))
-    y = build.op("Gemm", y, build.weight(random(1000, channels)), build.weight(np.zeros(1000, np.float32)), transB=1)
-    return build.model((3, 224, 224), y)
-
-
-def matmul(size: int = 4096) -> onnx.ModelProto:
-    build = Builder()
-    return build.model((size,), build.op("MatMul", "x", build.weight(random(size, size))))
-
-
-def gather(rows: int = 50_000, columns: int = 256) -> onnx.ModelProto:
-    build = Builder()
-    return build.model((), build.op("Gather", build.weight(random(rows, columns)), "x"), TensorProto.INT64)
-
-
-def normal(*shape: int) -> Callable[[int], Array]:
-    return lambda batch: np.random.default_rng(batch).standard_normal((batch, *shape), np.float32)
-
-
-def keras_dcgan() -> onnx.ModelProto:
-    return onnx.load(ROOT / "models" / "keras_dcgan_discriminator.onnx")
-
-
-NETWORKS = {
-    "dcgan": Network("DCGAN-D 64×64", dcgan, normal(3, 64, 64)),
-    "keras-dcgan": Network("`models/keras_dcgan_discriminator.onnx`", keras_dcgan, normal(32, 32, 3)),
-    "resnet50": Network("ResNet-50", resnet50, normal(3, 224, 224)),
-    "matmul": Network("MatMul 4096²", matmul, normal(4096)),
-    "gather": Network("Gather 50000×256", gather, lambda batch: np.random.default_rng(0).integers(0, 50_000, batch)),
-}
-
-
 # The ways of running them
 
 
@@ -177,10 +68,10 @@ def ways(network: Network, folder: Path) -> Iterator[tuple[str, Path]]:
     bare = network.make()
     made = {
         "bare": bare,
-        "folded": fold(bare, sigma="power").to_proto(),
-        "inserted": insert(bare).to_proto(),
-        "inserted, k = 3": insert(bare, power_iterations=3).to_proto(),
-        "inserted, weights scaled": insert(bare, scale="weight").to_proto(),
+        "folded": sn_graph.fold(bare, sigma="power").to_proto(),
+        "inserted": sn_graph.insert(bare).to_proto(),
+        "inserted, k = 3": sn_graph.insert(bare, power_iterations=3).to_proto(),
+        "inserted, weights scaled": sn_graph.insert(bare, scale="weight").to_proto(),
     }
     for number, (way, proto) in enumerate(made.items()):
         onnx.save(proto, folder / f"{number}.onnx")
@@ -188,6 +79,7 @@ def ways(network: Network, folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def one_thread() -> ort.SessionOptions:
+    """Return options of a session that runs on one thread and says nothing."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4
@@ -195,62 +87,52 @@ def one_thread() -> ort.SessionOptions:
 
 
 def plain_run(path: Path) -> Callable[[Array], object]:
-    """onnxruntime itself, u.next fed back by hand."""
+    """Return a run by onnxruntime itself, with each state output fed back by hand."""
     session = ort.InferenceSession(str(path), one_thread(), providers=["CPUExecutionProvider"])
-    inserted = read_inserted(Model.open(path))
-    pairs = state_names(inserted)[0] if inserted else {}
     x, *state = [value.name for value in [*session.get_inputs(), *session.get_overridable_initializers()]]
-    fed = {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer}
-    held = {name: fed[name] for name in state}
+    defaults = {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer}
+    held = {name: defaults[name] for name in state}
     names = [value.name for value in session.get_outputs()]
 
     def run(array: Array) -> None:
         values = dict(zip(names, session.run(names, {x: array, **held}), strict=True))
-        held.update({name: values[following] for name, following in pairs.items()})
+        held.update({name: values[f"{name}.next"] for name in state})
 
     return run
 
 
 def stateful_run(path: Path) -> Callable[[Array], object]:
-    stateful = importlib.import_module("sn_graph.runtime.session").StatefulSession
-    session = stateful(path, session_options=one_thread())
+    """Return a run by StatefulSession."""
+    session = sn_graph.StatefulSession(path, session_options=one_thread())
     name = session.get_inputs()[0].name
     return lambda array: session.run(None, {name: array})
 
 
-def measure(runs: dict[str, Run], seconds: float) -> dict[str, list[float]]:
-    """Seconds of a run in each round, by way."""
-    counts = {}
+def measure(runs: Mapping[str, Run], seconds: float) -> dict[str, list[float]]:
+    """Return the seconds of a run in each round, by way."""
+    turns = {}
     for way, run in runs.items():
         run()
-        begin = time.perf_counter()
-        run()
-        counts[way] = max(1, min(MOST_RUNS, round(TURN / (time.perf_counter() - begin))))
-    taken: dict[str, list[float]] = {way: [] for way in runs}
-    rng, end = np.random.default_rng(0), time.monotonic() + seconds
-    while time.monotonic() < end or len(taken[way]) < LEAST_ROUNDS:
-        for way in rng.permutation(list(runs)):
-            runs[way]()
-            taken[way].append(statistics.median(clock(runs[way]) for _ in range(counts[way])))
-    return taken
+        count = max(1, min(MOST_RUNS, round(TURN / clock(run)[0])))
+        turns[way] = partial(turn, run, count)
+    return interleaved(turns, rounds=LEAST_ROUNDS, seconds=seconds, shuffled=True)
 
 
-def clock(run: Run) -> float:
-    begin = time.perf_counter()
+def turn(run: Run, count: int) -> float:
+    """Run once uncounted and `count` times more; return the median of the seconds that a run took."""
     run()
-    return time.perf_counter() - begin
+    return statistics.median(clock(run)[0] for _ in range(count))
 
 
-def figures(title: str, batch: int, taken: dict[str, list[float]], bases: dict[str, str]) -> Iterator[Figure]:
-    """Yield each way's figure; `bases` names the baseline of those whose is not "bare"."""
+def figures(title: str, batch: int, taken: Mapping[str, list[float]], base: str = "bare") -> Iterator[Figure]:
+    """Yield each way's figure, against the way that is the baseline."""
     for way, times in taken.items():
-        base = taken[bases.get(way, "bare")]
-        ratio = statistics.median(time / other for time, other in zip(times, base, strict=True))
-        least = min(times) / min(base)
-        yield Figure(title, batch, way, ratio, least, statistics.median(times) * 1e3, len(times))
+        found = ratios(times, taken[base])
+        yield Figure(title, batch, way, found.median, found.least, statistics.median(times) * 1e3, len(times))
 
 
 def onnx_figures(network: Network, batches: Sequence[int], seconds: float) -> Iterator[Figure]:
+    """Yield the figures of a network in onnxruntime."""
     with tempfile.TemporaryDirectory() as name:
         runs: dict[str, Callable[[Array], object]] = {}
         for way, path in ways(network, Path(name)):
@@ -260,13 +142,14 @@ def onnx_figures(network: Network, batches: Sequence[int], seconds: float) -> It
         for batch in batches:
             x = network.x(batch)
             bound: dict[str, Run] = {way: partial(run, x) for way, run in runs.items()}
-            yield from figures(network.title, batch, measure(bound, seconds), {})
+            yield from figures(network.title, batch, measure(bound, seconds))
 
 
 # The frameworks
 
 
 def torch_figures(name: str, batches: Sequence[int], seconds: float) -> Iterator[Figure]:
+    """Yield the figures of DCGAN or the product in PyTorch, training mode."""
     torch = importlib.import_module("torch")
     torch.set_num_threads(1)
     nn, utils = torch.nn, torch.nn.utils
@@ -290,10 +173,11 @@ def torch_figures(name: str, batches: Sequence[int], seconds: float) -> Iterator
         x = torch.from_numpy(NETWORKS[name].x(batch))
         with torch.no_grad():
             taken = measure({way: partial(model, x) for way, model in models.items()}, seconds)
-        yield from figures(NETWORKS[name].title, batch, taken, dict.fromkeys(models, plain))
+        yield from figures(NETWORKS[name].title, batch, taken, plain)
 
 
 def keras_figures(name: str, batches: Sequence[int], seconds: float) -> Iterator[Figure]:
+    """Yield the figures of DCGAN or the product in Keras."""
     tensorflow = importlib.import_module("tensorflow")
     with contextlib.suppress(RuntimeError):  # set already
         tensorflow.config.threading.set_intra_op_parallelism_threads(1)
@@ -309,13 +193,13 @@ def keras_figures(name: str, batches: Sequence[int], seconds: float) -> Iterator
                 stack += [wrap(layers.Conv2D(outputs, 4, 2, "same")), layers.LeakyReLU(negative_slope=0.2)]
             stack.append(wrap(layers.Conv2D(1, 4)))
 
-        @tensorflow.function
         def call(x: Any) -> Any:
             for layer in stack:
                 x = layer(x, training=True) if isinstance(layer, layers.SpectralNormalization) else layer(x)
             return x
 
-        return lambda x: call(x).numpy()
+        compiled = tensorflow.function(call)
+        return lambda x: compiled(x).numpy()
 
     plain, wrapped = "Keras", "Keras, `SpectralNormalization`, training=True"
     calls = {plain: make(lambda layer: layer), wrapped: make(layers.SpectralNormalization)}
@@ -325,19 +209,23 @@ def keras_figures(name: str, batches: Sequence[int], seconds: float) -> Iterator
         for call in calls.values():
             call(x)
         taken = measure({way: partial(call, x) for way, call in calls.items()}, seconds)
-        yield from figures(NETWORKS[name].title, batch, taken, dict.fromkeys(calls, plain))
+        yield from figures(NETWORKS[name].title, batch, taken, plain)
 
 
 FRAMEWORKS = {"torch": torch_figures, "keras": keras_figures}
 
 
 def framework_figures(framework: str, name: str, batches: Sequence[int], seconds: float) -> Iterator[Figure]:
-    """Measure in a fresh process: beside TensorFlow, PyTorch's product of a matrix and a vector took a third."""
+    """Yield a framework's figures from a fresh process.
+
+    Beside TensorFlow, PyTorch's product of a matrix and a vector took a third of the time that it takes alone.
+    """
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         yield from pool.submit(measure_framework, framework, name, batches, seconds).result()
 
 
 def measure_framework(framework: str, name: str, batches: Sequence[int], seconds: float) -> list[Figure]:
+    """Return a framework's figures; what the fresh process runs."""
     return list(FRAMEWORKS[framework](name, batches, seconds))
 
 
@@ -345,28 +233,26 @@ def measure_framework(framework: str, name: str, batches: Sequence[int], seconds
 
 
 def render(found: Sequence[Figure], command: str) -> str:
-    lines = [
-        f"Measured by `{command}` on {date.today().isoformat()}.",
-        versions() + ".",
-        "",
-        "| network | batch | way | ratio | of the least times | ms | rounds |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for one in found:
-        ratios = f"{one.ratio:.2f} | {one.least:.2f} | {one.milliseconds:.3g}"
-        lines.append(f"| {one.network} | {one.batch} | {one.way} | {ratios} | {one.rounds} |")
-    return "\n".join(lines) + "\n"
-
-
-def versions() -> str:
-    found = [f"Python {platform.python_version()}"]
-    for name in PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found.append(f"{name} {importlib.metadata.version(name)}")
-    return f"{', '.join(found)}; {platform.machine()}, {os.cpu_count()} cores"
+    """Return the record: how it was measured, and a row for each figure."""
+    head = ("network", "batch", "way", "ratio", "of the least times", "ms", "rounds")
+    rows = (
+        (
+            one.network,
+            str(one.batch),
+            one.way,
+            f"{one.ratio:.2f}",
+            f"{one.least:.2f}",
+            f"{one.milliseconds:.3g}",
+            str(one.rounds),
+        )
+        for one in found
+    )
+    measured = f"Measured by `{command}` on {date.today().isoformat()}."
+    return f"{measured}\n{versions(PACKAGES)}.\n\n{markdown_table(head, rows)}\n"
 
 
 def main() -> None:
+    """Measure what the command line asks for, and print or write the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=[*NETWORKS])
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 16, 64])
@@ -385,7 +271,7 @@ def main() -> None:
         for figure in (figure for source in sources for figure in source):
             print(figure, file=sys.stderr, flush=True)
             found.append(figure)
-    table = render(found, shlex.join(["python", "tools/bench/runtime.py", *sys.argv[1:]]))
+    table = render(found, shlex.join(["python", "-m", "tools.bench.runtime", *sys.argv[1:]]))
     if options.output is None:
         print(table)
         return

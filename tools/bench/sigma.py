@@ -1,8 +1,8 @@
 """Time and error of everything that computes a largest singular value, side by side in one interleaved run.
 
-    python tools/bench/sigma.py --shapes 1024x9216 4096x4096 --repeats 7
-    python tools/bench/sigma.py --spectra
-    python tools/bench/sigma.py --resnet50
+    python -m tools.bench.sigma --shapes 1024x9216 4096x4096 --repeats 7
+    python -m tools.bench.sigma --spectra
+    python -m tools.bench.sigma --resnet50
 
 Times are medians in milliseconds; the ratio is numpy.linalg.norm(W, 2) over the method, so larger is faster; the error
 is relative to LAPACK's eigenvalue of the float64 Gram matrix, so that of a proven bound is the width of its bracket.
@@ -15,29 +15,33 @@ import argparse
 import contextlib
 import importlib
 import math
-import os
-import platform
 import statistics
 import time
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
-import scipy
 from numpy.typing import NDArray
 from scipy.linalg import eigh, svdvals
 from scipy.sparse.linalg import svds
 
-from sn_graph.spectral.bound import bracket, upper_bound
-from sn_graph.spectral.exact import leading_singular_triplet, spectral_norm
-from sn_graph.spectral.power import power_iteration, seeded_state
+from sn_graph.spectral.matrix import (
+    bracket,
+    leading_singular_triplet,
+    power_iteration,
+    seeded_state,
+    spectral_norm,
+    upper_bound,
+)
+from tools.bench.common import blas, clock, interleaved, versions
 
 SHAPES = (
     "64x27 64x48 64x576 128x1024 256x2304 512x4608 1000x2048 1024x9216 2048x2048 4096x4096 50000x256 3x20000 10x2048"
 )
-# A method slower than this many seconds in its first run is not run again.
+# A method that takes longer than this many seconds is not run again.
 SLOW = 3.0
 # numpy and scipy bring a BLAS each, whose threads spin for a tenth of a second after their last call, on the cores of
 # the others.
@@ -47,17 +51,22 @@ PROMISED = 1e-6
 # A run shorter than this is mostly the caches' waking up after the rest: it is run twice, and the second one counts.
 WARM = 0.02
 
+PACKAGES = ("numpy", "scipy", "scikit-learn", "torch")
+
 Matrix = NDArray[np.float32]
 Method = Callable[[Matrix], float]
 
 
 def gram_eigenvalue(matrix: NDArray[Any]) -> float:
+    """Compute σ by LAPACK on the Gram matrix, in the type of the matrix."""
     gram = matrix @ matrix.T if matrix.shape[0] < matrix.shape[1] else matrix.T @ matrix
     last = len(gram) - 1
     return float(np.sqrt(eigh(gram, eigvals_only=True, subset_by_index=[last, last])[0]))
 
 
 def sparse_solver(name: str) -> Method:
+    """Make a method of one of scipy's sparse solvers."""
+
     def solve(matrix: Matrix) -> float:
         # PROPACK's own limit of iterations is too low for most of these.
         steps = {"propack": max(matrix.shape)}.get(name)
@@ -67,22 +76,24 @@ def sparse_solver(name: str) -> Method:
 
 
 def power_steps(matrix: Matrix) -> float:
+    """Estimate σ by 200 power iterations."""
     return power_iteration(matrix, seeded_state(0, "weight", matrix.shape[1]), 200, "cols").sigma
 
 
 def warm(matrix: Matrix) -> Method:
-    """From the left vector, found before the clock starts."""
+    """Make a method that begins from the left vector, found before the clock starts."""
     guess = leading_singular_triplet(matrix).left
     return lambda m: leading_singular_triplet(m, guess, "rows").sigma
 
 
 def proven(matrix: Matrix) -> Method:
-    """A bound from a σ that was known before the clock starts."""
+    """Make a method that bounds from a σ known before the clock starts."""
     sigma = spectral_norm(matrix)
     return lambda m: upper_bound(m, sigma)
 
 
 def optional_methods() -> dict[str, Method]:
+    """Return the methods of scikit-learn and PyTorch, where they are installed."""
     methods: dict[str, Method] = {}
     with contextlib.suppress(ImportError):
         extmath = importlib.import_module("sklearn.utils.extmath")
@@ -94,11 +105,12 @@ def optional_methods() -> dict[str, Method]:
     return methods
 
 
-# What these know beforehand is that of the matrix they were made for.
+# What these know beforehand holds for the matrix that they were made for.
 KNOWING = ("sn_graph, from the vector", "sn_graph upper_bound(σ)")
 
 
 def methods(matrix: Matrix) -> dict[str, Method]:
+    """Return all methods by name, for one matrix."""
     return {
         "sn_graph spectral_norm": spectral_norm,
         "sn_graph, from the vector": warm(matrix),
@@ -117,33 +129,33 @@ def methods(matrix: Matrix) -> dict[str, Method]:
 
 
 def measure(matrix: Matrix, repeats: int) -> dict[str, tuple[list[float], float | str]]:
-    """Seconds of each run, and the value or what went wrong."""
-    rivals = methods(matrix)
-    results: dict[str, tuple[list[float], float | str]] = {name: ([], "") for name in rivals}
-    for _ in range(repeats):
-        for name, method in rivals.items():
-            times = results[name][0]
-            if times and times[0] > SLOW:
-                continue
-            time.sleep(REST)
-            seconds, value = run(method, matrix)
-            if seconds < WARM:
-                seconds, value = run(method, matrix)
-            times.append(seconds)
-            results[name] = (times, value)
-    return results
+    """Return the seconds of each run, and the last value or what went wrong."""
+    turns = {name: partial(rested, method, matrix) for name, method in methods(matrix).items()}
+    taken = interleaved(turns, rounds=repeats, enough=lambda turn: turn[0] > SLOW)
+    return {name: ([seconds for seconds, _ in runs], runs[-1][1]) for name, runs in taken.items()}
+
+
+def rested(method: Method, matrix: Matrix) -> tuple[float, float | str]:
+    """Run a method once all other threads rest, and again where most of the time was waking up."""
+    time.sleep(REST)
+    first = run(method, matrix)
+    return run(method, matrix) if first[0] < WARM else first
 
 
 def run(method: Method, matrix: Matrix) -> tuple[float, float | str]:
-    begin = time.perf_counter()
-    try:
-        value: float | str = method(matrix)
-    except (ArithmeticError, ValueError, np.linalg.LinAlgError) as failure:
-        value = f"{type(failure).__name__}: {failure}"[:40]
-    return time.perf_counter() - begin, value
+    """Return the seconds of one run, and the value or what went wrong."""
+
+    def attempt() -> float | str:
+        try:
+            return method(matrix)
+        except (ArithmeticError, ValueError, np.linalg.LinAlgError) as failure:
+            return f"{type(failure).__name__}: {failure}"[:40]
+
+    return clock(attempt)
 
 
 def report(shape: str, repeats: int, seed: int) -> None:
+    """Print times, ratios and errors on a random matrix of a shape, the fastest first."""
     rows, columns = (int(part) for part in shape.split("x"))
     matrix = np.random.default_rng(seed).standard_normal((rows, columns), dtype=np.float32)
     exact = gram_eigenvalue(matrix.astype(np.float64))
@@ -157,7 +169,7 @@ def report(shape: str, repeats: int, seed: int) -> None:
 
 
 def spectra(rows: int, columns: int, seed: int) -> Iterator[tuple[str, Matrix]]:
-    """Matrices with a small gap, or a cluster, below their largest singular value; a random one first."""
+    """Yield matrices with a small gap, or a cluster, below their largest singular value; a random one first."""
     generator = np.random.default_rng(seed)
     size = min(rows, columns)
     yield "random", generator.standard_normal((rows, columns), dtype=np.float32)
@@ -171,7 +183,7 @@ def spectra(rows: int, columns: int, seed: int) -> Iterator[tuple[str, Matrix]]:
 
 
 def greatest_errors(solvers: dict[str, Method], seeds: int) -> dict[str, tuple[float, str]]:
-    """The greatest error of each on all spectra, and on which."""
+    """Return the greatest error of each on all spectra, and on which."""
     worst = dict.fromkeys(solvers, (0.0, ""))
     for seed in range(seeds):
         for spectrum, matrix in spectra(300, 500, seed):
@@ -184,6 +196,7 @@ def greatest_errors(solvers: dict[str, Method], seeds: int) -> dict[str, tuple[f
 
 
 def report_spectra(seeds: int) -> None:
+    """Print the greatest error of each method, the least first."""
     chosen = {name: method for name, method in methods(np.ones((2, 2), np.float32)).items() if name not in KNOWING}
     print(f"\ngreatest error on 300x500 matrices of known singular values, {seeds} seeds of each spectrum")
     for name, (error, spectrum) in sorted(greatest_errors(chosen, seeds).items(), key=lambda item: item[1]):
@@ -191,7 +204,7 @@ def report_spectra(seeds: int) -> None:
 
 
 def resnet50() -> Counter[tuple[int, int]]:
-    """How often each shape [out, in · kernel] stands among its 53 convolutions and one dense layer."""
+    """Count the shapes [out, in · kernel] of its 53 convolutions and one dense layer."""
     shapes = Counter([(64, 147), (1000, 2048)])
     inward = 64
     for width, blocks in ((64, 3), (128, 4), (256, 6), (512, 3)):
@@ -203,6 +216,7 @@ def resnet50() -> Counter[tuple[int, int]]:
 
 
 def report_resnet50(repeats: int, seed: int) -> None:
+    """Print times on the weights of a ResNet-50, and their sums."""
     solvers: dict[str, Method] = {"svdvals": lambda m: float(svdvals(m)[0])}
     solvers |= {name: sparse_solver(name) for name in ("arpack", "propack")}
     exact = {name for name, (error, _) in greatest_errors(solvers, repeats).items() if error <= PROMISED}
@@ -232,20 +246,8 @@ def report_resnet50(repeats: int, seed: int) -> None:
         print(f"  sum: sn_graph {own:.1f} ms, best of {kind} {sums[kind]:.1f} ms, ratio {own / sums[kind]:.2f}")
 
 
-def versions() -> str:
-    names = [f"python {platform.python_version()}", f"numpy {np.__version__}", f"scipy {scipy.__version__}"]
-    for name in ("sklearn", "torch"):
-        try:
-            names.append(f"{name} {importlib.import_module(name).__version__}")
-        except ImportError:
-            names.append(f"{name} absent")
-    blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
-    names.append(f"BLAS {blas['name']} {blas['version']}")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return ", ".join([*names, f"BLAS threads {os.environ.get('OPENBLAS_NUM_THREADS', cores)} on {cores} cores"])
-
-
 def main() -> None:
+    """Run what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="+", default=SHAPES.split(), metavar="ROWSxCOLUMNS")
     parser.add_argument("--resnet50", action="store_true", help="its weights in place of the shapes")
@@ -253,7 +255,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="runs of each method; seeds of each spectrum")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    print(versions())
+    print(versions(PACKAGES, blas(), name_absent=True))
     warnings.simplefilter("ignore")  # lobpcg warns at every run that it has not converged
     if arguments.spectra:
         report_spectra(arguments.repeats)

@@ -1,32 +1,34 @@
 """Time and peak memory of "load, change every weight, save", beside cp and other libraries.
 
-    python tools/bench/storage.py --size 1.5 --external 6
+    python -m tools.bench.storage --size 1.5 --external 6
+    python -m tools.bench.storage --size 0.01 --repeats 1  # ten seconds, to try it
 
 Makes models of chained MatMuls, runs every way of changing them in a fresh process, in turns, and prints a Markdown
 table. Peak memory is anonymous memory: mapped files can be dropped by the system at any time, and are not counted.
 """
 
 import argparse
-import importlib.metadata
+import importlib
 import importlib.util
 import os
-import platform
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from sn_graph.model import Model, Storage
-from sn_graph.model.external import set_location
+from sn_graph.model import Model, Storage, set_location
+from tools.bench.common import interleaved, markdown_table, versions
 
 GB = 10**9
 FACTOR = 0.5
@@ -42,7 +44,7 @@ class Method:
     Attributes:
         command: The process that reads the first folder's model and writes it to the second.
         package: What it needs beyond sn-graph's own packages.
-        inline: Memory that it needs for an inline model, in multiples of the model's size; `external` likewise.
+        inline, external: Memory that it needs, in multiples of the model's size, by where the data stand.
     """
 
     command: Callable[[Path, Path], list[str]]
@@ -52,10 +54,13 @@ class Method:
 
 
 def worker(name: str) -> Callable[[Path, Path], list[str]]:
-    return lambda source, target: [sys.executable, __file__, "--worker", name, str(source / NAME), str(target / NAME)]
+    """Return the command of a library's work, which is this module again."""
+    command = [sys.executable, "-m", "tools.bench.storage", "--worker", name]
+    return lambda source, target: [*command, str(source / NAME), str(target / NAME)]
 
 
 def fold(source: Path, target: Path) -> list[str]:
+    """Return the command of a fold that measures by one power step and runs nothing."""
     command = [sys.executable, "-m", "sn_graph.cli", "fold", str(source / NAME), "-o", str(target / NAME)]
     return [*command, "--sigma", "power", "--no-verify", "--quiet"]
 
@@ -76,46 +81,57 @@ TINY = 4096  # bytes: what a method takes for such a model is its start-up
 # The work, each in a process of its own
 
 
-def scale_with_sn_graph(source: Path, target: Path, external: bool) -> None:
+def scale_with_sn_graph(source: Path, target: Path) -> None:
+    """Note the factor of each weight, and save."""
     model = Model.open(source)
     for tensor in model.proto.graph.initializer:
         model.scale(tensor, FACTOR)
     model.save(target)
 
 
-def scale_with_onnx(source: Path, target: Path, external: bool) -> None:
+def scale_with_onnx(source: Path, target: Path) -> None:
+    """Load everything, exchange the bytes, and save."""
     model = onnx.load(source)
     for tensor in model.graph.initializer:
         tensor.raw_data = (onnx.numpy_helper.to_array(tensor) * np.float32(FACTOR)).tobytes()
-    onnx.save(model, target, save_as_external_data=external, location=f"{NAME}.data" if external else None)
+    save_with_onnx(model, source, target)
 
 
-def scale_with_graphsurgeon(source: Path, target: Path, external: bool) -> None:
-    import onnx_graphsurgeon
-
-    graph = onnx_graphsurgeon.import_onnx(onnx.load(source))
+def scale_with_graphsurgeon(source: Path, target: Path) -> None:
+    """Import, scale every constant, export, and save."""
+    surgeon = importlib.import_module("onnx_graphsurgeon")
+    graph = surgeon.import_onnx(onnx.load(source))
     for tensor in graph.tensors().values():
-        if isinstance(tensor, onnx_graphsurgeon.Constant):
+        if isinstance(tensor, surgeon.Constant):
             tensor.values = tensor.values * np.float32(FACTOR)
-    model = onnx_graphsurgeon.export_onnx(graph)
-    onnx.save(model, target, save_as_external_data=external, location=f"{NAME}.data" if external else None)
+    save_with_onnx(surgeon.export_onnx(graph), source, target)
 
 
-def scale_with_onnx_ir(source: Path, target: Path, external: bool) -> None:
-    import onnx_ir
+def scale_with_onnx_ir(source: Path, target: Path) -> None:
+    """Load lazily, and scale each weight when it is saved."""
+    ir = importlib.import_module("onnx_ir")
 
-    def scaled(tensor: onnx_ir.TensorProtocol) -> onnx_ir.LazyTensor:
-        def evaluate() -> onnx_ir.TensorProtocol:
-            return onnx_ir.tensor(tensor.numpy() * np.float32(FACTOR))
+    def scaled(tensor: Any) -> Any:
+        shape = ir.Shape(tensor.shape.numpy())
+        return ir.LazyTensor(
+            lambda: ir.tensor(tensor.numpy() * np.float32(FACTOR)), dtype=tensor.dtype, shape=shape, name=tensor.name
+        )
 
-        shape = onnx_ir.Shape(tensor.shape.numpy())
-        return onnx_ir.LazyTensor(evaluate, dtype=tensor.dtype, shape=shape, name=tensor.name)
-
-    model = onnx_ir.load(source)
+    model = ir.load(source)
     for value in model.graph.initializers.values():
-        assert value.const_value is not None
         value.const_value = scaled(value.const_value)
-    onnx_ir.save(model, target, external_data=f"{NAME}.data" if external else None)
+    ir.save(model, target, external_data=data_name(source))
+
+
+def data_name(model: Path) -> str | None:
+    """Return the name of a model's data file, None where its data are inline."""
+    return f"{NAME}.data" if Path(f"{model}.data").exists() else None
+
+
+def save_with_onnx(model: onnx.ModelProto, source: Path, target: Path) -> None:
+    """Save a model as its source is stored."""
+    location = data_name(source)
+    onnx.save(model, target, save_as_external_data=location is not None, location=location)
 
 
 WORKERS = {
@@ -151,6 +167,7 @@ def make_model(folder: Path, size: float, storage: Storage) -> None:
 
 
 def size_of(folder: Path) -> int:
+    """Return how many bytes the files of a folder hold."""
     return sum(path.stat().st_size for path in folder.iterdir())
 
 
@@ -180,6 +197,7 @@ def measure(command: list[str]) -> tuple[float, int]:
 
 
 def reason_to_skip(method: Method, size: int, external: bool) -> str | None:
+    """Return why a method can't change a model of `size` bytes here, None where it can."""
     if method.package and importlib.util.find_spec(method.package) is None:
         return "not installed"
     needed = size * (method.external if external else method.inline)
@@ -189,13 +207,31 @@ def reason_to_skip(method: Method, size: int, external: bool) -> str | None:
 
 
 def available_memory() -> float:
+    """Return how many bytes of memory Linux would give to a new process."""
     lines = Path("/proc/meminfo").read_text().splitlines()
     return next(int(line.split()[1]) * 1024.0 for line in lines if line.startswith("MemAvailable"))
 
 
-def run(name: str, source: Path, target: Path) -> tuple[float, int]:
+@dataclass(frozen=True)
+class Taken:
+    """What a turn of a method took: seconds for the model and for a tiny one, and bytes of anonymous memory."""
+
+    seconds: float
+    start_up: float
+    memory: int
+
+
+def turn(name: str, source: Path, tiny: Path) -> Taken:
+    """Let a method change both models."""
+    start_up, _ = run(name, tiny)
+    seconds, memory = run(name, source)
+    print(f"{name}: {seconds:.2f} s", file=sys.stderr)
+    return Taken(seconds, start_up, memory)
+
+
+def run(name: str, source: Path) -> tuple[float, int]:
     """Run a method into a new folder, removed again; return its seconds and memory."""
-    target.mkdir()
+    target = Path(tempfile.mkdtemp(dir=source.parent))
     os.sync()  # no run pays for writing back what another wrote
     taken = measure(METHODS[name].command(source, target))
     written, wanted = size_of(target), size_of(source)
@@ -205,7 +241,7 @@ def run(name: str, source: Path, target: Path) -> tuple[float, int]:
     return taken
 
 
-def compare(place: Path, size: float, storage: Storage, names: list[str], repeats: int) -> None:
+def compare(place: Path, size: float, storage: Storage, names: Sequence[str], repeats: int) -> None:
     """Make a model, run every method `repeats` times in turns, and print the table."""
     source, tiny = place / "source", place / "tiny"
     for folder, wanted in ((source, size), (tiny, TINY)):
@@ -213,40 +249,30 @@ def compare(place: Path, size: float, storage: Storage, names: list[str], repeat
         make_model(folder, wanted, storage)
     total = size_of(source)
     skipped = {name: reason_to_skip(METHODS[name], total, storage is Storage.EXTERNAL) for name in names}
-    able = [name for name in names if skipped[name] is None]
-    taken: dict[str, list[tuple[float, int]]] = {name: [] for name in able}
-    start_up: dict[str, list[float]] = {name: [] for name in able}
-    for turn in range(repeats):
-        for number, name in enumerate(able):
-            start_up[name].append(run(name, tiny, place / f"tiny-{turn}-{number}")[0])
-            taken[name].append(run(name, source, place / f"target-{turn}-{number}"))
-            print(f"{storage}, turn {turn + 1}, {name}: {taken[name][-1][0]:.2f} s", file=sys.stderr)
-
-    medians = {name: statistics.median(seconds for seconds, _ in runs) for name, runs in taken.items()}
-    print(f"\n{total / GB:.2f} GB {storage}, median of {repeats}\n")
-    print("| load, change every weight, save | s | × cp | start-up s | × cp, less start-up | peak anonymous MB |")
-    print("|---|---|---|---|---|---|")
-    for name in names:
-        if name not in taken:
-            print(f"| {name} | {skipped[name]} | | | | |")
-            continue
-        start, copied, seconds = statistics.median(start_up[name]), medians[CP], medians[name]
-        peak = max(memory for _, memory in taken[name]) / 1e6
-        ratios = f"{seconds / copied:.2f} | {start:.2f} | {(seconds - start) / copied:.2f}"
-        print(f"| {name} | {seconds:.2f} | {ratios} | {peak:.0f} |", flush=True)
+    turns = {name: partial(turn, name, source, tiny) for name, reason in skipped.items() if reason is None}
+    taken = interleaved(turns, rounds=repeats)
+    copied = statistics.median(one.seconds for one in taken[CP])
+    head = ("load, change every weight, save", "s", "× cp", "start-up s", "× cp, less start-up", "peak anonymous MB")
+    rows = [(name, reason) if reason else (name, *figures(taken[name], copied)) for name, reason in skipped.items()]
+    print(f"\n{total / GB:.2f} GB {storage}, median of {repeats}\n\n{markdown_table(head, rows)}", flush=True)
 
 
-def versions() -> str:
-    found = [f"Python {platform.python_version()}"]
-    for name in PACKAGES:
-        try:
-            found.append(f"{name} {importlib.metadata.version(name)}")
-        except importlib.metadata.PackageNotFoundError:
-            found.append(f"{name} not installed")
-    return f"{', '.join(found)}; {platform.machine()}, {os.cpu_count()} cores"
+def figures(taken: Sequence[Taken], copied: float) -> tuple[str, ...]:
+    """Return a method's cells of the table, with the seconds that cp took."""
+    seconds = statistics.median(one.seconds for one in taken)
+    start = statistics.median(one.start_up for one in taken)
+    peak = max(one.memory for one in taken) / 1e6
+    return (
+        f"{seconds:.2f}",
+        f"{seconds / copied:.2f}",
+        f"{start:.2f}",
+        f"{(seconds - start) / copied:.2f}",
+        f"{peak:.0f}",
+    )
 
 
 def main() -> None:
+    """Print a table for each storage that the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=float, default=1.5, help="GB of the inline model, below 2.1; 0 leaves it out")
     parser.add_argument(
@@ -259,11 +285,11 @@ def main() -> None:
     options = parser.parse_args()
     if options.worker:
         name, source, target = options.worker
-        WORKERS[name](Path(source), Path(target), Path(f"{source}.data").exists())
+        WORKERS[name](Path(source), Path(target))
         return
     left_out = {label for name, label in LIBRARIES.items() if name not in options.libraries}
     names = [name for name in METHODS if name not in left_out]
-    print(versions())
+    print(versions(PACKAGES, name_absent=True))
     for size, storage in ((options.size, Storage.INLINE), (options.external, Storage.EXTERNAL)):
         if size:
             with tempfile.TemporaryDirectory(dir=options.folder) as place:

@@ -30,13 +30,15 @@ SEED = 20180216
 def real_images(rng: np.random.Generator, count: int) -> np.ndarray:
     """Return images [count, 16, 16, 1] of one soft blob each, float32 within [-1, 1]."""
     y, x = np.mgrid[:SIZE, :SIZE]
-    centre = rng.uniform(4, SIZE - 4, (2, count, 1, 1))
+    center = rng.uniform(4, SIZE - 4, (2, count, 1, 1))
     width = rng.uniform(2, 4, (count, 1, 1))
-    blobs = np.exp(-((x - centre[0]) ** 2 + (y - centre[1]) ** 2) / width**2)
-    return (2 * blobs - 1)[..., None].astype(np.float32)
+    blobs = np.exp(-((x - center[0]) ** 2 + (y - center[1]) ** 2) / width**2)
+    images: np.ndarray = (2 * blobs - 1)[..., None].astype(np.float32)
+    return images
 
 
 def generator() -> keras.Model:
+    """Return a model of noise [N, 8] to images [N, 16, 16, 1]."""
     return keras.Sequential(
         [
             keras.Input((NOISE,), name="noise"),
@@ -50,7 +52,7 @@ def generator() -> keras.Model:
 
 
 def discriminator() -> keras.Model:
-    """Return image [N, 16, 16, 1] to logits [N, 1]; every weight is spectrally normalized."""
+    """Return a model of images [N, 16, 16, 1] to logits [N, 1]; every weight is spectrally normalized."""
     image = x = keras.Input((SIZE, SIZE, 1), name="image")
     for channels in (16, 32):
         x = layers.SpectralNormalization(layers.Conv2D(channels, 4, 2, "same"), name=f"conv_{channels}")(x)
@@ -63,7 +65,6 @@ def train(critic: keras.Model, maker: keras.Model, rng: np.random.Generator) -> 
     """Train both by the hinge loss; a call of the critic with training=True normalizes its kernels and advances u."""
     ours, theirs = (keras.optimizers.Adam(2e-4, beta_1=0.5) for _ in range(2))
 
-    @tf.function
     def step(real: tf.Tensor, noise: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         with tf.GradientTape() as tape:
             fake = critic(maker(noise, training=True), training=True)
@@ -74,15 +75,17 @@ def train(critic: keras.Model, maker: keras.Model, rng: np.random.Generator) -> 
         theirs.apply(tape.gradient(fooled, maker.trainable_variables), maker.trainable_variables)
         return loss, fooled
 
+    compiled = tf.function(step)
     for _ in range(STEPS):
         noise = rng.standard_normal((BATCH, NOISE)).astype(np.float32)
-        loss, fooled = step(real_images(rng, BATCH), noise)
+        loss, fooled = compiled(real_images(rng, BATCH), noise)
     print(
         f"after {STEPS} steps: hinge loss of the discriminator {float(loss):.3f}, of the generator {float(fooled):.3f}"
     )
 
 
 def main(folder: Path) -> None:
+    """Train, export, continue and fold; write the files to `folder`. Raises SystemExit where the three do not agree."""
     keras.utils.set_random_seed(SEED)
     rng = np.random.default_rng(SEED)
     critic = discriminator()

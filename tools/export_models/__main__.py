@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -34,7 +35,7 @@ FIXED = {
 
 def make(folder: Path) -> None:
     """Write all models, the u of those that have one, and models.npz into `folder`."""
-    golden = {}
+    golden: dict[str, Any] = {}  # arrays; to its types savez would take one for its own flag
     for script in ("keras_models", "torch_models"):
         command = [sys.executable, "-W", "ignore", "-m", f"tools.export_models.{script}", str(folder)]
         subprocess.run(command, cwd=ROOT, env=os.environ | FIXED, check=True)
@@ -46,6 +47,7 @@ def make(folder: Path) -> None:
 
 
 def install(folder: Path) -> None:
+    """Put what was made into models/ and tests/golden/, and write the table."""
     for name in FILES:
         shutil.copyfile(folder / name, MODELS / name)
     shutil.copyfile(folder / GOLDEN.name, GOLDEN)
@@ -53,11 +55,13 @@ def install(folder: Path) -> None:
 
 
 def different(folder: Path) -> list[str]:
+    """Return the names of the files that are not byte for byte those that are kept."""
     pairs = [(folder / name, MODELS / name) for name in FILES] + [(folder / GOLDEN.name, GOLDEN)]
     return [kept.name for made, kept in pairs if not kept.is_file() or made.read_bytes() != kept.read_bytes()]
 
 
 def main() -> int:
+    """Make the models; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tools.export_models", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--check", action="store_true", help="write nothing; tell which files come out different")
     check = parser.parse_args().check

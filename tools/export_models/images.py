@@ -13,7 +13,7 @@ Images = NDArray[np.float32]
 def real_images(rng: np.random.Generator, labels: NDArray[np.int64], size: int = 32) -> Images:
     """Draw a striped disc on a shaded ground for each label.
 
-    The label sets the stripes' direction and period; place, radius and colours are random.
+    The label sets the stripes' direction and period; place, radius and colors are random.
 
     Returns:
         float32 of shape [len(labels), size, size, 3], in [-1, 1], on the grid of 8-bit pictures.
@@ -37,7 +37,7 @@ def fake_images(rng: np.random.Generator, labels: NDArray[np.int64], size: int =
     wrong = np.where(rng.random(len(labels)) < 0.5, rng.permutation(labels), labels)
     images = real_images(rng, wrong, size)
     for axis in (1, 2):
-        images = (np.roll(images, 1, axis) + 2 * images + np.roll(images, -1, axis)) / 4
+        images = (np.roll(images, 1, axis) + 2 * images + np.roll(images, -1, axis)) / np.float32(4)
     coarse = rng.normal(0, 0.25, (len(labels), size // 4, size // 4, 3))
     return _quantize(images + np.kron(coarse, np.ones((1, 4, 4, 1))))
 
@@ -50,10 +50,12 @@ def outlines(images: Images) -> Images:
 
 
 def _disc(rng: np.random.Generator, count: int, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
-    centre_x, centre_y = rng.uniform(-0.4, 0.4, (2, count, 1, 1))
+    center_x, center_y = rng.uniform(-0.4, 0.4, (2, count, 1, 1))
     radius = rng.uniform(0.4, 0.8, (count, 1, 1))
-    return np.clip((radius - np.hypot(x - centre_x, y - centre_y)) * 8 + 0.5, 0, 1)
+    inside: NDArray[np.float64] = np.clip((radius - np.hypot(x - center_x, y - center_y)) * 8 + 0.5, 0, 1)
+    return inside
 
 
 def _quantize(images: NDArray[np.floating]) -> Images:
-    return (np.rint(np.clip(images, -1, 1) * 127) / 127).astype(np.float32)
+    steps: NDArray[np.floating] = np.rint(np.clip(images, -1, 1) * 127)
+    return (steps / 127).astype(np.float32)

@@ -1,6 +1,6 @@
 """Train and export the Keras discriminators of models/ (DCGAN, U-Net with SpectralNormalization) by tf2onnx.
 
-Run through `python -m tools.export_models keras`, which fixes what must be fixed before Python starts.
+Run through `python -m tools.export_models`, which fixes what must be fixed before Python starts.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -80,7 +81,6 @@ def train(model: keras.Model, batches: Batches, steps: int, learning_rate: float
     """Train by the hinge loss on every output; each training=True call normalizes the kernels and advances u."""
     optimizer = keras.optimizers.Adam(learning_rate, beta_1=0.5)
 
-    @tf.function
     def step(real: dict[str, tf.Tensor], fake: dict[str, tf.Tensor]) -> tf.Tensor:
         with tf.GradientTape() as tape:
             positive = [tf.reduce_mean(tf.nn.relu(1 - y)) for y in model(real, training=training).values()]
@@ -89,12 +89,14 @@ def train(model: keras.Model, batches: Batches, steps: int, learning_rate: float
         optimizer.apply(tape.gradient(loss, model.trainable_variables), model.trainable_variables)
         return loss
 
+    compiled = tf.function(step)
     for _ in range(steps):
-        loss = step(*batches())
+        loss = compiled(*batches())
     print(f"hinge loss {float(loss):.3f} after {steps} steps")
 
 
 def run(model: keras.Model, inputs: Inputs, *, training: bool = False) -> Golden:
+    """Return the outputs of a model by name."""
     return {name: value.numpy() for name, value in model(inputs, training=training).items()}
 
 
@@ -102,11 +104,12 @@ def export(model: keras.Model, name: str, inputs: Inputs, folder: Path, golden: 
     """Write `<name>.onnx` in inference mode, and keep Keras's own outputs."""
     signature = [tf.TensorSpec((None, *value.shape[1:]), tf.float32, name=key) for key, value in inputs.items()]
 
-    @tf.function(input_signature=signature)
-    def inference(*values: tf.Tensor) -> dict[str, tf.Tensor]:
+    def inference(*values: tf.Tensor) -> Any:
         return model(dict(zip(inputs, values, strict=True)), training=False)
 
-    proto, _ = tf2onnx.convert.from_function(inference, input_signature=signature, opset=17)
+    compiled = tf.function(inference, input_signature=signature)
+    proto: onnx.ModelProto
+    proto, _ = tf2onnx.convert.from_function(compiled, input_signature=signature, opset=17)
     renumber(proto)
     outputs = run(model, inputs)
     write_model(proto, folder / f"{name}.onnx", inputs, outputs)
@@ -116,6 +119,7 @@ def export(model: keras.Model, name: str, inputs: Inputs, folder: Path, golden: 
 
 
 def make_dcgan(folder: Path, golden: Golden) -> None:
+    """Train and write the DCGAN discriminator."""
     keras.utils.set_random_seed(DCGAN_SEED)
     rng = np.random.default_rng(DCGAN_SEED)
 
@@ -129,6 +133,7 @@ def make_dcgan(folder: Path, golden: Golden) -> None:
 
 
 def make_unet(folder: Path, golden: Golden) -> None:
+    """Train and write the U-Net discriminator with its u, and keep Keras's further calls."""
     keras.utils.set_random_seed(UNET_SEED)
     rng = np.random.default_rng(UNET_SEED)
 
@@ -154,6 +159,7 @@ def make_unet(folder: Path, golden: Golden) -> None:
 
 
 def one_of_each(real: Inputs, fake: Inputs) -> Inputs:
+    """Return the first real picture and the second that is not."""
     return {key: np.concatenate((real[key][:1], fake[key][1:2])) for key in real}
 
 
@@ -171,10 +177,11 @@ def u_by_initializer(model: keras.Model, proto: onnx.ModelProto) -> Golden:
 
 
 def main(folder: Path) -> None:
+    """Make the Keras models and golden.npz in `folder`."""
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
     tf.config.experimental.enable_op_determinism()
-    golden: Golden = {}
+    golden: dict[str, Any] = {}  # arrays; to its types savez would take one for its own flag
     make_dcgan(folder, golden)
     make_unet(folder, golden)
     np.savez(folder / "golden.npz", **golden)

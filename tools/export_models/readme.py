@@ -27,6 +27,7 @@ def update(readme: Path, folder: Path) -> None:
 
 
 def table(folder: Path) -> str:
+    """Return the table of the files in `folder`, with the versions that made them."""
     versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     lines = [
         f"Made with {versions}.",
@@ -38,12 +39,12 @@ def table(folder: Path) -> str:
         path = folder / f"{name}.onnx"
         model = onnx.load(path)
         opset = next(item.version for item in model.opset_import if item.domain == "")
-        cells = (entry.architecture, entry.exporter, opset, *describe_weights(model), *_size_and_hash(path))
-        lines.append(f"| `{path.name}` | {' | '.join(map(str, cells))} |")
+        cells = (entry.architecture, entry.exporter, str(opset), *describe_weights(model), *_size_and_hash(path))
+        lines.append(f"| `{path.name}` | {' | '.join(cells)} |")
     for name, description in STATES.items():
         path = folder / name
         cells = (description, "", "", "", "", *_size_and_hash(path))
-        lines.append(f"| `{name}` | {' | '.join(map(str, cells))} |")
+        lines.append(f"| `{name}` | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

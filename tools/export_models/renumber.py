@@ -32,15 +32,16 @@ def renumber(model: onnx.ModelProto) -> None:
         node.input[:] = map(renamed, node.input)
         node.output[:] = map(renamed, node.output)
     values = [*graph.input, *graph.output, *graph.value_info]
-    for item in [*values, *graph.initializer]:
+    named: list[onnx.ValueInfoProto | onnx.TensorProto] = [*values, *graph.initializer]
+    for item in named:
         item.name = renamed(item.name)
     for value in values:
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_param:
                 dim.dim_param = renamed(dim.dim_param)
     order = {name: place for place, name in reversed(list(enumerate(_names(graph))))}
-    for items in (graph.initializer, graph.value_info):
-        items.sort(key=lambda item: order[item.name])
+    graph.initializer.sort(key=lambda tensor: order[tensor.name])
+    graph.value_info.sort(key=lambda value: order[value.name])
 
 
 def _names(graph: onnx.GraphProto) -> Iterator[str]:

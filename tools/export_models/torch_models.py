@@ -1,7 +1,9 @@
 """Train and export the PyTorch discriminators of models/ (SNGAN, PatchGAN) with both of torch's exporters.
 
-Run through `python -m tools.export_models torch`, which fixes what must be fixed before Python starts.
+Run through `python -m tools.export_models`, which fixes what must be fixed before Python starts.
 """
+# mypy: disallow-subclassing-any=False
+# nn.Module is Any where torch is not installed.
 
 from __future__ import annotations
 
@@ -9,6 +11,7 @@ import io
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -35,6 +38,7 @@ class ResBlock(nn.Module):
     """Residual block of SNGAN's discriminator; the first one starts without an activation."""
 
     def __init__(self, channels_in: int, channels: int, *, first: bool = False, down: bool = False) -> None:
+        """Make the block; `down` halves the picture's sides."""
         super().__init__()
         self.first, self.down = first, down
         self.conv1 = nn.Conv2d(channels_in, channels, 3, padding=1)
@@ -42,6 +46,7 @@ class ResBlock(nn.Module):
         self.shortcut = nn.Conv2d(channels_in, channels, 1) if down else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return [N, channels, H, W], or half of H and W, for [N, channels_in, H, W]."""
         h = self.conv2(functional.relu(self.conv1(x if self.first else functional.relu(x))))
         if self.down:
             h, x = functional.avg_pool2d(h, 2), functional.avg_pool2d(x, 2)
@@ -52,6 +57,7 @@ class SNGANDiscriminator(nn.Module):
     """Miyato et al., 2018, https://arxiv.org/abs/1802.05957, table 4 (CIFAR-10), narrower: [N,3,32,32] to [N,1]."""
 
     def __init__(self, channels: int = 64) -> None:
+        """Make it with random weights, as wide as `channels`."""
         super().__init__()
         self.blocks = nn.Sequential(
             ResBlock(3, channels, first=True, down=True),
@@ -64,6 +70,7 @@ class SNGANDiscriminator(nn.Module):
             nn.init.xavier_uniform_(layer.weight, gain=2**0.5)
 
     def forward(self, image: Tensor) -> Tensor:
+        """Return logits [N, 1] for images [N, 3, 32, 32]."""
         return self.dense(functional.relu(self.blocks(image)).sum(dim=(2, 3)))
 
 
@@ -71,6 +78,7 @@ class PatchGANDiscriminator(nn.Module):
     """Isola et al., 2016, https://arxiv.org/abs/1611.07004, 70x70 receptive field: [N,6,H,W] to [N,1,H/8-2,W/8-2]."""
 
     def __init__(self, channels: int = 16) -> None:
+        """Make it with random weights, its first layer as wide as `channels`."""
         super().__init__()
         layers: list[nn.Module] = [nn.Conv2d(6, channels, 4, 2, 1), nn.LeakyReLU(0.2)]
         for step, stride in enumerate((2, 2, 1)):
@@ -81,10 +89,12 @@ class PatchGANDiscriminator(nn.Module):
             nn.init.normal_(layer.weight, 0.0, 0.02)
 
     def forward(self, pair: Tensor) -> Tensor:
+        """Return logits [N, 1, H/8-2, W/8-2] for pairs of pictures [N, 6, H, W]."""
         return self.model(pair)
 
 
 def weighted(model: nn.Module) -> list[nn.Module]:
+    """Return the layers that have a weight, in order."""
     return [layer for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
 
 
@@ -103,6 +113,7 @@ def train(model: nn.Module, batches: Callable[[], Pair], learning_rate: float) -
 
 
 def to_nchw(images: NDArray[np.float32]) -> Tensor:
+    """Return pictures [N, size, size, channels] as a tensor [N, channels, size, size]."""
     return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
 
 
@@ -120,6 +131,7 @@ def export(model: nn.Module, name: str, x: Tensor, folder: Path, golden: Golden)
 
 
 def export_default(model: nn.Module, x: Tensor) -> onnx.ModelProto:
+    """Return what torch's default exporter makes of a model, dynamic batch, opset 18."""
     program = torch.onnx.export(
         model,
         (x,),
@@ -129,10 +141,12 @@ def export_default(model: nn.Module, x: Tensor) -> onnx.ModelProto:
         dynamic_shapes=({0: torch.export.Dim("batch")},),
         verbose=False,
     )
-    return program.model_proto
+    proto: onnx.ModelProto = program.model_proto
+    return proto
 
 
 def export_torchscript(model: nn.Module, x: Tensor, input_name: str) -> onnx.ModelProto:
+    """Return what the TorchScript exporter makes of a model, dynamic batch, opset 17."""
     file = io.BytesIO()
     torch.onnx.export(
         model,
@@ -147,12 +161,15 @@ def export_torchscript(model: nn.Module, x: Tensor, input_name: str) -> onnx.Mod
     return onnx.load_from_string(file.getvalue())
 
 
-@torch.no_grad()
 def run(model: nn.Module, x: Tensor) -> NDArray[np.float32]:
-    return model(x).numpy()
+    """Return the logits, float32."""
+    with torch.no_grad():
+        logits: NDArray[np.float32] = model(x).numpy()
+    return logits
 
 
 def make_sngan(folder: Path, golden: Golden) -> None:
+    """Train and write SNGAN's discriminator, plain and with its spectral norm, its u, and its further calls."""
     torch.manual_seed(SNGAN_SEED)
     rng = np.random.default_rng(SNGAN_SEED)
     normalized = SNGANDiscriminator()
@@ -183,6 +200,7 @@ def make_sngan(folder: Path, golden: Golden) -> None:
 
 
 def make_patchgan(folder: Path, golden: Golden) -> None:
+    """Train and write pix2pix's discriminator."""
     torch.manual_seed(PATCHGAN_SEED)
     rng = np.random.default_rng(PATCHGAN_SEED)
     model = PatchGANDiscriminator()
@@ -199,9 +217,10 @@ def make_patchgan(folder: Path, golden: Golden) -> None:
 
 
 def main(folder: Path) -> None:
+    """Make the PyTorch models and golden.npz in `folder`."""
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
-    golden: Golden = {}
+    golden: dict[str, Any] = {}  # arrays; to its types savez would take one for its own flag
     make_sngan(folder, golden)
     make_patchgan(folder, golden)
     np.savez(folder / "golden.npz", **golden)

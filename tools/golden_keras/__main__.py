@@ -42,6 +42,7 @@ def make(generation: str, python: Path | None, environments: Path, check: bool) 
 
 
 def read(path: Path) -> dict[str, Array]:
+    """Return the arrays of an .npz file by name."""
     with np.load(path, allow_pickle=False) as archive:
         return {name: archive[name] for name in archive.files}
 
@@ -69,6 +70,7 @@ def distance(a: Array, b: Array) -> float:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Record, check or write the table; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tools.golden_keras", description=(__doc__ or "").split("\n")[0])
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--generation", choices=GENERATIONS, help="record this generation")

@@ -102,7 +102,8 @@ def export(layer: Any, x: np.ndarray[Any, Any]) -> bytes:
     name_integers(model)
     renumber(model)
     onnx.checker.check_model(model, full_check=True)
-    return model.SerializeToString(deterministic=True)
+    content: bytes = model.SerializeToString(deterministic=True)
+    return content
 
 
 def order_nodes(graph: onnx.GraphProto) -> None:
@@ -137,11 +138,13 @@ def name_integers(model: onnx.ModelProto) -> None:
 
 
 def main(expected: str, path: Path) -> None:
+    """Record every case into `path`. Raises SystemExit where another generation is installed than `expected`."""
     if generation() != expected:
         raise SystemExit(f"this environment holds Keras {generation()}, not {expected}; give the Python that has it")
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
-    golden: Golden = {"versions": np.array(versions())}
+    # Any: to its types savez would take one of the arrays for its own flag
+    golden: dict[str, Any] = {"versions": np.array(versions())}
     for case in cases_of(expected):
         golden |= record(case)
     np.savez_compressed(path, **golden)

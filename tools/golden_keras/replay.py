@@ -16,12 +16,12 @@ import numpy as np
 import onnx
 
 from sn_graph.model import Model
-from sn_graph.passes.insert import Insert, InsertOptions
+from sn_graph.passes import Insert, InsertOptions
 from sn_graph.plan import Plan, make_plan
-from sn_graph.runtime.difference import difference
+from sn_graph.runtime.parity import difference
 from sn_graph.runtime.session import StatefulSession
+from sn_graph.sites import MatrixView
 from sn_graph.state import State
-from sn_graph.views import MatrixView
 from tools.golden_keras.cases import POWER_ITERATIONS, STEPS, Case, cases_of
 
 Array = np.ndarray[Any, Any]
@@ -53,13 +53,15 @@ class Golden:
 
     @property
     def versions(self) -> tuple[str, ...]:
-        """The packages that made them."""
+        """The packages that made them, with their versions."""
         return tuple(map(str, self.arrays["versions"]))
 
     def of(self, case: Case, key: str) -> Array:
+        """Return an array of a case by the rest of its key."""
         return self.arrays[f"{case.name}/{key}"]
 
     def cases(self) -> tuple[Case, ...]:
+        """Return the cases that were recorded."""
         return cases_of(self.generation)
 
 

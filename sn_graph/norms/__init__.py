@@ -1,0 +1,25 @@
+"""Norms: the spectral norms of a model's weights, measured, bounded and estimated."""
+
+from sn_graph.norms.divisor import Divider, Divisors, SigmaMethod, require_divisor
+from sn_graph.norms.inspect import inspect
+from sn_graph.norms.matrix import exact_sigma, require_finite
+from sn_graph.norms.operator import MADE_ZERO
+from sn_graph.norms.remarks import KERAS_FLOOR, notes, readings
+from sn_graph.norms.start import Start, Starter, plan_state
+
+__all__ = [
+    "KERAS_FLOOR",
+    "MADE_ZERO",
+    "Divider",
+    "Divisors",
+    "SigmaMethod",
+    "Start",
+    "Starter",
+    "exact_sigma",
+    "inspect",
+    "notes",
+    "plan_state",
+    "readings",
+    "require_divisor",
+    "require_finite",
+]

@@ -1,0 +1,108 @@
+"""Inspection: every norm of a model's weights, measured for a report."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sn_graph.model import Model
+from sn_graph.norms.matrix import exact_triplet, require_finite_norm
+from sn_graph.norms.operator import Operators
+from sn_graph.norms.remarks import notes, readings
+from sn_graph.plan import Plan, PlannedSite, Target, record_of, with_progress
+from sn_graph.progress import Progress, silent
+from sn_graph.report import Report, SiteRecord
+from sn_graph.spectral.matrix import hints, power_iteration, seeded_state, upper_bound
+from sn_graph.state import State
+
+
+def inspect(
+    model: Model,
+    plan: Plan,
+    progress: Progress = silent,
+    *,
+    upper: bool = False,
+    seed: int = 0,
+    state: State | None = None,
+) -> Report:
+    """Measure every eligible weight of a model.
+
+    Args:
+        model, plan: What is measured; with the plan's norm "operator", what its nodes do too.
+        progress: Told the elements measured.
+        upper: Whether to prove an upper bound of each σ.
+        seed, state: Where the power iteration starts from that is compared with σ: a state's u, or random ones.
+
+    Raises:
+        ModelError: A weight holds NaN or infinite values.
+    """
+    inspector = _Inspector(model, plan, upper, seed, state or State({}, {}))
+    records = [inspector.record(planned) for planned in with_progress(plan, progress)]
+    opset = {entry.domain: entry.version for entry in model.proto.opset_import}
+    report = Report.of(model.name, opset, str(plan.convention), plan.convention_reason, records)
+    return replace(report, totals=totals(records))
+
+
+@dataclass(frozen=True)
+class _Inspector:
+    model: Model
+    plan: Plan
+    upper: bool
+    seed: int
+    state: State
+
+    @cached_property
+    def operators(self) -> Operators:
+        return Operators(self.model)
+
+    def record(self, planned: PlannedSite) -> SiteRecord:
+        target = planned.target
+        return record_of(planned) if target is None else self._measured(planned, target)
+
+    def _measured(self, planned: PlannedSite, target: Target) -> SiteRecord:
+        matrix = target.matrix(self.model)
+        u = self._known(target)
+        leading = exact_triplet(target, matrix, u)
+        sigma = require_finite_norm(target, matrix, leading.sigma)
+        enclosed = self.operators.enclose(target) if self.plan.norm == "operator" else None
+        return replace(
+            record_of(planned, notes=notes(target, sigma)),
+            sigma=sigma,
+            sigma_upper=upper_bound(matrix, sigma) if self.upper else None,
+            sigma_operator=enclosed.lower if enclosed else None,
+            sigma_operator_upper=enclosed.upper if enclosed else None,
+            sigma_power=self._power(target, matrix, u),
+            hints=hints(matrix, leading) if matrix.size <= _HINTED else (),
+            readings=readings(self.model, target, sigma),
+        )
+
+    def _known(self, target: Target) -> NDArray[np.floating] | None:
+        """Return the site's u, where it is one of the matrix and not of the consumer."""
+        u = self.state.u.get(target.id)
+        return u if u is not None and u.size == target.view.state_length else None
+
+    def _power(self, target: Target, matrix: NDArray[Any], u: NDArray[np.floating] | None) -> float:
+        """Return the estimate of one step, as the frameworks make it."""
+        start = seeded_state(self.seed, target.id, target.view.state_length) if u is None else u
+        return power_iteration(matrix, start, 1, target.view.side).sigma
+
+
+_HINTED = 1 << 25  # elements; beyond, 30 passes to look at the second singular value cost as much as the first
+
+
+def totals(records: Sequence[SiteRecord]) -> dict[str, Any]:
+    """Return what an inspection found in all."""
+    eligible = [record for record in records if record.status == "eligible"]
+    sigmas = [record.sigma for record in eligible if record.sigma is not None]
+    return {
+        "sites": len(records),
+        "eligible": len(eligible),
+        "skipped": len(records) - len(eligible),
+        "elements": sum(math.prod(record.shape or ()) for record in eligible),
+        "smallest_sigma": min(sigmas, default=None),
+        "largest_sigma": max(sigmas, default=None),
+    }

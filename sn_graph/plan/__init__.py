@@ -1,0 +1,27 @@
+"""Plans: what is decided about each weight of a model, made from options or read from a file."""
+
+from sn_graph.plan.convention import choose_convention
+from sn_graph.plan.decide import decide
+from sn_graph.plan.file import load_plan, save_plan
+from sn_graph.plan.make import build_plan, make_plan, narrow_plan, rebind
+from sn_graph.plan.options import PlanOptions
+from sn_graph.plan.plan import Plan, PlannedSite, Status, Target, with_progress
+from sn_graph.plan.record import record_of
+
+__all__ = [
+    "Plan",
+    "PlanOptions",
+    "PlannedSite",
+    "Status",
+    "Target",
+    "build_plan",
+    "choose_convention",
+    "decide",
+    "load_plan",
+    "make_plan",
+    "narrow_plan",
+    "rebind",
+    "record_of",
+    "save_plan",
+    "with_progress",
+]

@@ -1,0 +1,91 @@
+"""Decisions about one weight: its matrix, whether it is normalized, for which of its readers, and why not."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+from sn_graph.errors import UsageError
+from sn_graph.plan.plan import PlannedSite
+from sn_graph.sites import DEFAULT_OP_TYPES, WEIGHT_OP_TYPES, Convention, Site
+
+
+def check_op_types(op_types: Sequence[str]) -> None:
+    """Raise UsageError where an op type has no weight inputs."""
+    if isinstance(op_types, str):
+        raise UsageError("op types are a list", do=f"give ['{op_types}']")
+    for op_type in op_types:
+        if op_type not in WEIGHT_OP_TYPES:
+            raise UsageError(
+                f"no weights are known at op type '{op_type}'",
+                do=f"choose from {', '.join(WEIGHT_OP_TYPES)}",
+            )
+
+
+def decide(site: Site, convention: Convention, op_types: Sequence[str]) -> PlannedSite:
+    """Return what a site's own nature and `--op-type` say about it."""
+    shape = site.shape or ()
+    found = [(use, matrix) for use in site.uses if (matrix := use.matrix(shape, convention)) is not None]
+    if not found or site.shape is None:
+        return PlannedSite(site, None, "skipped", site.refusal, site.uses)
+    wanted = op_types or DEFAULT_OP_TYPES
+    chosen = [(use, matrix) for use, matrix in found if use.node.op_type in wanted]
+    known, uses = tuple(use for use, _ in found), tuple(use for use, _ in chosen)
+    matrices = [matrix for _, matrix in chosen or found]
+    reason = site.refusal
+    if reason is None and not uses and op_types:
+        reason = _not_named(site)
+    elif reason is None and not uses:
+        reason = f"weights of {known[0].node.op_type} are normalized only when --op-type names it"
+    elif reason is None and not all(matrix.same_singular_values(matrices[0]) for matrix in matrices):
+        readers = ", ".join(use.node.path for use in uses)
+        reason = f"its uses ({readers}) need different matrices; choose one in a plan, or a use with --op-type"
+    planned = PlannedSite(site, matrices[0].view, "skipped" if reason else "eligible", reason, uses or known)
+    return refuse_split_calls(planned)
+
+
+def refuse_split_calls(planned: PlannedSite) -> PlannedSite:
+    """Skip an eligible site whose readers need different tensors where one of them stands in a called function."""
+    apart = planned.splits or (planned.per_use and len(planned.uses) > 1)
+    if planned.status == "eligible" and apart and any(use.through_call for use in planned.uses):
+        reason = "it enters a local function, and not all its readers get the same tensor; inline the function first"
+        return replace(planned, status="skipped", reason=reason)
+    return planned
+
+
+def only_op_types(planned: PlannedSite, op_types: Sequence[str]) -> PlannedSite:
+    """Leave an eligible site the uses by these op types only."""
+    uses = tuple(use for use in planned.uses if use.node.op_type in op_types)
+    if planned.status == "skipped" or uses == planned.uses:
+        return planned
+    if not uses:
+        return replace(planned, status="skipped", reason=_not_named(planned.site))
+    return refuse_split_calls(replace(planned, uses=uses))
+
+
+def _not_named(site: Site) -> str:
+    return f"--op-type names none of its consumers ({', '.join(site.op_types)})"
+
+
+def patterns(expressions: Sequence[str]) -> list[re.Pattern[str]]:
+    """Compile regular expressions. Raises UsageError."""
+    if isinstance(expressions, str):  # which would be read letter by letter
+        expressions = [expressions]
+    try:
+        return [re.compile(expression) for expression in expressions]
+    except re.error as error:
+        raise UsageError(f"'{error.pattern!s}' is not a regular expression", error.msg) from None
+
+
+def filter_names(
+    planned: PlannedSite, include: Sequence[re.Pattern[str]], exclude: Sequence[re.Pattern[str]]
+) -> PlannedSite:
+    """Skip an eligible site whose weight's name `--include` does not find or `--exclude` does."""
+    weight = planned.site.weight
+    if planned.status == "skipped":
+        return planned
+    if include and not any(pattern.search(weight) for pattern in include):
+        return replace(planned, status="skipped", reason="no --include matches it")
+    hit = next((pattern for pattern in exclude if pattern.search(weight)), None)
+    if hit is not None:
+        return replace(planned, status="skipped", reason=f"left out by --exclude '{hit.pattern}'")
+    return planned

@@ -1,0 +1,16 @@
+"""Proofs: a written model is proved before it takes its place."""
+
+from sn_graph.proofs.liveness import TOOLS, Tool, verify_state
+from sn_graph.proofs.proof import Proof, Terms, save_proven
+from sn_graph.proofs.saving import prove, save
+
+__all__ = [
+    "TOOLS",
+    "Proof",
+    "Terms",
+    "Tool",
+    "prove",
+    "save",
+    "save_proven",
+    "verify_state",
+]

@@ -1,0 +1,86 @@
+"""Proving an inserted model before it takes its place.
+
+Structure: what strip makes of the written file is the original, node by node and tensor by tensor. Run: the first step
+gives the outputs of the original folded by the same estimate, which NumPy computed.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+from onnx import numpy_helper
+
+from sn_graph.errors import ModelError, VerificationFailed
+from sn_graph.model import Model, random_ops
+from sn_graph.norms import SigmaMethod
+from sn_graph.passes import Fold, FoldOptions, InsertResult
+from sn_graph.plan import Plan
+from sn_graph.proofs.proof import Proof, Terms
+from sn_graph.proofs.sameness import first_difference
+from sn_graph.rewrite import restore
+from sn_graph.rewrite.insertion import StateMode
+from sn_graph.runtime import Side, compare_sides, make_feeds
+from sn_graph.state import Inserted, State, read_inserted, state_tensors
+
+
+def prove_insertion(result: InsertResult, source: Model, written: Path, terms: Terms) -> Proof:
+    """Prove that the file `written` is `source` with the iteration of `result`. Raises VerificationFailed."""
+    model = Model.open(written)
+    inserted = read_inserted(model)
+    stripped = _strip(model, inserted) if result.starts else model
+    difference = first_difference(source, stripped.proto, stripped.payload)
+    if difference is not None:
+        raise VerificationFailed(
+            f"strip does not give the original back ({difference})", "so the insertion is not what it should be"
+        )
+    if inserted is None or result.plan is None:
+        return Proof("structure", "nothing was inserted, and it is the model as it was")
+    drawn = random_ops(source.proto.graph)
+    if drawn:
+        return Proof("structure", f"it draws random numbers ({', '.join(drawn)}), so no two runs agree")
+    try:
+        feeds = make_feeds(source, dims=terms.dims)
+        list(Side(source, "the original").run(feeds))
+    except ModelError as error:
+        return Proof("structure", f"the original can't be run: {error}")
+    options = result.options
+    method = SigmaMethod.EXACT if options.exact else SigmaMethod.POWER
+    state = State({}, {}) if options.exact else options.state
+    folded = Fold(FoldOptions(method, options.seed, state))(source, _only_inserted(result, result.plan)).model
+    if options.mode is StateMode.REQUIRED:
+        _give_first_state(model, inserted, result)
+    try:
+        # Without optimizations, which could fuse one of the two and not the other.
+        parity = compare_sides(
+            Side(folded, "the original, folded", optimize=False),
+            Side(model, "the inserted model's first step", optimize=False),
+            feeds,
+        )
+    except ModelError as error:
+        raise VerificationFailed("the inserted model does not run", str(error)) from None
+    parity.raise_if_different()
+    return Proof("run")
+
+
+def _strip(model: Model, inserted: Inserted | None) -> Model:
+    if inserted is None:
+        raise VerificationFailed("what was written holds no metadata of the insertion")
+    try:
+        return restore(model, inserted)
+    except ModelError as error:
+        raise VerificationFailed("strip does not accept what was written", str(error)) from None
+
+
+def _give_first_state(model: Model, inserted: Inserted, result: InsertResult) -> None:
+    """Give a model in memory, whose state must be fed, the defaults that a client would feed first."""
+    vectors = {start.target.id: start.u for start in result.starts}
+    for tensor in state_tensors(inserted):
+        model.proto.graph.initializer.append(numpy_helper.from_array(tensor.pack(vectors), tensor.input))
+
+
+def _only_inserted(result: InsertResult, plan: Plan) -> Plan:
+    done = {start.target.id for start in result.starts}
+    sites = tuple(
+        site if site.id in done else replace(site, status="skipped", reason=site.reason or "not inserted")
+        for site in plan.sites
+    )
+    return replace(plan, sites=sites)

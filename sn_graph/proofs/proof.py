@@ -1,0 +1,81 @@
+"""Proofs: a model is written beside its place, proved there, and put in place where the proof holds."""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from sn_graph.errors import VerificationFailed
+from sn_graph.model import Model, Storage
+from sn_graph.progress import Progress, silent
+from sn_graph.report import Verified
+
+
+@dataclass(frozen=True)
+class Proof:
+    """How a written model was verified.
+
+    Attributes:
+        verified: "run", "structure" or "no".
+        note: Why no more than that.
+        failed: Whether it was found wrong, and put in place all the same.
+    """
+
+    verified: Verified
+    note: str | None = None
+    failed: bool = False
+
+
+@dataclass(frozen=True)
+class Terms:
+    """On what terms a proof runs the models.
+
+    Attributes:
+        rtol, atol: What outputs may differ by; None for what follows from the type.
+        dims: Sizes of dynamic dimensions by name.
+        progress: Told the steps of the proof.
+    """
+
+    rtol: float | None = None
+    atol: float | None = None
+    dims: Mapping[str, int] | None = None
+    progress: Progress = silent
+
+
+Prover = Callable[[Path], Proof]
+"""Proves a written file. Raises VerificationFailed where it is not what it should be."""
+
+
+def save_proven(
+    model: Model,
+    path: str | os.PathLike[str],
+    storage: Storage,
+    prover: Prover | None,
+    *,
+    force: bool = False,
+    progress: Progress = silent,
+) -> Proof:
+    """Write a model beside `path`, let `prover` look at the file, and put it in place.
+
+    Args:
+        model: The model to write.
+        path, storage: As for `Model.save`.
+        prover: Returns how the file was verified; None verifies nothing.
+        force: Put the model in place even where the proof fails.
+        progress: Told the bytes written.
+
+    Raises:
+        VerificationFailed: The prover raised it, and `force` is not given; nothing is put in place.
+        EnvironmentUnavailable: The folder can't be written.
+    """
+    with model.stage(path, storage, progress) as staged:
+        proof = Proof("no")
+        try:
+            if prover is not None:
+                proof = prover(staged.model)
+        except VerificationFailed as error:
+            if not force:
+                raise
+            proof = Proof("no", str(error), failed=True)
+        staged.commit()
+    return proof

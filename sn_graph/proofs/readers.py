@@ -1,0 +1,80 @@
+"""Readers: does every node that was to get a normalized weight read it, and does nobody else?
+
+The structure of a folded model is the original's but for copies, so each reader of a split weight reads either the
+original or a copy. Which of the two it must be is what the plan says.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from sn_graph.errors import VerificationFailed
+from sn_graph.model import Graph, Node, Scope
+from sn_graph.passes import PassResult
+from sn_graph.plan import Plan, Target
+from sn_graph.rewrite import Rescaled
+from sn_graph.sites import SCALE, Quantization, WeightUse
+
+
+def check_readers(result: PassResult, plan: Plan, folded: Graph, originals: Mapping[str, str]) -> None:
+    """Check who reads what in a folded model.
+
+    Args:
+        result, plan: What fold made, and the plan that it followed.
+        folded: The index of the written model.
+        originals: For the value of each copy, the value that it stands for.
+
+    Raises:
+        VerificationFailed: A planned use reads a weight that was not scaled for it, or another node reads a copy.
+    """
+    nodes = {(scope.id, _key(node)): node for scope in folded.scopes for node in scope.nodes}
+    done = {record.id for record in result.sites if record.status == "folded"}
+    planned: set[tuple[int, int]] = set()
+    for target in plan.targets():
+        for turn, use in enumerate(target.uses):
+            node = nodes.get((use.node.scope.id, _key(use.node)))
+            if node is None:
+                raise VerificationFailed(f"node '{use.node.path}' got lost")
+            planned.add((id(node), use.index))
+            if isinstance(use.quantization, Quantization) and not target.splits:  # its own DequantizeLinear
+                reader = nodes.get((use.quantization.node.scope.id, _key(use.quantization.node)))
+                planned.add((id(reader), SCALE))
+            wanted = _scaled_for(target, turn, result.rescaled)
+            if target.id in done and not use.calls and _reached(folded, node, use) not in wanted:
+                raise VerificationFailed(f"node '{use.node.path}' does not read the normalized weight '{target.id}'")
+    for node in nodes.values():
+        copied = not originals.keys().isdisjoint(node.proto.output)
+        for index, name in enumerate(node.proto.input):
+            if name in originals and not copied and (id(node), index) not in planned:
+                raise VerificationFailed(f"node '{node.path}' reads '{name}', which was not made for it")
+
+
+def _key(node: Node) -> str:
+    """Return what tells a node from the others of its scope, in copies of the model too: its first output."""
+    return next((name for name in node.proto.output if name), node.path)
+
+
+def _scaled_for(target: Target, turn: int, rescaled: Sequence[Rescaled]) -> set[str]:
+    """Return the tensors that one use of a weight may read: the weight's own, or the scales that it is read by."""
+    place, quantization = (target.site.scope.id, target.site.weight), target.uses[turn].quantization
+    if isinstance(quantization, Quantization):
+        place = (quantization.scale_owner.id, quantization.scale_name)
+    own = [entry.name for entry in rescaled if (entry.scope, entry.original) == place]
+    apart = target.per_use and len(own) == len(target.uses) > 1  # each use has a factor of its own
+    return {own[turn]} if apart else set(own)
+
+
+def _reached(folded: Graph, node: Node, use: WeightUse) -> str:
+    """Return the tensor that a use reads: the one that its chain begins with, or the scale of its DequantizeLinear."""
+    scope, name = node.scope, node.proto.input[use.index]
+    for step in reversed(use.steps):
+        maker = folded.producer(scope, name)
+        if maker is None or maker.op_type != step.node.op_type:
+            return name
+        if use.quantization is not None and step.node.op_type == "DequantizeLinear":
+            return _behind_identities(folded, maker.scope, maker.proto.input[SCALE])
+        scope, name = maker.scope, maker.proto.input[0]
+    return name
+
+
+def _behind_identities(folded: Graph, scope: Scope, name: str) -> str:
+    holder = folded.holder(scope, name)
+    return name if holder is None else holder[1]

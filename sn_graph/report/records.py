@@ -1,0 +1,108 @@
+"""Records: what a run found and did, one record a weight, as data and as JSON."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Status = Literal["eligible", "skipped", "folded", "inserted", "lifted", "unchanged"]
+Verified = Literal["run", "structure", "no"]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A weight under one convention: its matrix and, where it was computed, the exact σ."""
+
+    convention: str
+    matrix: tuple[int, int]
+    sigma: float | None
+
+
+@dataclass(frozen=True)
+class SiteRecord:
+    """What is known of one weight, and what was done to it.
+
+    Attributes:
+        id, weight, scope, op_types, consumers, dtype, shape, groups, via: As in `Site`.
+        matrix: (rows, cols) of M; None where the graph computes the weight.
+        status: What happened; `reason` says why where nothing did.
+        sigma: The exact spectral norm of M as it was, where it was computed.
+        sigma_upper: A proven upper bound of it, where it was asked for.
+        sigma_operator, sigma_operator_upper: The norm of what the consumers do, and a proven upper bound of it,
+            where they were asked for.
+        sigma_used: What fold divided by, before bound and clip.
+        sigma_power: What one power step estimates, where `inspect` ran it.
+        hints: "zero", "rank 1" or "clustered", where `inspect` found it.
+        notes: What a reader should know.
+        readings: Every convention's matrix, where they don't have the same singular values.
+    """
+
+    id: str
+    weight: str
+    scope: str
+    op_types: tuple[str, ...]
+    consumers: tuple[str, ...]
+    dtype: str | None
+    shape: tuple[int, ...] | None
+    matrix: tuple[int, int] | None
+    groups: int
+    via: tuple[str, ...]
+    status: Status
+    reason: str | None
+    sigma: float | None = None
+    sigma_upper: float | None = None
+    sigma_operator: float | None = None
+    sigma_operator_upper: float | None = None
+    sigma_used: float | None = None
+    sigma_power: float | None = None
+    hints: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    readings: tuple[Reading, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record with design's JSON words; `readings` and what only `inspect` finds where there are any."""
+        record = asdict(self)
+        for name in ("readings", "sigma_power", "hints"):
+            if not record[name] and record[name] != 0.0:
+                del record[name]
+        return plain(record)  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `inspect`, `fold`, `insert` and `lift` say: one object."""
+
+    model: str
+    output: str | None
+    opset: dict[str, int]
+    convention: str
+    convention_reason: str
+    verified: Verified | None
+    sites: tuple[SiteRecord, ...]
+    totals: dict[str, Any] | None = None
+
+    @classmethod
+    def of(
+        cls, model: str, opset: dict[str, int], convention: str, convention_reason: str, sites: Iterable[SiteRecord]
+    ) -> "Report":
+        """Return the report on a model to which nothing was written."""
+        return cls(model, None, opset, convention, convention_reason, None, tuple(sites))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the object that `--json` prints."""
+        head = plain(
+            {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in ("sites", "totals")}
+        )
+        sums = {} if self.totals is None else {"totals": plain(self.totals)}
+        return {**head, **sums, "sites": [site.to_json() for site in self.sites]}
+
+
+def plain(value: Any) -> Any:
+    """Return JSON-ready data: tuples as lists, NaN and infinities as None."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value

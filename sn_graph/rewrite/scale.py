@@ -1,0 +1,132 @@
+"""Scaling: multiplying what some readers of a weight read by a number.
+
+A weight that is stored as floats is multiplied itself; of a quantized one the scale of its DequantizeLinear is, which
+multiplies it exactly. What must keep the original keeps it: the others get a copy.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sn_graph.errors import ModelError, leave_out
+from sn_graph.model import Model, Scope
+from sn_graph.plan import Target
+from sn_graph.rewrite.rewire import Copy, Rewiring
+from sn_graph.sites import SCALE, Quantization, WeightUse
+
+
+@dataclass(frozen=True)
+class Rescaled:
+    """One tensor that was multiplied by a number.
+
+    Attributes:
+        scope, name: The tensor of the result: the scope's path, and the initializer or the Constant node's output.
+        original: The name of the tensor in the source whose elements it holds times `factor`.
+        factor: The number.
+    """
+
+    scope: str
+    name: str
+    original: str
+    factor: float
+
+
+class Scaling:
+    """Scales the weights of one model, in place.
+
+    Attributes:
+        rescaled: The tensors that were multiplied, in order.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._graph = model.graph
+        self._rewiring = Rewiring(model.graph)
+        self.rescaled: list[Rescaled] = []
+
+    @property
+    def copies(self) -> tuple[Copy, ...]:
+        """What was added for readers that must not read the original."""
+        return tuple(self._rewiring.copies)
+
+    def divide(self, target: Target, divisors: Sequence[float], bound: float) -> None:
+        """Multiply a weight by bound/σ, for σ one divisor for all its uses, or one for each.
+
+        Raises:
+            ModelError: The weight's type holds nothing of use at that norm, or no float64 holds the factor.
+        """
+        factors = [_factor(target, bound, divisor) for divisor in divisors]
+        groups = [target.uses] if len(factors) == 1 else [(use,) for use in target.uses]
+        for group, factor in zip(groups, factors, strict=True):
+            in_place = group is groups[-1] and not target.splits
+            if target.site.quantization is not None:
+                self._scale_quantization(target, group, factor, in_place)
+            else:
+                self._scale_weight(target, group, factor, in_place)
+
+    def _scale_weight(self, target: Target, uses: Sequence[WeightUse], factor: float, in_place: bool) -> None:
+        site, name, tensor = target.site, target.site.weight, target.tensor
+        if not in_place:
+            name, tensor = self._rewiring.copy_constant(site.scope, site.weight)
+            self._rewiring.redirect(uses, name)
+        self._model.scale(tensor, factor)
+        self.rescaled.append(Rescaled(site.scope.id, name, site.weight, factor))
+
+    def _scale_quantization(self, target: Target, uses: Sequence[WeightUse], factor: float, in_place: bool) -> None:
+        """Multiply the scale that `uses` are dequantized with; what else reads that scale keeps the original."""
+        copies = {} if in_place else self._rewiring.redirect(uses, target.site.weight)
+        dequantizers = {id(q.node.proto): q for use in uses if isinstance(q := use.quantization, Quantization)}
+        done: dict[str, Rescaled] = {}
+        for quantization in dequantizers.values():
+            scope, original = quantization.scale_owner, quantization.scale_name
+            if original not in done:
+                name, tensor = original, quantization.scale
+                if copies or not self._readers(scope, original) <= dequantizers.keys():
+                    name, tensor = self._rewiring.copy_constant(scope, original)
+                self._model.scale(tensor, factor)
+                done[original] = Rescaled(scope.id, name, original, factor)
+            if done[original].name != original:
+                reader = copies.get(id(quantization.node)) or quantization.node.proto
+                reader.input[SCALE] = self._through_identities(quantization, done[original].name)
+        self.rescaled += done.values()
+
+    def _through_identities(self, quantization: Quantization, name: str) -> str:
+        """Return what to read in place of the scale that an Identity may hand on: `name`, through copies of those."""
+        scope, read, passed = quantization.node.scope, quantization.node.proto.input[SCALE], []
+        while read != quantization.scale_name and (maker := self._graph.producer(scope, read)) is not None:
+            passed.append(maker)
+            scope, read = maker.scope, maker.proto.input[0]
+        for maker in reversed(passed):
+            name = self._rewiring.copy_reading(maker, name).output[0]
+        return name
+
+    def _readers(self, scope: Scope, name: str) -> set[int]:
+        """Return the `id` of each NodeProto that still reads a value; of others, one that no node has."""
+        own = next(other for other in self._graph.scopes if other.proto is scope.proto)  # the plan's index may be older
+        return {
+            0 if use.node is None else id(use.node.proto)
+            for use in self._graph.uses(own, name)
+            if use.node is None or use.node.proto.input[use.index] == name
+        }
+
+
+# The smallest normal number of each type: a weight of a smaller norm would be rounded away.
+_SMALLEST = {"float16": 2.0**-14, "bfloat16": 2.0**-126, "float32": 2.0**-126, "float64": 2.0**-1022}
+
+
+def _factor(target: Target, bound: float, sigma: float) -> float:
+    factor = bound / sigma
+    smallest = _SMALLEST.get(target.site.dtype or "", 0.0)
+    if bound < smallest:
+        raise ModelError(
+            f"weight '{target.id}' can't get norm {bound:g}",
+            f"because {target.site.dtype} holds nothing of use below {smallest:.2g}",
+            "give a larger --bound",
+        )
+    if not 0.0 < factor < math.inf:
+        raise ModelError(
+            f"weight '{target.id}' of norm {sigma:.3g} can't get norm {bound:g}",
+            "because no float64 holds the factor",
+            f"{leave_out(target.site.weight)}, or give another --bound",
+        )
+    return factor

@@ -1,0 +1,23 @@
+"""Parity: do two models, or one model run in two ways, give the same outputs?"""
+
+from sn_graph.runtime.parity.compare import Comparison, Inputs, ParityResult, compare, compare_sides, make_feeds, verify
+from sn_graph.runtime.parity.difference import difference, tolerances
+from sn_graph.runtime.parity.inputs import load_inputs, make_inputs
+from sn_graph.runtime.parity.side import Side
+from sn_graph.runtime.parity.signature import signature
+
+__all__ = [
+    "Comparison",
+    "Inputs",
+    "ParityResult",
+    "Side",
+    "compare",
+    "compare_sides",
+    "difference",
+    "load_inputs",
+    "make_feeds",
+    "make_inputs",
+    "signature",
+    "tolerances",
+    "verify",
+]

@@ -1,0 +1,157 @@
+"""Inputs for a model: drawn from its own signature, or read from a file and checked against it.
+
+Floats are standard normal; integers lie within the table that they index (ranges.py), else they are 0 or 1, and so are
+floats that are cast to indices; booleans and strings ("a", "b") are drawn evenly. A dynamic dimension has size 2,
+the same wherever its name stands. An input of unknown rank gets the shape that its first Conv, ConvTranspose, Gemm
+or MatMul can take ((2, channels, 16, …) or (2, features)), else (2, 2).
+"""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto
+
+from sn_graph.errors import ModelError, UsageError
+from sn_graph.model import Model
+from sn_graph.runtime.engine import EXTENDED, element_dtype
+from sn_graph.runtime.parity.ranges import trace
+from sn_graph.runtime.parity.signature import Value, describe, signature
+
+DYNAMIC_SIZE = 2
+_FLOATS = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16} | {
+    element_type for element_type, name in EXTENDED.items() if "float" in name
+}
+_COMPLEX = {TensorProto.COMPLEX64, TensorProto.COMPLEX128}
+
+
+def make_inputs(
+    model: Model, *, seed: int = 0, step: int = 0, dims: Mapping[str, int] | None = None
+) -> dict[str, NDArray[Any]]:
+    """Draw inputs for one run of a model, by name; the same for the same seed and step.
+
+    Args:
+        model: The model; inputs that have defaults, and the state of an insertion, are left out.
+        seed: With `step`, the seed of `numpy.random.default_rng`.
+        step: Which of several runs the inputs are for, from 0.
+        dims: Sizes of dynamic dimensions by name; 2 by default.
+
+    Raises:
+        UsageError: A name in `dims` is not that of a dynamic dimension of an input, or a size is negative.
+        ModelError: An input is a sequence, a map or a sparse tensor.
+    """
+    dims = dims or {}
+    inputs = signature(model).inputs
+    _check_dims(dims, inputs)
+    known = {value.name: _resolve(value, dims) for value in inputs if value.shape is not None}
+    trails = trace(model, known)
+    rng = np.random.default_rng([seed, step])
+    drawn = {}
+    for value in inputs:
+        if value.element_type == TensorProto.UNDEFINED:
+            raise ModelError(
+                f"input {value.name!r} is a {value.type}", "and inputs can be made for tensors only", "make it a tensor"
+            )
+        shape = known.get(value.name, trails.shapes.get(value.name, (DYNAMIC_SIZE, DYNAMIC_SIZE)))
+        drawn[value.name] = _draw(rng, value.element_type, shape, trails.limits.get(value.name))
+    return drawn
+
+
+def load_inputs(path: str | os.PathLike[str], model: Model) -> dict[str, NDArray[Any]]:
+    """Read the arrays of an .npz file, and check them against a model's signature.
+
+    Every input must be there under its name, with its dtype (bfloat16 also as the raw 2-byte items that numpy makes
+    of it), its rank and its static dimensions. Inputs with a default may be there too.
+
+    Raises:
+        ModelError: The file can't be read, or does not fit; the message names what is wrong.
+    """
+    path = Path(path)
+    arrays = _read_npz(path)
+    required = {value.name for value in signature(model).inputs}
+    accepted = {info.name: describe(info) for info in model.proto.graph.input}
+    if missing := sorted(required - arrays.keys()):
+        raise ModelError(f"{path} lacks the input {missing[0]!r}", do=f"it must hold {_listing(required)}")
+    if unknown := sorted(arrays.keys() - accepted.keys()):
+        raise ModelError(
+            f"{path} holds {unknown[0]!r}, which is not an input of the model",
+            do=f"its inputs: {_listing(accepted)}",
+        )
+    return {name: _fit(array, accepted[name], path) for name, array in arrays.items()}
+
+
+def _listing(names: Mapping[str, object] | set[str]) -> str:
+    return ", ".join(sorted(names)) or "nothing"
+
+
+def _check_dims(dims: Mapping[str, int], inputs: tuple[Value, ...]) -> None:
+    names = {dim for value in inputs for dim in value.shape or () if isinstance(dim, str)}
+    for name, size in dims.items():
+        if name not in names:
+            known = f"choose from {', '.join(sorted(names))}" if names else "it has no named dynamic dimension"
+            raise UsageError(f"no input of the model has a dynamic dimension {name!r}", do=known)
+        if size < 0:
+            raise UsageError(f"dimension {name!r} can't have the size {size}", do="give 0 or more")
+
+
+def _resolve(value: Value, dims: Mapping[str, int]) -> tuple[int, ...]:
+    sizes = (dim if isinstance(dim, int) else dims.get(dim or "", DYNAMIC_SIZE) for dim in value.shape or ())
+    return tuple(sizes)
+
+
+def _draw(rng: np.random.Generator, element_type: int, shape: tuple[int, ...], limit: int | None) -> NDArray[Any]:
+    dtype = element_dtype(element_type)
+    if element_type == TensorProto.STRING:
+        return rng.choice(np.array(["a", "b"], dtype=object), shape)
+    if limit is None and element_type in _FLOATS:
+        return np.asarray(rng.standard_normal(shape)).astype(dtype)
+    if limit is None and element_type in _COMPLEX:
+        return np.asarray(rng.standard_normal(shape) + 1j * rng.standard_normal(shape)).astype(dtype)
+    count = 2 if limit is None else max(1, min(limit, _exact_below(dtype)))
+    return np.asarray(rng.integers(0, count, shape)).astype(dtype)
+
+
+def _exact_below(dtype: np.dtype[Any]) -> int:
+    """Return the integer below which all are exact in a dtype: an index rounded up could leave its table."""
+    if dtype.kind in "iu":
+        return int(np.iinfo(dtype).max)
+    return {"float64": 2**53, "float32": 2**24, "float16": 2**11, "bfloat16": 2**8}.get(dtype.name, 2)
+
+
+def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
+    try:
+        # Opened here, because numpy leaves the file open where it is not a zip archive.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except FileNotFoundError as error:
+        raise ModelError(f"{path} does not exist", do="write it with numpy.savez") from error
+    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+        detail = " ".join(str(error).split())
+        raise ModelError(f"{path} can't be read as .npz", detail, "write it with numpy.savez, no objects") from error
+
+
+def _fit(array: NDArray[Any], value: Value, path: Path) -> NDArray[Any]:
+    def refuse(must: str, found: str) -> ModelError:
+        return ModelError(f"{path}: input {value.name!r} must {must}", f"and {found}", "write it so with numpy.savez")
+
+    dtype = element_dtype(value.element_type)
+    if value.element_type in EXTENDED and array.dtype == np.dtype(f"V{dtype.itemsize}"):
+        array = array.view(dtype)
+    if value.element_type == TensorProto.STRING and array.dtype.kind == "U":
+        array = array.astype(object)
+    if array.dtype != dtype:
+        raise refuse(f"be {dtype.name}", f"is {array.dtype.name}")
+    if value.shape is None:
+        return array
+    if array.ndim != len(value.shape):
+        raise refuse(f"have rank {len(value.shape)}", f"has shape {array.shape}")
+    for axis, (size, dim) in enumerate(zip(array.shape, value.shape, strict=True)):
+        if isinstance(dim, int) and size != dim:
+            raise refuse(f"have size {dim} on axis {axis}", f"has {size}")
+    return array

@@ -1,0 +1,7 @@
+"""Sessions: an inserted model run with its state kept from run to run."""
+
+from sn_graph.runtime.session.session import StatefulSession
+
+__all__ = [
+    "StatefulSession",
+]

@@ -1,0 +1,30 @@
+"""Sites: where the weights of a model are, what reads them, and as which matrix."""
+
+from sn_graph.sites.chain import is_dequantize
+from sn_graph.sites.find import find_sites, locate_sites
+from sn_graph.sites.layout import Atom, Layout
+from sn_graph.sites.operators import DEFAULT_OP_TYPES, WEIGHT_OP_TYPES, product_perm
+from sn_graph.sites.quantized import SCALE, Quantization
+from sn_graph.sites.site import Site, WeightUse
+from sn_graph.sites.transfer import Transfer
+from sn_graph.sites.views import Action, Convention, MatrixView, matrix_of
+
+__all__ = [
+    "DEFAULT_OP_TYPES",
+    "SCALE",
+    "WEIGHT_OP_TYPES",
+    "Action",
+    "Atom",
+    "Convention",
+    "Layout",
+    "MatrixView",
+    "Quantization",
+    "Site",
+    "Transfer",
+    "WeightUse",
+    "find_sites",
+    "is_dequantize",
+    "locate_sites",
+    "matrix_of",
+    "product_perm",
+]

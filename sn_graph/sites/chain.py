@@ -1,0 +1,89 @@
+"""Chains: the operators that a weight may pass on its way to its consumer."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from sn_graph.model import FLOAT_TYPES, Graph, Model, Node
+from sn_graph.sites.layout import Layout
+from sn_graph.sites.operators import MICROSOFT
+
+
+class Step(NamedTuple):
+    """An operator between a weight and its consumer, and the layout behind it."""
+
+    node: Node
+    layout: Layout
+
+
+CHAIN_OPERATORS: dict[str, frozenset[str]] = {
+    "Identity": frozenset(),
+    "Cast": frozenset({"to"}),
+    "Transpose": frozenset({"perm"}),
+    "Reshape": frozenset({"allowzero", "shape"}),
+    "DequantizeLinear": frozenset({"axis", "block_size"}),
+}
+"""The operators of a chain, each with the attributes that decide what it makes of a weight."""
+
+_FLOATS = frozenset({*FLOAT_TYPES, b"FLOAT", b"FLOAT16", b"DOUBLE", b"BFLOAT16"})  # as words below opset 6
+
+
+def chain_step(model: Model, graph: Graph, node: Node, index: int, layout: Layout) -> Layout | str | None:
+    """Return what a chain operator makes of a weight that enters it at input `index`.
+
+    Returns:
+        The layout behind it; why that can't be told; or None where this is not an operator of a chain.
+    """
+    if index != 0 or not (node.is_standard or is_dequantize(node)):
+        return None
+    rank = len(layout.dims)
+    if node.op_type == "Identity" or is_dequantize(node):
+        return layout
+    if node.op_type == "Cast":
+        return layout if node.attribute("to") in _FLOATS else None
+    if node.op_type == "Transpose":
+        perm = node.attribute("perm", tuple(reversed(range(rank))))
+        return layout.transpose(perm) if sorted(perm) == list(range(rank)) else "its Transpose does not fit its shape"
+    if node.op_type == "Reshape":
+        wanted = _reshape_sizes(model, graph, node)
+        if wanted is None:
+            return "the shape that its Reshape takes is not stored as a constant; simplify the model first"
+        shape = _resolve_sizes(wanted, layout.shape, bool(node.attribute("allowzero", 0)))
+        if shape is None:
+            return f"its Reshape to {list(wanted)} does not fit its shape"
+        return (
+            layout.reshape(shape) or "its Reshape cuts across the axes of a Transpose, which no matrix view can follow"
+        )
+    return None
+
+
+def is_dequantize(node: Node) -> bool:
+    """Say whether a node is DequantizeLinear, ONNX's or onnxruntime's."""
+    return node.op_type == "DequantizeLinear" and node.domain in ("", MICROSOFT)
+
+
+def _reshape_sizes(model: Model, graph: Graph, node: Node) -> Sequence[int] | None:
+    """Return the shape that a Reshape is given: an attribute up to opset 4, then a value."""
+    given: Sequence[int] | None = node.attribute("shape")
+    if given is not None or len(node.proto.input) < 2:
+        return given
+    name = node.proto.input[1]
+    maker = graph.producer(node.scope, name)
+    if maker is not None and maker.is_standard and maker.op_type == "Constant" and maker.attribute("value_ints"):
+        sizes: Sequence[int] = maker.attribute("value_ints")
+        return sizes
+    tensor = graph.constant(node.scope, name)
+    if tensor is None or model.payload(tensor) is None:
+        return None
+    return [int(size) for size in model.array(tensor).reshape(-1)]
+
+
+def _resolve_sizes(wanted: Sequence[int], shape: Sequence[int], allow_zero: bool) -> tuple[int, ...] | None:
+    """Return the shape that Reshape gives a tensor of `shape`: 0 copies a size, one -1 is what is left."""
+    if any(size < -1 or (size == 0 and not allow_zero and axis >= len(shape)) for axis, size in enumerate(wanted)):
+        return None
+    sizes = [shape[axis] if size == 0 and not allow_zero else size for axis, size in enumerate(wanted)]
+    total, known = math.prod(shape), math.prod(size for size in sizes if size != -1)
+    if -1 in sizes and known and total % known == 0:
+        sizes[sizes.index(-1)] = total // known
+    return tuple(sizes) if -1 not in sizes and math.prod(sizes) == total else None

@@ -1,0 +1,147 @@
+"""Following: the weight inputs that a constant reaches.
+
+A constant is followed forwards, through the operators that only rearrange or retype it and into the local functions
+that are called with it, to the inputs that the table of operators knows.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import onnx
+
+from sn_graph.model import ConstantValues, Model, Node, Reached, Reading, Scope, Use, follow
+from sn_graph.sites.chain import CHAIN_OPERATORS, Step, chain_step, is_dequantize
+from sn_graph.sites.layout import Layout
+from sn_graph.sites.operators import MICROSOFT, operator_of
+from sn_graph.sites.quantized import Quantization, read_quantization
+from sn_graph.sites.site import WeightUse
+
+_VALUE_BLIND = frozenset({"Shape", "Size"})  # what reads a tensor's shape does not read its elements
+
+
+@dataclass(frozen=True, eq=False)
+class _Form:
+    """What the chain has made of a constant. `blocked` says why its layout can't be told, which is then the last known.
+
+    The calls that led there are those of the value that has this form.
+    """
+
+    layout: Layout
+    steps: tuple[Step, ...] = ()
+    quantization: Quantization | str | None = None
+    blocked: str | None = None
+
+
+class Follower:
+    """Follows the constants of one model."""
+
+    def __init__(self, model: Model, constants: ConstantValues) -> None:
+        self._model = model
+        self._graph = model.graph
+        self._constants = constants
+
+    def follow(self, scope: Scope, name: str, shape: tuple[int, ...]) -> Iterator[WeightUse | Use]:
+        """Yield the weight inputs that the constant `name` of `scope` reaches, and every other reading of its value.
+
+        Readings of the shape alone are none. The nearest come first.
+        """
+        start = Reached(scope, name, _Form(Layout.stored(shape)))
+        for reading in sorted(follow(self._graph, start, self._onward), key=_distance):
+            at, node, index = reading.value, reading.use.node, reading.use.index
+            if node is not None and self._is_weight_input(at.state, node, index):
+                yield self._weight_use(at, node, index)
+            elif node is None or not (node.is_standard and node.op_type in _VALUE_BLIND):
+                yield reading.use
+
+    def _onward(self, at: Reached[_Form], node: Node, index: int) -> _Form | None:
+        """Return the form behind a chain operator."""
+        form, resolved = at.state, self._resolve(node, at.calls)
+        behind = chain_step(self._model, self._graph, resolved or node, index, form.layout)
+        if behind is None:
+            return None
+        if resolved is None:
+            behind = _given_by_callers(node)
+        if isinstance(behind, str):
+            steps = (*form.steps, Step(node, form.layout))
+            return replace(form, steps=steps, blocked=form.blocked or behind)
+        if is_dequantize(node):
+            form = replace(form, quantization=self._quantization(node, resolved or node, form))
+        return replace(form, layout=behind, steps=(*form.steps, Step(node, behind)))
+
+    def _is_weight_input(self, form: _Form, node: Node, index: int) -> bool:
+        if self._constants.all_inputs(node):
+            return False
+        operator = operator_of(node)
+        if index in operator.weights:
+            return operator.slot(node, index, None if form.blocked else form.layout.shape) is not None
+        return index in operator.integers or _is_third_party(node)
+
+    def _weight_use(self, at: Reached[_Form], node: Node, index: int) -> WeightUse:
+        form = at.state
+        use = WeightUse(node, index, None, form.steps, form.quantization, at.calls)
+        if _is_third_party(node):
+            return replace(use, reason=f"its consumer {node.domain}::{node.op_type} is no operator that sn-graph knows")
+        if index not in use.operator.weights:
+            what = f"stored as integers for {node.op_type}; fold the floating-point model before quantizing it"
+            return replace(use, reason=what)
+        resolved = self._resolve(node, at.calls)
+        if form.blocked or resolved is None:
+            return replace(use, reason=form.blocked or _given_by_callers(node))
+        return replace(use, slot=use.operator.slot(resolved, index, form.layout.shape))
+
+    def _quantization(self, node: Node, resolved: Node, form: _Form) -> Quantization | str:
+        read = read_quantization(self._graph, resolved, form.layout.shape)
+        moved = any(step.node.op_type in ("Transpose", "Reshape") for step in form.steps)
+        if isinstance(read, Quantization) and moved and not read.per_tensor:
+            return "its DequantizeLinear has a scale for each channel and stands behind a Transpose or Reshape"
+        return replace(read, node=node) if isinstance(read, Quantization) else read
+
+    def _resolve(self, node: Node, calls: tuple[Node, ...]) -> Node | None:
+        """Return a node of a function with its attributes as the innermost of `calls` gives them.
+
+        None where an attribute that decides the matrix is given by calls that are not known here.
+        """
+        if not any(attribute.ref_attr_name for attribute in node.proto.attribute):
+            return node
+        # Others, such as Gemm's alpha, may be references to a caller's.
+        decisive = operator_of(node).decisive | CHAIN_OPERATORS.get(node.op_type, frozenset())
+        proto = onnx.NodeProto()
+        proto.CopyFrom(node.proto)
+        del proto.attribute[:]
+        for attribute in node.proto.attribute:
+            if attribute.ref_attr_name and not calls:
+                if attribute.name in decisive:
+                    return None
+                continue
+            given = self._given(attribute, calls) if attribute.ref_attr_name else attribute
+            if given is not None:
+                copy = proto.attribute.add()
+                copy.CopyFrom(given)
+                copy.name = attribute.name
+        return replace(node, proto=proto)
+
+    def _given(self, attribute: onnx.AttributeProto, calls: tuple[Node, ...]) -> onnx.AttributeProto | None:
+        """Return the attribute that a reference stands for; None where nobody gives it, so the operator's default."""
+        while attribute.ref_attr_name and calls:
+            name, call, calls = attribute.ref_attr_name, calls[-1], calls[:-1]
+            function = self._graph.function(call)
+            defaults = (
+                function.proto.attribute_proto if function and isinstance(function.proto, onnx.FunctionProto) else ()
+            )
+            found = [a for a in (*call.proto.attribute, *defaults) if a.name == name]
+            if not found:
+                return None
+            attribute = found[0]
+        return None if attribute.ref_attr_name else attribute
+
+
+def _distance(reading: Reading[_Form]) -> int:
+    return len(reading.value.state.steps) + len(reading.value.calls)
+
+
+def _given_by_callers(node: Node) -> str:
+    return f"its {node.op_type} stands in a local function whose callers give its attributes; inline it first"
+
+
+def _is_third_party(node: Node) -> bool:
+    return not (node.is_standard or node.domain == MICROSOFT or node.domain.startswith("ai.onnx."))

@@ -1,0 +1,124 @@
+"""Sites: one weight, and every input that reads it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from sn_graph.model import Model, Node, Scope, Use
+from sn_graph.sites.chain import Step
+from sn_graph.sites.layout import Layout
+from sn_graph.sites.operators import Operator, operator_of
+from sn_graph.sites.quantized import Quantization
+from sn_graph.sites.views import Convention, Slot, SlotMatrix, slot_matrix
+
+
+@dataclass(frozen=True, eq=False)
+class WeightUse:
+    """One weight input that a constant reaches.
+
+    Attributes:
+        node, index: The consumer and its input.
+        slot: What the consumer does with the weight; None where that can't be told.
+        steps: The chain operators from the constant to it, each with the layout behind it.
+        quantization: How a DequantizeLinear on the way reads the constant, or why that can't be told.
+        calls: The calls through which the weight enters local functions on its way, the outermost first.
+        reason: Why `slot` is None.
+    """
+
+    node: Node
+    index: int
+    slot: Slot | None
+    steps: tuple[Step, ...] = ()
+    quantization: Quantization | str | None = None
+    calls: tuple[Node, ...] = ()
+    reason: str | None = None
+
+    @property
+    def through_call(self) -> bool:
+        """Whether the weight enters a local function on its way."""
+        return bool(self.calls)
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """What sorts uses in graph order; the body of a function stands where it is called."""
+        return (*(call.order for call in self.calls), self.node.order, self.index)
+
+    @property
+    def operator(self) -> Operator:
+        """The consumer's row of the table of operators."""
+        return operator_of(self.node)
+
+    def layout(self, shape: tuple[int, ...]) -> Layout:
+        """Return what the consumer reads of a stored tensor of this shape."""
+        return self.steps[-1].layout if self.steps else Layout.stored(shape)
+
+    def matrix(self, shape: tuple[int, ...], convention: Convention) -> SlotMatrix | None:
+        """Return the matrix that the consumer makes of the stored tensor of this shape; None without a slot."""
+        return None if self.slot is None else slot_matrix(self.slot, self.layout(shape), shape, convention)
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """One weight and all its uses.
+
+    Attributes:
+        id: `weight` in the main graph, else `scope::weight`.
+        weight: The initializer's name, the Constant node's output, or the computed value at a weight input.
+        scope: The scope that holds it.
+        dtype, shape: Of the stored tensor; None where the graph computes the weight.
+        uses: The weight inputs that it reaches, in graph order; at least one.
+        other_uses: Readings that are not weight inputs (arithmetic, graph outputs …).
+        tensor: The TensorProto in the model's skeleton; None where the graph computes the weight.
+        from_node: Whether a Constant node holds it.
+        refusal: Why it can't be normalized, or None.
+        notes: What a reader of the report should know.
+    """
+
+    id: str
+    weight: str
+    scope: Scope
+    dtype: str | None
+    shape: tuple[int, ...] | None
+    uses: tuple[WeightUse, ...]
+    other_uses: tuple[Use, ...] = ()
+    tensor: onnx.TensorProto | None = None
+    from_node: bool = False
+    refusal: str | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def consumers(self) -> tuple[str, ...]:
+        """The paths of the nodes that read it, each once."""
+        return tuple(dict.fromkeys(use.node.path for use in self.uses))
+
+    @property
+    def op_types(self) -> tuple[str, ...]:
+        """The operators of the nodes that read it, each once."""
+        return tuple(dict.fromkeys(use.node.op_type for use in self.uses))
+
+    @property
+    def via(self) -> tuple[str, ...]:
+        """The operators between the stored tensor and its consumers."""
+        steps = (step.node.op_type for use in self.uses for step in use.steps)
+        return tuple(dict.fromkeys((*(("Constant",) if self.from_node else ()), *steps)))
+
+    @property
+    def groups(self) -> int:
+        """The groups of the first consumer, where that is a convolution; else 1."""
+        first = self.uses[0]
+        if first.slot is not None:
+            return first.slot.group
+        return int(first.node.attribute("group", 1)) if first.operator.is_convolution else 1
+
+    @property
+    def quantization(self) -> Quantization | None:
+        """How the weight is dequantized, where it is."""
+        found = self.uses[0].quantization
+        return found if isinstance(found, Quantization) else None
+
+    def read(self, model: Model, tensor: onnx.TensorProto) -> NDArray[np.generic]:
+        """Return the elements of the weight's `tensor`, dequantized where they are quantized; read-only."""
+        stored = model.array(tensor)
+        return stored if self.quantization is None else self.quantization.dequantize(model, stored)

@@ -1,0 +1,22 @@
+"""Matrices: spectral norms exact, estimated, and proven from above."""
+
+from sn_graph.spectral.matrix.bound import bracket, upper_bound
+from sn_graph.spectral.matrix.certificate import ROUNDING, certified_divisor, raised_divisor
+from sn_graph.spectral.matrix.condition import hints
+from sn_graph.spectral.matrix.exact import SingularTriplet, leading_singular_triplet, spectral_norm
+from sn_graph.spectral.matrix.power import operator_power_iteration, power_iteration, seeded_state
+
+__all__ = [
+    "ROUNDING",
+    "SingularTriplet",
+    "bracket",
+    "certified_divisor",
+    "hints",
+    "leading_singular_triplet",
+    "operator_power_iteration",
+    "power_iteration",
+    "raised_divisor",
+    "seeded_state",
+    "spectral_norm",
+    "upper_bound",
+]

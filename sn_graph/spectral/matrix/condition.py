@@ -1,0 +1,64 @@
+"""The upper end of the spectrum: whether a power iteration has a gap to work with.
+
+The error of a power iteration shrinks by (σ₂/σ₁)² a step, so two values 1 % apart take 100 steps for a factor of 10.
+σ₂ is the norm of what is left of M without its leading triplet, M − σ u vᵀ, by a few Lanczos steps: from below.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg.blas import ddot
+
+from sn_graph.spectral.linalg import BlockedMatrix, largest_eigenpair
+from sn_graph.spectral.matrix.exact import SingularTriplet
+
+# Enough to tell a value within 1 % of the leading one from one that isn't, except for contrived spectra.
+STEPS = 30
+TOLERANCE = 1e-3
+# σ₂/σ₁ from here on is called clustered.
+CLUSTERED = 0.99
+# Of the leading value: below it, the second is rounding error.
+NEGLIGIBLE = 1e-6
+
+
+def second_singular_value(matrix: NDArray[Any], leading: SingularTriplet) -> float:
+    """Estimate the second singular value of a matrix, from below; 0 where one of its sides is 1.
+
+    Args:
+        matrix: M [rows, columns], of any float type, finite.
+        leading: Its leading triplet.
+
+    >>> from sn_graph.spectral.matrix.exact import leading_singular_triplet
+    >>> matrix = np.diag([3.0, 2.0, 1.0])
+    >>> round(second_singular_value(matrix, leading_singular_triplet(matrix)), 3)
+    2.0
+    """
+    if min(matrix.shape) < 2 or not leading.sigma > 0.0:
+        return 0.0
+    operand = BlockedMatrix.of(matrix).rescaled(leading.sigma)
+    top = leading.left if operand.transposed else leading.right
+
+    def apply(x: NDArray[np.float64]) -> NDArray[np.float64]:
+        inside = x - top * float(ddot(top, x))
+        image = operand.gram_multiply_columns(inside)
+        return image - top * float(ddot(top, image))
+
+    found = largest_eigenpair(apply, len(top), TOLERANCE, min(STEPS, len(top)))
+    return operand.restored(math.sqrt(max(0.0, found.value)))
+
+
+def hints(matrix: NDArray[Any], leading: SingularTriplet) -> tuple[str, ...]:
+    """Return "zero", "rank 1" or "clustered" where it is true of a matrix.
+
+    Args:
+        matrix: M [rows, columns], of any float type, finite.
+        leading: Its leading triplet.
+    """
+    if leading.sigma == 0.0:
+        return ("zero",)
+    ratio = second_singular_value(matrix, leading) / leading.sigma
+    if ratio < NEGLIGIBLE:
+        return ("rank 1",)
+    return ("clustered",) if ratio >= CLUSTERED else ()

@@ -1,0 +1,33 @@
+"""State: everything about the vectors u that outlives a run, in files and in an inserted model's metadata."""
+
+from sn_graph.state.files import State, load_state, read_state, save_state, skeleton_hash
+from sn_graph.state.metadata import (
+    KEY,
+    Inserted,
+    InsertedSite,
+    InsertedState,
+    drop_inserted,
+    read_inserted,
+    write_inserted,
+)
+from sn_graph.state.tensors import StateTensor, initial_state, site_vectors, state_names, state_tensors
+
+__all__ = [
+    "KEY",
+    "Inserted",
+    "InsertedSite",
+    "InsertedState",
+    "State",
+    "StateTensor",
+    "drop_inserted",
+    "initial_state",
+    "load_state",
+    "read_inserted",
+    "read_state",
+    "save_state",
+    "site_vectors",
+    "skeleton_hash",
+    "state_names",
+    "state_tensors",
+    "write_inserted",
+]

@@ -1,0 +1,157 @@
+"""Which values are constants, and which of them look like an exported spectral norm."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+from sn_graph.model import ConstantValues, Graph, constants, sparse_constants
+from tests.support.builders import constant, drawn, function, graph, model, node, only_site, sites
+
+COMPUTED = "computed in the graph"
+LIFT = "computed in the graph; looks like an exported spectral norm: run lift first"
+W, U, V = drawn(4, 6), drawn(4, seed=1), drawn(6, seed=2)
+
+
+def reason(nodes: Sequence[onnx.NodeProto], **initializers: np.ndarray) -> str | None:
+    """Why the Gemm weight `n` that `nodes` compute is skipped."""
+    found = only_site(model([*nodes, node("Gemm", ["x", "n"], transB=1)], {"w": W, "u": U, "v": V, **initializers}))
+    assert (found.id, found.status, found.view, found.site.shape) == ("n", "skipped", None, None)
+    return found.reason
+
+
+SIGMA = [node("MatMul", ["w", "v"], ["wv"]), node("MatMul", ["u", "wv"], ["sigma"])]
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        [*SIGMA, node("Div", ["w", "sigma"], ["n"])],
+        [*SIGMA, node("Reciprocal", ["sigma"], ["r"]), node("Mul", ["w", "r"], ["n"])],
+        [*SIGMA, node("Reciprocal", ["sigma"], ["r"]), node("Mul", ["r", "w"], ["n"])],
+        [*SIGMA, node("Transpose", ["w"], ["t"]), node("Div", ["t", "sigma"], ["d"]), node("Transpose", ["d"], ["n"])],
+        [*SIGMA, node("Expand", ["sigma", "shape"], ["e"]), node("Div", ["w", "e"], ["n"])],
+        [
+            node("Einsum", ["u", "w", "v"], ["sigma"], equation="i,ij,j->"),
+            node("Div", ["w", "sigma"], ["d"]),
+            node("Identity", ["d"], ["n"]),
+        ],
+    ],
+)
+def test_spectral_norm_arithmetic(nodes: list[onnx.NodeProto]) -> None:
+    assert reason(nodes, shape=np.array([4, 6])) == LIFT
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        # weight norm: g * w / |w|
+        [node("ReduceL2", ["w"], ["l"]), node("Div", ["w", "l"], ["d"]), node("Mul", ["d", "g"], ["n"])],
+        # equalised learning rate, a mask, a low-rank update, a product of factors with a scale
+        [node("Mul", ["w", "g"], ["n"])],
+        [node("Mul", ["w", "w"], ["n"])],
+        [node("MatMul", ["a", "b"], ["ab"]), node("Add", ["w", "ab"], ["n"])],
+        [node("MatMul", ["a", "b"], ["ab"]), node("Mul", ["ab", "g"], ["n"])],
+        [node("Add", ["w", "w"], ["n"])],
+        [node("Slice", ["w", "from", "to"], ["n"])],
+    ],
+)
+def test_other_arithmetic(nodes: list[onnx.NodeProto]) -> None:
+    ends = {"from": np.array([0, 0]), "to": np.array([2, 6])}
+    assert reason(nodes, g=np.array(2, np.float32), a=drawn(4, 2), b=drawn(2, 6), **ends) == COMPUTED
+
+
+def test_a_value_that_depends_on_an_input_is_no_weight() -> None:
+    assert not sites(model([node("Mul", ["w", "x"], ["n"]), node("MatMul", ["x", "n"])], {"w": W}))
+    noise = [node("RandomNormal", [], ["n"], shape=[4, 6]), node("MatMul", ["x", "n"])]
+    assert not sites(model(noise))
+    noisy = [node("RandomNormalLike", ["w"], ["n"]), node("MatMul", ["x", "n"])]
+    assert not sites(model(noisy, {"w": W}))
+
+
+def test_computed_by_a_function() -> None:
+    double = function("Double", ["a"], [node("Add", ["a", "a"])])
+    nodes = [node("Double", ["w"], ["n"], domain="local"), node("MatMul", ["x", "n"])]
+    assert only_site(model(nodes, {"w": W}, functions=[double])).reason == COMPUTED
+
+
+def test_a_node_whose_inputs_are_all_constants_holds_no_weight() -> None:
+    nodes = [
+        node("MatMul", ["w", "v"], ["wv"]),
+        node("Identity", ["k"], ["i"]),
+        node("Conv", ["i", "c", ""], ["ck"]),
+        node("Add", ["x", "wv"], ["h"]),
+        node("Add", ["h", "ck"]),
+    ]
+    made = model(nodes, {"w": W, "v": V, "k": drawn(1, 3, 4, 4), "c": drawn(2, 3, 2, 2)})
+    assert not sites(made)
+
+
+@pytest.mark.parametrize(
+    ("shape", "listed"), [(None, True), ((5, 3), True), ((5,), False), ((5, 3, 2), False)], ids=str
+)
+def test_declared_shape_of_a_computed_table(shape: tuple[int, ...] | None, listed: bool) -> None:
+    made = model([node("Add", ["w", "w"], ["n"]), node("Gather", ["n", "x"])], {"w": W})
+    if shape is not None:
+        made.proto.graph.value_info.append(helper.make_tensor_value_info("n", onnx.TensorProto.FLOAT, shape))
+    found = list(sites(made).values())
+    assert bool(found) is listed
+    if listed:
+        assert found[0].site.shape == shape
+
+
+def test_computed_values_that_are_no_floats_or_no_weight() -> None:
+    made = model([node("Add", ["w", "w"], ["n"]), node("Gather", ["n", "x"])], {"w": np.ones((3, 4), np.int64)})
+    made.proto.graph.value_info.append(helper.make_tensor_value_info("n", onnx.TensorProto.INT64, None))
+    assert not sites(made)
+    assert not sites(model([node("Add", ["w", "w"], ["n"]), node("Gather", ["n", "x"], axis=1)], {"w": W}))
+
+
+def test_constants_of_every_scope() -> None:
+    body = graph([constant("c", W), node("Identity", ["c"])], {"i": V})
+    made = model(  # make_node sorts the branches by name
+        [constant("m", W), node("If", ["x"], ["y"], name="If_0", then_branch=body, else_branch=body)],
+        {"w": W},
+        functions=[function("F", ["a"], [constant("f", W)])],
+    )
+    found = [(scope.id, name, held) for scope, name, _, held in constants(Graph(made.proto))]
+    assert found == [
+        ("", "w", False),
+        ("", "m", True),
+        ("If_0/else_branch", "i", False),
+        ("If_0/else_branch", "c", True),
+        ("If_0/then_branch", "i", False),
+        ("If_0/then_branch", "c", True),
+        ("local::F", "f", True),
+    ]
+
+
+def test_sparse_constants() -> None:
+    values = helper.make_tensor("s", onnx.TensorProto.FLOAT, [1], [2.0])
+    indices = helper.make_tensor("at", onnx.TensorProto.INT64, [1], [3])
+    sparse = helper.make_sparse_tensor(values, indices, [3, 4])
+    held = helper.make_node("Constant", [], ["c"], sparse_value=sparse)
+    made = model([held, node("MatMul", ["x", "s"], ["h"]), node("MatMul", ["h", "c"])])
+    made.proto.graph.sparse_initializer.append(sparse)
+    assert [name for _, name, _ in sparse_constants(Graph(made.proto))] == ["s", "c"]
+    for site in sites(made).values():
+        assert (site.status, site.site.shape, site.site.dtype) == ("skipped", (3, 4), "float32")
+        assert "sparse" in (site.reason or "")
+    assert list(sites(made)) == ["s", "c"]
+
+
+def test_constant_values_in_subgraphs() -> None:
+    body = graph([node("Add", ["w", "w"], ["n"]), node("MatMul", ["x", "n"], ["z"])], {}, (), ("z",))
+    made = model([node("If", ["x"], ["y"], name="If_0", then_branch=body, else_branch=body)], {"w": W})
+    index = Graph(made.proto)
+    values = ConstantValues(index)
+    branch = index.scopes[1]
+    assert values.holds(branch, "w")
+    assert values.holds(branch, "n")
+    assert not values.holds(branch, "x")
+    assert not values.holds(branch, "nothing")
+    assert list(sites(made)) == ["If_0/else_branch::n", "If_0/then_branch::n"]

@@ -1,0 +1,197 @@
+"""The proven bound against exact rational arithmetic where that is quick, against float64 SVD where it isn't."""
+
+import math
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import mpmath
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy.linalg import hadamard, hilbert, svdvals
+
+from sn_graph.spectral.linalg.blocks import BlockedMatrix
+from sn_graph.spectral.matrix import bound as module
+from sn_graph.spectral.matrix.bound import bracket, one_pass_bounds, upper_bound
+from sn_graph.spectral.matrix.exact import spectral_norm
+from tools.sigma_trials import forms
+
+TYPES = (np.float16, ml_dtypes.bfloat16, np.float32, np.float64)
+WIDTH = 1e-6
+
+
+def holds(bound: float, matrix: NDArray[Any]) -> bool:
+    """Whether ‖M‖₂ < bound, exactly: bound² I − MᵀM has positive pivots in rational arithmetic."""
+    wide = matrix.astype(np.float64)
+    rows = [[Fraction(float(x)) for x in row] for row in (wide if wide.shape[0] >= wide.shape[1] else wide.T)]
+    size = len(rows[0])
+    rest = [[-sum((row[i] * row[j] for row in rows), Fraction()) for j in range(size)] for i in range(size)]
+    for i in range(size):
+        rest[i][i] += Fraction(bound) ** 2
+    for k in range(size):
+        if rest[k][k] <= 0:
+            return False
+        for i in range(k + 1, size):
+            factor = rest[i][k] / rest[k][k]
+            for j in range(i, size):
+                rest[i][j] -= factor * rest[k][j]
+                rest[j][i] = rest[i][j]
+    return True
+
+
+def test_the_judge() -> None:
+    matrix = np.array([[3.0, 0.0], [0.0, -4.0], [0.0, 0.0]])
+    assert holds(math.nextafter(4.0, 5.0), matrix)
+    assert not holds(4.0, matrix)
+
+
+def small_matrix(generator: np.random.Generator, rows: int, columns: int, form: int, kind: Any) -> NDArray[Any]:
+    """One of `forms` in a type, whose overflows become 1; not all zero."""
+    with np.errstate(over="ignore", under="ignore"):
+        matrix = forms(generator, rows, columns, form).astype(kind)
+    matrix[~np.isfinite(matrix)] = 1
+    matrix[0, 0] = matrix[0, 0] or 1
+    return matrix
+
+
+@settings(max_examples=1500, deadline=None)
+@given(
+    st.integers(1, 6),
+    st.integers(1, 6),
+    st.integers(0, 7),
+    st.sampled_from(TYPES),
+    st.booleans(),
+    st.integers(0, 2**32),
+)
+def test_small_matrices(rows: int, columns: int, form: int, kind: Any, fortran: bool, seed: int) -> None:
+    matrix = small_matrix(np.random.default_rng(seed), rows, columns, form, kind)
+    found = bracket(np.asfortranarray(matrix) if fortran else matrix)
+    assert holds(found.upper, matrix)
+    assert found.upper <= found.lower * (1 + WIDTH)
+    assert found.frobenius >= math.sqrt(math.fsum(float(x) ** 2 for x in matrix.flat)) * (1 - 1e-15)
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_two_columns_in_fifty_digits(kind: Any) -> None:
+    """λ = (a + c + √((a − c)² + 4b²)) / 2 for MᵀM = [[a, b], [b, c]]: 2,000 matrices of each type."""
+    mpmath.mp.dps = 50
+    generator = np.random.default_rng(0)
+    for index in range(2000):
+        matrix = small_matrix(generator, 1 + index % 40, 2, index % 8, kind)
+        left, right = ([mpmath.mpf(float(x)) for x in matrix[:, i]] for i in range(2))
+        a, b, c = mpmath.fdot(left, left), mpmath.fdot(left, right), mpmath.fdot(right, right)
+        norm = mpmath.sqrt((a + c + mpmath.sqrt((a - c) ** 2 + 4 * b * b)) / 2)
+        bound = upper_bound(matrix)
+        assert norm <= bound <= norm * (1 + WIDTH), (index, norm)
+
+
+def named_matrices() -> Iterator[tuple[str, NDArray[Any]]]:
+    generator = np.random.default_rng(0)
+    left, _ = np.linalg.qr(generator.standard_normal((320, 300)))
+    right, _ = np.linalg.qr(generator.standard_normal((300, 300)))
+    for name, values in {
+        "graded": np.logspace(0, -12, 300),
+        "two equal": np.concatenate([[1.0, 1.0], generator.random(298)]),
+        "gap 1e-6": np.concatenate([[1.0, 1 - 1e-6], 0.9 * generator.random(298)]),
+        "dense cluster": 1 - np.linspace(0, 1e-6, 300),
+        "one above a cluster": np.concatenate([[1.0], np.full(299, 1 - 3e-7)]),
+        "trained": 1 / np.arange(1, 301) ** 0.7,
+        "orthogonal": np.ones(300),
+    }.items():
+        yield name, (left * values) @ right.T
+        yield f"{name}, float32", ((left * values) @ right.T).astype(np.float32)
+    yield "hilbert", hilbert(200)
+    yield "hadamard", hadamard(512).astype(np.float32)
+    yield "constant", np.full((300, 500), 0.1, np.float32)
+    yield "sparse", generator.standard_normal((300, 400)) * (generator.random((300, 400)) < 0.01)
+    yield "long", generator.standard_normal((3, 20_000)).astype(np.float32)
+    yield "tall", generator.standard_normal((20_000, 40)).astype(np.float16)
+    yield "vector", generator.standard_normal((1, 50_000))
+    yield "random", generator.standard_normal((600, 700)).astype(np.float32)
+
+
+@pytest.mark.parametrize("matrix", [pytest.param(matrix, id=name) for name, matrix in named_matrices()])
+def test_named(matrix: NDArray[Any]) -> None:
+    # LAPACK's singular value may be off by n roundings; the bound passes the true one by 9e-9.
+    reference = float(svdvals(matrix.astype(np.float64))[0])
+    sigma = spectral_norm(matrix)
+    for found in (upper_bound(matrix, sigma), upper_bound(matrix), bracket(matrix).upper):
+        assert reference * (1 - 1e-12) <= found <= min(sigma, reference) * (1 + WIDTH)
+    assert bracket(matrix).lower == pytest.approx(reference, rel=WIDTH)
+
+
+@pytest.mark.parametrize("guess", [0.999999, 0.99, 0.5, 1e-3, 0.0, -1.0, math.nan, math.inf])
+def test_a_poor_estimate_makes_it_wide_not_wrong(guess: float) -> None:
+    matrix = np.random.default_rng(1).standard_normal((40, 30))
+    reference = float(svdvals(matrix)[0])
+    bound = upper_bound(matrix, guess * reference)
+    assert reference <= bound <= reference * max(1 + WIDTH, 1 + 11 * (1 / guess - 1) if 0 < guess < 1 else 1.0)
+
+
+@pytest.mark.parametrize("power", [-1074, -1040, -560, -500, -400, -330, -265, 265, 330, 400, 480, 500, 1000, 1021])
+@pytest.mark.parametrize("shape", [(1, 1), (4, 3), (150, 160)])
+def test_scale(power: int, shape: tuple[int, int]) -> None:
+    plain = np.round(np.random.default_rng(2).uniform(-64, 64, shape)) / (64 if power > 1000 else 1)
+    plain[0, 0] = 1.0
+    matrix = np.ldexp(plain, power)
+    found = bracket(matrix)
+    expected = float(svdvals(np.ldexp(matrix, -power))[0])
+    with np.errstate(over="ignore"):
+        # Two steps of the least number where the norm itself is subnormal.
+        least, most = np.ldexp(expected * (1 - 1e-13), power), np.ldexp(expected * (1 + WIDTH), power) + 2 * 5e-324
+    assert least <= found.upper <= most
+    assert least * (1 - 1e-6) <= found.lower <= most
+    if min(shape) < 10 and math.isfinite(found.upper):
+        assert holds(found.upper, matrix)
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_zero_empty_and_non_finite(kind: Any) -> None:
+    assert upper_bound(np.zeros((5, 4), kind)) == 0.0
+    assert upper_bound(np.empty((0, 4), kind)) == 0.0
+    for value in (math.nan, math.inf, -math.inf):
+        matrix = np.ones((200, 4), kind)
+        matrix[-1, 0] = value
+        assert math.isnan(upper_bound(matrix))
+        assert all(math.isnan(x) for x in one_pass_bounds(BlockedMatrix.of(matrix)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(1, 40), st.integers(1, 40), st.sampled_from(TYPES), st.integers(0, 99), st.sampled_from([0, 300, -300])
+)
+def test_one_pass(rows: int, columns: int, kind: Any, seed: int, power: int) -> None:
+    matrix = np.random.default_rng(seed).standard_normal((rows, columns)).astype(kind)
+    if kind is np.float64:
+        matrix = np.ldexp(matrix, power)
+    wide = np.ldexp(matrix.astype(np.float64), -power if kind is np.float64 else 0)
+    scale = power if kind is np.float64 else 0
+    bound, frobenius = (math.ldexp(x, -scale) for x in one_pass_bounds(BlockedMatrix.of(matrix)))
+    # A few dozen float64 roundings on either side.
+    assert svdvals(wide)[0] * (1 - 1e-13) <= bound
+    expected = math.sqrt(np.abs(wide).sum(axis=0).max() * np.abs(wide).sum(axis=1).max())
+    assert bound == pytest.approx(min(expected, np.linalg.norm(wide)), rel=1e-11)
+    assert frobenius == pytest.approx(np.linalg.norm(wide), rel=1e-11)
+    assert frobenius >= np.linalg.norm(wide) * (1 - 1e-13)
+
+
+def test_beyond_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "GRAM_LIMIT", 30)
+    matrix = np.random.default_rng(3).standard_normal((40, 31)).astype(np.float32)
+    found = bracket(matrix)
+    reference = float(svdvals(matrix.astype(np.float64))[0])
+    assert found.lower == pytest.approx(reference, rel=WIDTH)
+    assert reference <= found.upper <= found.frobenius
+    assert found.upper < upper_bound(matrix[:, :30]) * 31
+
+
+def test_memory_map_at_an_odd_byte(tmp_path: Path) -> None:
+    matrix = np.random.default_rng(4).standard_normal((200, 150)).astype(np.float32)
+    (tmp_path / "weight").write_bytes(b"odd" + matrix.tobytes())
+    mapped = np.memmap(tmp_path / "weight", np.uint8, "r")
+    assert upper_bound(np.ndarray(matrix.shape, np.float32, buffer=mapped.data, offset=3)) == upper_bound(matrix)
