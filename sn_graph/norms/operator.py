@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 MADE_ZERO = (
     "its consumers make 0 of every input (an alpha of 0, or no tap that meets one), so they have no norm to divide by"
 )
-# A bound times alpha rounds once.
-_ROUNDED = 1.0 + 2.0**-52
 # What float64 sums of fewer than 2^40 numbers may lose.
 _SUMMED = 1.0 + 2.0**-10
 
@@ -42,9 +40,12 @@ class Enclosure:
     upper: float
 
     def times(self, factor: float) -> "Enclosure":
-        """Return where the norm lies times a factor."""
-        raised = 1.0 if factor == 1.0 else _ROUNDED
-        return Enclosure(self.lower * factor, self.upper * factor * raised)
+        """Return where the norm lies times a factor that is not negative."""
+        upper = self.upper * factor
+        if factor not in (0.0, 1.0) and self.upper:
+            # The product rounds once, to the nearest number, which among the subnormals no relative margin covers.
+            upper = math.nextafter(upper, math.inf)
+        return Enclosure(self.lower * factor, upper)
 
 
 class Operators:

@@ -141,6 +141,9 @@ def _scaled(kernel: NDArray[np.float64], axes: Sequence[Piece]) -> tuple[Correla
 def _restored(found: Bracket, exponent: int) -> Bracket:
     with np.errstate(over="ignore"):
         lower, upper = (float(np.ldexp(value, exponent)) for value in (found.lower, found.upper))
+        # Among the subnormals a power of two rounds, to the nearest number; the upper end must not go down.
+        if np.ldexp(upper, -exponent) < found.upper:
+            upper = math.nextafter(upper, math.inf)
     return replace(found, lower=lower, upper=upper)
 
 
