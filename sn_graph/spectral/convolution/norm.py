@@ -115,7 +115,8 @@ def highest_peaks(correlation: Correlation, symbol: Symbol) -> tuple[list[Peak],
     """Return the maxima of ‖F‖² of which any may lead at this size, and the value from which on one may.
 
     Under a window of n places a wave at the maximum loses about (πD/2n)² of it an axis, at most, because ‖F‖² falls off
-    no faster than a cosine of that degree (`supremum`).
+    no faster than cos²(Σ D_j |δ_j| / 2) (`supremum`), which bounds the second derivative on each axis by D_j²/2; the
+    mixed ones cancel under a window that is even in each δ_j. That chooses where to begin, and no bound rests on it.
     """
     found = peaks(symbol)
     lost = sum((math.pi * axis.degree / (2.0 * axis.small)) ** 2 for axis in correlation.axes)
