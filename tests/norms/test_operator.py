@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from onnx import helper
 
 import sn_graph as sn
 from sn_graph.model import Model, Shapes
-from sn_graph.norms.operator import Operators
+from sn_graph.norms.operator import Enclosure, Operators
 from sn_graph.plan import make_plan
 from sn_graph.rewrite import emit
 from sn_graph.spectral.convolution import adjoint
@@ -150,6 +151,16 @@ def test_gemm_counts_alpha() -> None:
     assert lower == pytest.approx(truth, rel=1e-5)
     assert truth * (1 - 1e-6) <= upper <= truth * (1 + 1e-5)
     check(model, {"w": -0.25 * weight.T}, {"x": drawn(1, 5)}, norm="operator")
+
+
+@pytest.mark.parametrize("factor", [0.16, 0.9, 1e-9, 1e-30])
+@pytest.mark.parametrize("count", [1, 2, 8])
+def test_an_upper_end_times_alpha_is_not_rounded_down(count: int, factor: float) -> None:
+    least = 2.0**-1074
+    found = Enclosure(count * least, count * least).times(factor)
+    assert Fraction(found.upper) >= Fraction(count) * Fraction(least) * Fraction(factor)
+    assert Enclosure(0.0, 0.0).times(factor).upper == 0.0
+    assert Enclosure(1.0, 2.0).times(0.0).upper == 0.0
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 4), (1, 3, 4), (3, 4)])

@@ -1,6 +1,7 @@
 """The norm of a convolution at a given size against its matrix, written out by onnxruntime, in float64 SVD."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import ml_dtypes
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from sn_graph.spectral.convolution.convolution import Convolution, adjoint, forward, operator_norm
 from sn_graph.spectral.convolution.norm import Bracket
 from tests.support.convolutions import (
+    EXACT,
     EXAMPLES,
     PROMISED,
     assert_bracket,
@@ -110,6 +112,23 @@ def test_scale(exponent: int, size: tuple[int, int] | None) -> None:
     near = operator_norm(Convolution(kernel, (1, 1), (1, 1), (1, 1, 1, 1), 1, size))
     far = operator_norm(Convolution(np.ldexp(kernel, exponent), (1, 1), (1, 1), (1, 1, 1, 1), 1, size))
     assert (far.lower, far.upper) == (np.ldexp(near.lower, exponent), np.ldexp(near.upper, exponent))
+
+
+@pytest.mark.parametrize("dilation", [1, 2])
+def test_an_upper_end_is_not_rounded_down(dilation: int) -> None:
+    """Kernels of the first subnormals, whose norm is enclosed by neighbouring numbers at best."""
+    least = 2.0**-1074
+    rng = np.random.default_rng(7)
+    for _ in range(50):
+        taps = rng.integers(1, 4, (2, 1, 3)).astype(np.float64)
+        # Columns of whole numbers, so that the matrix is exact before it is scaled.
+        convolution = Convolution(taps, (1,), (dilation,), (1, 1), 1, (5,))
+        truth = matrix_norm(matrix(convolution))
+        found = operator_norm(replace(convolution, kernel=taps * least))
+        assert found.lower <= found.upper
+        assert truth * (1 - EXACT) <= found.upper / least <= truth + 2.0
+        over_all = operator_norm(replace(convolution, kernel=taps * least, input_size=None))
+        assert over_all.upper / least >= np.linalg.norm(taps.sum(axis=(1, 2)))
 
 
 @pytest.mark.parametrize("size", [(9,), None])
