@@ -14,7 +14,7 @@ do.
 |T| ≤ 1 everywhere and T(0) = 1 has T(s) ≥ cos(ns) for |s| ≤ π/n. Let ‖F(θ*)ᴴu‖ = M with ‖u‖ = 1, and let
 θ − θ* = (2π/N) m with whole numbers m_j; these θ are dense, and both sides of (1) continuous. On the line through both,
 
-    p(s) = ‖F(θ* + sm)ᴴu‖² = Σ_{k,l} uᴴB_k B_lᵀu e^{is(k−l)·m}
+    p(s) = ‖F(θ* + sm)ᴴu‖² = Σ_{k,l} uᴴB_k B_lᵀu e^{i(k−l)·(θ* + sm)}
 
 has the degree n = Σ_j D_j |m_j| in s, because |k_j − l_j| ≤ D_j. Wherever the line winds around the torus 0 ≤ p ≤ M²,
 because M is the supremum of all of it, and p(0) = M². So T = 2p/M² − 1 satisfies the lemma, and ‖F(θ)‖² ≥ p(2π/N) ≥
@@ -30,10 +30,11 @@ other 2n − 1 once, as |T| < 1; but a polynomial of degree n has no more than 2
 (1) is an equality for 1 + e^{iD·θ}. A product Π_j cos(D_j |θ_j − θ*_j| / 2) is not a bound, because θ* is a maximum on
 lines through itself only, not on those beside it: 1 + e^{i(θ₁+θ₂)} is √2 at (π/4, π/4), where the product is 1.71.
 
-Cells: the points within r of a center form an interval in one dimension, a diamond in two, an octahedron in three.
-Diamonds tile the plane, as every other square of a board turned by 45° does, and fall apart into four of half the size;
-they have twice the area of the boxes inside. Octahedra don't tile. Three dimensions take diamonds × intervals: of all
-parallelepipeds inside an octahedron the largest that a numerical search finds, 16/27 r³ against 8/27 r³ of boxes.
+Cells: the points within r of a center form an interval in one dimension, a diamond in two, an octahedron in three (D_j
+θ_j being the coordinates). Diamonds around every other point of a grid tile the plane; they fall apart into four of
+half the size, and have twice the area of the boxes inside. Octahedra don't tile, so three dimensions take diamonds ×
+intervals: of all parallelepipeds inside an octahedron the largest that a numerical search finds, 16/27 r³ against
+8/27 r³ of boxes.
 """
 
 import math
