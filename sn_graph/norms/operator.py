@@ -98,7 +98,7 @@ class Operators:
             if use.operator.is_convolution:
                 kernel = use.layout(stored.shape).array(stored)
                 by_first = kernel.sum(axis=tuple(range(1, kernel.ndim))).max()
-                groups = kernel.reshape(target.site.groups, -1, *kernel.shape[1:])
+                groups = kernel.reshape(int(use.node.attribute("group", 1)), -1, *kernel.shape[1:])
                 by_second = groups.sum(axis=(1, *range(3, groups.ndim))).max()
                 bounds.append(math.sqrt(by_first * by_second))
             else:

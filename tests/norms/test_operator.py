@@ -57,6 +57,9 @@ TRANSPOSED: list[tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
     ((2, 3, 3, 3), (1, 2, 4, 3), {"strides": [2, 2], "pads": [1, 0, 1, 1]}),
     ((4, 2, 3, 3), (1, 4, 3, 3), {"group": 2, "dilations": [2, 1]}),
     ((2, 3, 3, 3), (1, 2, 4, 4), {"strides": [2, 2], "auto_pad": "SAME_UPPER"}),
+    ((2, 3, 4, 4), (1, 2, 3, 3), {"strides": [2, 2], "output_shape": [5, 4], "auto_pad": "VALID"}),
+    ((2, 3, 3), (1, 2, 4), {"output_shape": [3], "auto_pad": "VALID"}),
+    ((2, 3, 2), (1, 2, 3), {"strides": [3], "output_shape": [10], "auto_pad": "VALID"}),
     ((2, 3, 4, 4), (1, 2, 3, 3), {"strides": [2, 2], "output_shape": [6, 6]}),
 ]
 CASES = [("Conv", *case) for case in CONVOLUTIONS] + [("ConvTranspose", *case) for case in TRANSPOSED]
@@ -198,6 +201,23 @@ def test_the_largest_of_several_consumers_counts() -> None:
     assert enclosed(model)[0] == max(lower for lower, _ in apart)
     (record,) = sn.insert(model, norm="operator").sites
     assert "different convolutions" in str(record.reason)
+
+
+@pytest.mark.parametrize("groups", [(4, 1), (1, 4), (2, 4), (2, 2)])
+@pytest.mark.parametrize("op_type", ["Conv", "ConvTranspose"])
+def test_each_reader_counts_by_its_own_groups(op_type: str, groups: tuple[int, int]) -> None:
+    """A kernel of ones, whose |W| is W: what bounds its rounding must not lie below its norm at any reader."""
+    weight = np.ones((8, 2, 3, 3), np.float32)
+    inputs = [8 if op_type == "ConvTranspose" else 2 * group for group in groups]
+    nodes = [
+        node(op_type, [f"x{index}", "w"], [f"y{index}"], group=group, pads=[1] * 4)
+        for index, group in enumerate(groups)
+    ]
+    proto = network(nodes, {"w": weight}, {f"x{index}": (1, size, 6, 6) for index, size in enumerate(inputs)})
+    model = Model.open(proto)
+    (target,) = make_plan(model).targets()
+    operators = Operators(model)
+    assert operators.magnitude(target) >= operators.enclose(target).lower
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])

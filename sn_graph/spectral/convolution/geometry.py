@@ -198,7 +198,9 @@ def resolve_transposed_pads(
             totals.append(natural - output_shape[axis])
         else:
             totals.append(max(0, natural - size * strides[axis]))
-    return _halved("SAME_LOWER" if auto_pad == "NOTSET" else auto_pad, totals)
+    # To reach an output shape VALID crops as NOTSET does.
+    lower = auto_pad == "NOTSET" or (auto_pad == "VALID" and output_shape is not None)
+    return _halved("SAME_LOWER" if lower else auto_pad, totals)
 
 
 def _halved(auto_pad: str, totals: Sequence[int]) -> tuple[int, ...]:
