@@ -22,6 +22,7 @@ from sn_graph.model import Graph, Key, Model, constants_by_key, random_ops, with
 from sn_graph.passes import PassResult
 from sn_graph.proofs.proof import Proof, Terms
 from sn_graph.proofs.readers import check_readers
+from sn_graph.proofs.rounding import types_passed
 from sn_graph.rewrite import Rescaled
 from sn_graph.runtime import Side, compare_sides, make_feeds
 
@@ -48,7 +49,8 @@ def prove_fold(result: PassResult, source: Model, written: Path, terms: Terms) -
     try:
         # Without optimizations both sides run the same kernels, so that only the weights can make a difference.
         side = Side(Model.open(written), "the folded model", optimize=False)
-        parity = compare_sides(reference, side, feeds, rtol=terms.rtol, atol=terms.atol)
+        passed = types_passed(result.plan) if result.plan is not None else ()
+        parity = compare_sides(reference, side, feeds, rtol=terms.rtol, atol=terms.atol, passed=passed)
     except ModelError as error:
         raise VerificationFailed("the folded model does not run", str(error)) from None
     parity.raise_if_different()

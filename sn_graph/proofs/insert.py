@@ -7,6 +7,7 @@ gives the outputs of the original folded by the same estimate, which NumPy compu
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 from onnx import numpy_helper
 
 from sn_graph.errors import ModelError, VerificationFailed
@@ -15,6 +16,7 @@ from sn_graph.norms import SigmaMethod
 from sn_graph.passes import Fold, FoldOptions, InsertResult
 from sn_graph.plan import Plan
 from sn_graph.proofs.proof import Proof, Terms
+from sn_graph.proofs.rounding import types_passed
 from sn_graph.proofs.sameness import first_difference
 from sn_graph.rewrite import restore
 from sn_graph.rewrite.insertion import StateMode
@@ -44,8 +46,10 @@ def prove_insertion(result: InsertResult, source: Model, written: Path, terms: T
         return Proof("structure", f"the original can't be run: {error}")
     options = result.options
     method = SigmaMethod.EXACT if options.exact else SigmaMethod.POWER
-    state = State({}, {}) if options.exact else options.state
-    folded = Fold(FoldOptions(method, options.seed, state))(source, _only_inserted(result, result.plan)).model
+    # From the u that the graph holds, in float32, and not from that before it was rounded.
+    first = State({start.target.id: start.u.astype(np.float32) for start in result.starts}, {})
+    plan = _only_inserted(result, result.plan)
+    folded = Fold(FoldOptions(method, options.seed, State({}, {}) if options.exact else first))(source, plan).model
     if options.mode is StateMode.REQUIRED:
         _give_first_state(model, inserted, result)
     try:
@@ -54,6 +58,7 @@ def prove_insertion(result: InsertResult, source: Model, written: Path, terms: T
             Side(folded, "the original, folded", optimize=False),
             Side(model, "the inserted model's first step", optimize=False),
             feeds,
+            passed=types_passed(plan),
         )
     except ModelError as error:
         raise VerificationFailed("the inserted model does not run", str(error)) from None

@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 from safetensors.numpy import save_file
 
 import sn_graph as sn
@@ -18,7 +18,7 @@ from sn_graph import proofs
 from sn_graph.errors import VerificationFailed
 from sn_graph.proofs import Proof
 from sn_graph.rewrite import Emitter
-from tests.support.builders import drawn, network, node, saved
+from tests.support.builders import DTYPES, drawn, network, node, saved
 from tests.support.tampering import Change, tamper
 
 
@@ -54,6 +54,44 @@ def test_a_good_insertion_is_proved_by_running(options: dict[str, Any], path: Pa
 def test_the_first_state_of_a_file_is_proved_too(mode: str, path: Path) -> None:
     save_file({"a.u": drawn(64), "b.u": drawn(6)}, path.with_name("u"))
     assert save(path, state=path.with_name("u"), state_mode=mode, convention="keras") == Proof("run")
+
+
+@pytest.mark.parametrize("sigma", ["power", "exact"])
+@pytest.mark.parametrize("op_type", ["MatMul", "Gemm"])
+@pytest.mark.parametrize("iterations", [1, 5])
+def test_a_float64_insertion_is_proved_from_the_state_that_it_holds(
+    sigma: str, op_type: str, iterations: int, tmp_path: Path
+) -> None:
+    """u is float32 in the graph; from the u before it was rounded, outputs differ by more than float64's tolerance."""
+    weight = drawn(64, 32).astype(np.float64)
+    made = network([node(op_type, ["x", "w"], ["y"])], {"w": weight}, {"x": (3, 64)}, dtype="float64")
+    path = saved(made, tmp_path / "m.onnx")
+    for seed in range(4):
+        assert save(path, seed=seed, sigma=sigma, power_iterations=iterations) == Proof("run")
+
+
+@pytest.mark.parametrize("sigma", ["power", "exact"])
+@pytest.mark.parametrize(
+    ("stored", "casts", "dtype"),
+    [
+        ("float16", ["float32"], "float32"),
+        ("float16", ["float64"], "float64"),
+        ("bfloat16", ["float32"], "float32"),
+        ("float32", ["float64"], "float64"),
+        ("float32", ["float16", "float32"], "float32"),
+        ("float64", ["bfloat16", "float32"], "float32"),
+    ],
+)
+def test_a_weight_behind_casts_is_compared_in_the_coarsest_type(
+    stored: str, casts: list[str], dtype: str, sigma: str, tmp_path: Path
+) -> None:
+    """fold rounds the weight to that type after the division, insert before it."""
+    names = ["w", *(f"c{step}" for step in range(len(casts)))]
+    codes = [helper.np_dtype_to_tensor_dtype(DTYPES[cast]) for cast in casts]
+    nodes = [node("Cast", [a], [b], to=to) for a, b, to in zip(names, names[1:], codes, strict=False)]
+    nodes.append(node("MatMul", ["x", names[-1]], ["y"]))
+    made = network(nodes, {"w": drawn(64, 32).astype(DTYPES[stored])}, {"x": (3, 64)}, dtype=dtype)
+    assert save(saved(made, tmp_path / "m.onnx"), sigma=sigma) == Proof("run")
 
 
 def weight_changed(proto: onnx.ModelProto) -> None:

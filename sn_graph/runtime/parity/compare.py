@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import onnx
 from numpy.typing import NDArray
 
@@ -189,6 +190,7 @@ def compare_sides(
     *,
     rtol: float | None = None,
     atol: float | None = None,
+    passed: Collection[np.dtype[Any]] = (),
 ) -> ParityResult:
     """Compare what two sides give for the same feeds, one feed a step.
 
@@ -196,6 +198,7 @@ def compare_sides(
         left, right: The sides.
         feeds: For each step an array for each input, by its name.
         rtol, atol: As for `compare`.
+        passed: Types in which the two sides may round differently on the way; the coarsest, or an output's own, counts.
 
     Raises:
         ModelError: A side can't be run, or the signatures differ.
@@ -218,7 +221,8 @@ def compare_sides(
             elif ours[name].shape != theirs[name].shape:
                 shapes = f"{list(ours[name].shape)} on the left, {list(theirs[name].shape)} on the right"
                 notes[f"{name!r} has shape {shapes}"] = None
-            rows.append(_compare_output(left, right, step, name, ours.get(name), theirs.get(name), rtol, atol))
+            pair = ours.get(name), theirs.get(name)
+            rows.append(_compare_output(left, right, step, name, *pair, rtol, atol, passed))
     return ParityResult(tuple(rows), tuple(notes))
 
 
@@ -273,10 +277,11 @@ def _compare_output(
     theirs: NDArray[Any] | None,
     rtol: float | None,
     atol: float | None,
+    passed: Collection[np.dtype[Any]],
 ) -> Comparison:
     max_abs, max_rel_norm, ok, used = math.nan, math.nan, False, (0.0, 0.0)
     if ours is not None and theirs is not None:
-        used = tolerances(theirs.dtype, rtol, atol)
+        used = tolerances(theirs.dtype, rtol, atol, passed)
         max_abs, max_rel_norm, ok = difference(ours, theirs, *used)
     return Comparison(left.label, right.label, right.provider, step, output, max_abs, max_rel_norm, *used, ok)
 

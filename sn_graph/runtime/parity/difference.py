@@ -7,6 +7,7 @@ difference of large ones.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,12 +39,31 @@ class Difference(NamedTuple):
     ok: bool
 
 
-def tolerances(dtype: np.dtype[Any], rtol: float | None = None, atol: float | None = None) -> tuple[float, float]:
-    """Return rtol and atol for a dtype: those given, if any, for floats; zeros for all else, which must be equal."""
-    default = TOLERANCES.get(dtype.name, _FLOAT8 if dtype.name.startswith("float8") else None)
-    if default is None:
+def tolerances(
+    dtype: np.dtype[Any],
+    rtol: float | None = None,
+    atol: float | None = None,
+    passed: Collection[np.dtype[Any]] = (),
+) -> tuple[float, float]:
+    """Return rtol and atol for a dtype: those given, if any, for floats; zeros for all else, which must be equal.
+
+    Args:
+        dtype: Of the arrays.
+        rtol, atol: In place of the type's own.
+        passed: The types in which some of what made the arrays was rounded; the coarsest of all counts.
+    """
+    own = _defaults(dtype)
+    if own is None:
         return 0.0, 0.0
-    return (default[0] if rtol is None else rtol), (default[1] if atol is None else atol)
+    known = [own, *filter(None, map(_defaults, passed))]
+    return (
+        max(relative for relative, _ in known) if rtol is None else rtol,
+        max(absolute for _, absolute in known) if atol is None else atol,
+    )
+
+
+def _defaults(dtype: np.dtype[Any]) -> tuple[float, float] | None:
+    return TOLERANCES.get(dtype.name, _FLOAT8 if dtype.name.startswith("float8") else None)
 
 
 def difference(a: NDArray[Any], b: NDArray[Any], rtol: float, atol: float) -> Difference:
