@@ -1,11 +1,12 @@
 """Models on disk: bytes and structure of a file, its tensors memory-mapped, saved by streaming."""
 
-from sn_graph.model.constants import ConstantValues, Key, constants, constants_by_key, random_ops, sparse_constants
+from sn_graph.model.constants import ConstantValues, Key, constants, constants_by_key, sparse_constants
 from sn_graph.model.external import clear_data, is_external, set_location
 from sn_graph.model.files import require_writable, write_file
 from sn_graph.model.follow import Reached, Reading, follow, origin
 from sn_graph.model.graph import ONNX_DOMAINS, Graph, Node, Scope, Use, constant_tensor, subgraphs
 from sn_graph.model.payload import FLOAT_TYPES, Payload, scale_elements
+from sn_graph.model.randomness import random_ops
 from sn_graph.model.shapes import Shapes
 from sn_graph.model.skeleton import put_data
 from sn_graph.model.storage import Model, Storage

@@ -4,15 +4,11 @@ from collections.abc import Iterator
 
 import onnx
 
-from sn_graph.model.graph import Graph, Node, Scope, constant_tensor, subgraphs
+from sn_graph.model.graph import Graph, Node, Scope, constant_tensor
+from sn_graph.model.randomness import RANDOM_OPS
 
 Key = tuple[str, str]
 """Where a constant stands: the id of its scope, and its name there."""
-
-RANDOM_OPS = frozenset(
-    {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
-)
-"""The operators of which two runs differ."""
 
 
 class ConstantValues:
@@ -73,9 +69,3 @@ def sparse_constants(graph: Graph) -> Iterator[tuple[Scope, str, onnx.SparseTens
 def constants_by_key(graph: Graph) -> dict[Key, onnx.TensorProto]:
     """Return every dense constant of a model by its scope's id and its name there."""
     return {(scope.id, name): tensor for scope, name, tensor, _ in constants(graph)}
-
-
-def random_ops(graph: onnx.GraphProto) -> list[str]:
-    """Return the operators of a graph, subgraphs included, that draw random numbers, in alphabetical order."""
-    found = {node.op_type for node in graph.node} & RANDOM_OPS
-    return sorted(found.union(*(random_ops(body) for node in graph.node for _, body in subgraphs(node))))

@@ -36,7 +36,7 @@ def prove_fold(result: PassResult, source: Model, written: Path, terms: Terms) -
     if result.plan is not None:
         check_readers(result, result.plan, folded.graph, originals)
     terms.progress("verifying", 1, _STEPS)
-    drawn = random_ops(source.proto.graph)
+    drawn = random_ops(source)
     if drawn:
         return Proof("structure", f"it draws random numbers ({', '.join(drawn)}), so no two runs agree")
     reference = _reference(source, original, folded, expected, result.rescaled)

@@ -36,7 +36,7 @@ def prove_insertion(result: InsertResult, source: Model, written: Path, terms: T
         )
     if inserted is None or result.plan is None:
         return Proof("structure", "nothing was inserted, and it is the model as it was")
-    drawn = random_ops(source.proto.graph)
+    drawn = random_ops(source)
     if drawn:
         return Proof("structure", f"it draws random numbers ({', '.join(drawn)}), so no two runs agree")
     try:

@@ -328,6 +328,7 @@ def test_without_verification_nothing_is_looked_at(tmp_path: Path) -> None:
     ("text", "why"),
     [
         ("y = RandomNormalLike(b)", "draws random numbers"),
+        ("t = Constant<value = bool {1}>()  y = Dropout(b, , t)", "draws random numbers (Dropout)"),
         ("y = odd.Custom(b)", "can't be run"),
         ("s = Constant<value = int64[2] {3, 3}>()  y = Reshape(b, s)", "can't be run"),
     ],

@@ -179,12 +179,14 @@ def test_bfloat16_is_proved_by_structure(tmp_path: Path) -> None:
     assert save(saved(model, tmp_path / "m.onnx")).verified == "structure"
 
 
-def test_random_models_are_proved_by_structure(path: Path) -> None:
+@pytest.mark.parametrize(("op_type", "inputs"), [("RandomNormalLike", ["h"]), ("Dropout", ["h", "", "training"])])
+def test_random_models_are_proved_by_structure(op_type: str, inputs: list[str], path: Path) -> None:
     proto = onnx.load(path)
-    proto.graph.node[1].CopyFrom(node("RandomNormalLike", ["h"], ["t"]))
+    proto.graph.node[1].CopyFrom(node(op_type, inputs, ["t"]))
+    proto.graph.initializer.append(numpy_helper.from_array(np.array(True), "training"))
     onnx.save(proto, path)
     proof = save(path)
-    assert (proof.verified, "RandomNormalLike" in str(proof.note)) == ("structure", True)
+    assert (proof.verified, op_type in str(proof.note)) == ("structure", True)
 
 
 def test_where_nothing_was_inserted_the_model_is_as_it_was(path: Path) -> None:

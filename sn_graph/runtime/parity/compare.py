@@ -207,7 +207,7 @@ def compare_sides(
     if reason := first_difference(left.signature, right.signature):
         raise ModelError(f"{left.label} and {right.label} can't be compared", reason, "give models of one signature")
     notes = dict.fromkeys(_TF32_OFF for side in (left, right) if side.provider == "cuda" and not side.tf32)
-    if drawn := random_ops(left.model.proto.graph):
+    if drawn := random_ops(left.model):
         notes[f"{left.label} draws random numbers ({', '.join(drawn)}): its outputs may differ for that alone"] = None
     state = left.state_outputs | right.state_outputs
     kept = list(left.run(feeds))
