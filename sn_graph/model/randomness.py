@@ -25,7 +25,7 @@ def random_ops(model: Model) -> list[str]:
     Subgraphs and local functions count. So does Dropout, unless its training mode is left out or a constant that says
     no, which the callers of a function may pass.
     """
-    bodies = [model.proto.graph, *model.proto.functions]
+    bodies: list[onnx.GraphProto | onnx.FunctionProto] = [model.proto.graph, *model.proto.functions]
     if not any(node.op_type in _SUSPECTS for body in bodies for node in _nodes(body)):
         return []  # most models, which need no index then
     return sorted({node.op_type for scope in model.graph.scopes for node in scope.nodes if _draws(model, node)})

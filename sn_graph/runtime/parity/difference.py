@@ -50,7 +50,8 @@ def tolerances(
     Args:
         dtype: Of the arrays.
         rtol, atol: In place of the type's own.
-        passed: The types in which some of what made the arrays was rounded; the coarsest of all counts.
+        passed: The types in which some of what made the arrays was rounded; the coarsest of all says how far they may
+            lie apart relatively. It says nothing about what counts as zero in arrays of this type.
     """
     own = _defaults(dtype)
     if own is None:
@@ -58,7 +59,7 @@ def tolerances(
     known = [own, *filter(None, map(_defaults, passed))]
     return (
         max(relative for relative, _ in known) if rtol is None else rtol,
-        max(absolute for _, absolute in known) if atol is None else atol,
+        own[1] if atol is None else atol,
     )
 
 

@@ -92,6 +92,8 @@ def supremum(symbol: Symbol) -> Supremum:
     """
     cells = _cells(symbol.degrees)
     left = _budget(symbol)
+    # Rounding of a center counts by 1/shrink too, and the first cells are the largest.
+    error = symbol.error / cells.shrink
     best = _highest(symbol, cells.centers, cells.half, CLIMBS, 0.0)
     for level in count(1):
         limit = best * (1.0 + TOLERANCE) ** 2
@@ -107,12 +109,13 @@ def supremum(symbol: Symbol) -> Supremum:
             centers, _ = _undecided(symbol, centers, limit * cells.shrink, limit)
         if not len(centers):
             break
-        finer = cells.split(centers)
-        if len(finer.centers) > left:
+        # Without a degree there is one frequency, and nothing to cut.
+        finer = cells.split(centers) if any(symbol.degrees) else None
+        if finer is None or len(finer.centers) > left:
             limit = _proven_maximum(symbol, centers, limit * cells.shrink) / cells.shrink
             break
         cells = finer
-    return Supremum(math.sqrt(best), rounded_root(limit + symbol.error))
+    return Supremum(math.sqrt(best), rounded_root(limit + error))
 
 
 def peaks(symbol: Symbol) -> list[Peak]:

@@ -287,6 +287,20 @@ def test_a_folded_layer_lengthens_no_input() -> None:
     assert 1 - 1e-3 <= longer <= 1 + 1e-7
 
 
+@pytest.mark.parametrize(("taps", "stride"), [((1,), 1), ((1, 1), 1), ((2,), 2)])
+def test_one_frequency_that_can_not_be_decided(
+    taps: tuple[int, ...], stride: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A symbol without degrees, whose eigenvalue is found too low: the one cell is proven, and not cut into none."""
+    exact = module._highest
+    monkeypatch.setattr(module, "_highest", lambda *given: exact(*given) * (1.0 - 1e-4))
+    rank = len(taps)
+    kernel = np.random.default_rng(0).standard_normal((8, 3, *taps)).astype(np.float32)
+    found = operator_norm(Convolution(kernel, (stride,) * rank, (1,) * rank, (0,) * 2 * rank, group=2))
+    truth = max(np.linalg.norm(part.reshape(4, -1).astype(np.float64), 2) for part in np.split(kernel, 2))
+    assert found.upper >= truth
+
+
 def test_groups_take_the_largest() -> None:
     kernel = random_kernel(np.random.default_rng(3), (6, 2, 3, 3), False)
     parts = [all_sizes(kernel[start : start + 2]) for start in (0, 2, 4)]
