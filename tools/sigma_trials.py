@@ -1,11 +1,12 @@
 """Trials of the exact σ and the proven bound: what the tests do, on as many matrices as you have time for.
 
-    python tools/sigma_trials.py --small 10000 --spectra 100
+    python -m tools.sigma_trials --small 10000 --spectra 100 --gaps 20000
 
 Small matrices (shorter side up to 5, all types, random and adversarial) are judged in 50 digits by mpmath. Spectra are
 matrices of known singular values, the ones that fool solvers, for each seed and shape; there σ is judged by LAPACK's
-SVD of the rounded matrix in float64. Prints the greatest errors; ends with 1 if σ is off by more than 1e-6 anywhere or
-a bound is below the norm.
+SVD of the rounded matrix in float64. Gaps are matrices of sides to 1500 made to hide their leading value from Lanczos:
+a gap of 1e-4 to 1e-12 below it, a direction that a start known beforehand does not see, blocks without a connection.
+Prints the greatest errors; ends with 1 if σ is off by more than 1e-6 anywhere or a bound is below the norm.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from scipy.linalg import hadamard, hilbert, svdvals
 
 from sn_graph.model import scale_elements
+from sn_graph.spectral.linalg import BlockedMatrix, start_vector
 from sn_graph.spectral.matrix import ROUNDING, bracket, certified_divisor, spectral_norm
 
 TYPES = (np.float16, ml_dtypes.bfloat16, np.float32, np.float64)
@@ -168,15 +170,105 @@ def try_spectra(seeds: int) -> bool:
     return not below and max(errors.values(), default=0.0) <= 1e-6
 
 
+def reflected(generator: np.random.Generator, rows: int, columns: int, values: NDArray[np.float64]) -> NDArray[Any]:
+    """Return a matrix [rows, columns] of these singular values: its vectors are reflected twice on either side."""
+    matrix = np.zeros((rows, columns))
+    np.fill_diagonal(matrix, values)
+    for _ in range(2):
+        for axis, length in enumerate((rows, columns)):
+            mirror = generator.standard_normal(length)
+            mirror /= np.linalg.norm(mirror)
+            if axis == 0:
+                matrix -= 2.0 * np.outer(mirror, mirror @ matrix)
+            else:
+                matrix -= 2.0 * np.outer(matrix @ mirror, mirror)
+    return matrix
+
+
+def hiding(generator: np.random.Generator, index: int) -> tuple[str, NDArray[np.float64], float]:
+    """Make a matrix that hides its leading value, and tell its norm: name, matrix and norm."""
+    side = int(generator.choice((97, 130, 200, 300, 420)) if index % 40 else generator.choice((600, 1000, 1500)))
+    other = side + int(generator.integers(0, 40))
+    gap = 10.0 ** generator.uniform(-12, -4)
+    rest = np.sort(0.9 * generator.random(side - 2))[::-1]
+    match index % 8:
+        case 0:
+            return "two near values", reflected(generator, side, other, np.append([1.0, 1.0 - gap], rest)), 1.0
+        case 1:
+            return "one above all", reflected(generator, side, other, np.append(1.0, np.full(side - 1, 1.0 - gap))), 1.0
+        case 2:
+            values = 1.0 - gap * np.arange(side)
+            return "ladder", reflected(generator, side, other, np.maximum(values, 0.0)), 1.0
+        case 3:
+            # Unseen by the start of the matrix without it.
+            start = start_vector(side, BlockedMatrix.of(np.eye(side)).seed)
+            hidden = generator.standard_normal(side)
+            for _ in range(2):
+                hidden -= (hidden @ start) * start
+            hidden /= np.linalg.norm(hidden)
+            height = float(generator.choice((1.0, 1e-2, 1e-4)))
+            return "unseen direction", np.eye(side) + height * np.outer(hidden, hidden), 1.0 + height
+        case 4:
+            matrix = np.eye(side)
+            one, two = generator.choice(side, 2, replace=False)
+            matrix[one, one] = matrix[two, two] = 2.0
+            matrix[one, two] = matrix[two, one] = generator.choice((-1.0, 1.0))
+            return "one block", matrix, 3.0
+        case 5:
+            matrix = np.zeros((side, other))
+            places = generator.permutation(side)
+            matrix[places, np.arange(side)] = generator.choice((-1.0, 1.0), side)
+            matrix[places[0], 0] *= 1.0 + 1e-5
+            return "signed permutation, one higher", matrix, 1.0 + 1e-5
+        case 6:
+            half = side // 2
+            matrix = np.zeros((2 * half, 2 * half))
+            matrix[:half, :half] = reflected(generator, half, half, np.append(1.0, rest[: half - 1]))
+            matrix[half:, half:] = reflected(generator, half, half, np.append(1.0 - gap, rest[: half - 1]))
+            return "two blocks", matrix, 1.0
+        case _:
+            waves = np.fft.rfft(generator.standard_normal(side))
+            waves /= np.abs(waves)
+            heights = np.minimum(1.0, 0.9 + 0.1 * generator.random(len(waves)))
+            heights[0], heights[-1], heights[len(waves) // 2] = 0.9, 0.9, 1.0
+            heights[len(waves) // 3] = 1.0 - gap
+            row = np.fft.irfft(waves * heights, side)
+            return "circulant", row[(np.arange(side)[None] - np.arange(side)[:, None]) % side], 1.0
+
+
+def try_gaps(count: int, seed: int) -> bool:
+    """Judge so many matrices that hide their leading value, and print what was found."""
+    generator = np.random.default_rng(seed)
+    errors: dict[str, float] = defaultdict(float)
+    below = 0
+    for index in range(count):
+        name, wide, norm = hiding(generator, index)
+        matrix = wide.astype(TYPES[index // 8 % 4])
+        known = norm if matrix.dtype == np.float64 else None
+        found = spectral_norm(matrix)
+        proven = bracket(matrix) if index % 3 == 0 else None
+        if known is None or abs(found / known - 1) > 5e-7:
+            known = float(svdvals(matrix.astype(np.float64))[0])
+        for sigma in (found, *(() if proven is None else (proven.lower,))):
+            errors[name] = max(errors[name], abs(sigma / known - 1))
+        below += proven is not None and proven.upper < known * (1 - LAPACK)
+    print(f"{count} that hide their leading value, sides up to 1540: {below} bounds below the norm")
+    for name, error in errors.items():
+        print(f"  {name:32} error of sigma {error:.1e}")
+    return not below and max(errors.values(), default=0.0) <= 1e-6
+
+
 def main() -> None:
     """Run the trials; end with 1 if anything is not as promised."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", type=int, default=10_000, help="how many small matrices")
     parser.add_argument("--spectra", type=int, default=100, help="how many seeds of every spectrum")
+    parser.add_argument("--gaps", type=int, default=20_000, help="how many that hide their leading value")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     good = try_small(arguments.small, arguments.seed)
     good = try_spectra(arguments.spectra) and good
+    good = try_gaps(arguments.gaps, arguments.seed) and good
     raise SystemExit(not good)
 
 

@@ -11,8 +11,10 @@ Groups whose bound lies below the lower end of another one are not iterated.
 """
 
 import math
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +39,7 @@ from sn_graph.spectral.matrix import leading_singular_triplet
 
 # Of the 1e-5 promised; the rest is for float32 products.
 TOLERANCE = 8e-6
-STEPS = 3000
+STEPS = 5000
 # From here on vectors are multiplied in float32.
 SINGLE_LENGTH = 4096
 # From so many elements on, and so many places along each axis, the search begins with waves: smaller maps cost less
@@ -206,13 +208,25 @@ def _spread_groups(found: Bracket, correlation: Correlation, groups: NDArray[np.
 
 def _settled(correlation: Correlation, start: NDArray[np.float64], vectors: bool) -> Bracket:
     """The lower end that a start leads to until it rises no more."""
-    return _attained_by(settled_value(_square(correlation), start, SETTLED, WAVE_STEPS), correlation, vectors)
+    square = _square(correlation, _product_type(correlation))
+    return _attained_by(settled_value(square, start, SETTLED, WAVE_STEPS), square, correlation, vectors)
 
 
 def _iterated(correlation: Correlation, vectors: bool) -> Bracket:
     """The lower end that a random start leads to, by the rule that is certain."""
-    length = math.prod(_walked_shape(correlation))
-    return _attained_by(leading_value(_square(correlation), length, TOLERANCE, STEPS), correlation, vectors)
+    length, dtype = math.prod(_walked_shape(correlation)), _product_type(correlation)
+    square = _square(correlation, dtype)
+    seed = zlib.crc32(correlation.kernel.tobytes())
+    found = leading_value(square, length, TOLERANCE, STEPS, seed, dtype)
+    if found.blurred:
+        square = _square(correlation, np.dtype(np.float64))
+        found = leading_value(square, length, TOLERANCE, STEPS, seed)
+    return _attained_by(found, square, correlation, vectors)
+
+
+def _product_type(correlation: Correlation) -> np.dtype[Any]:
+    # A float32 product of random rounding moves the value by some 1e-8, and takes a third of the time.
+    return np.dtype(np.float32 if math.prod(_walked_shape(correlation)) >= SINGLE_LENGTH else np.float64)
 
 
 def _walks_on_small(correlation: Correlation) -> bool:
@@ -224,11 +238,10 @@ def _walked_shape(correlation: Correlation) -> tuple[int, ...]:
     return correlation.small_shape if _walks_on_small(correlation) else correlation.large_shape
 
 
-def _square(correlation: Correlation) -> Operator:
-    """AᵀA or AAᵀ, whichever walks on the shorter side."""
+def _square(correlation: Correlation, dtype: np.dtype[Any]) -> Operator:
+    """AᵀA or AAᵀ, whichever walks on the shorter side, in products of a type."""
     on_small, shape = _walks_on_small(correlation), _walked_shape(correlation)
-    # A float32 product of random rounding moves the value by some 1e-8, and takes a third of the time.
-    single = correlation.in_single() if math.prod(shape) >= SINGLE_LENGTH else correlation
+    single = correlation.in_single() if dtype == np.float32 else correlation
 
     def square(vector: NDArray[np.float64]) -> NDArray[np.float64]:
         x = vector.reshape(shape)
@@ -238,12 +251,12 @@ def _square(correlation: Correlation) -> Operator:
     return square
 
 
-def _attained_by(found: LeadingValue, correlation: Correlation, vectors: bool) -> Bracket:
+def _attained_by(found: LeadingValue, square: Operator, correlation: Correlation, vectors: bool) -> Bracket:
     """‖A v‖ in float64, which is attained, whatever the products before were rounded to."""
     if found.value == 0.0 or (found.basis is None and not vectors):
         return Bracket(found.value, math.inf)
     on_small = _walks_on_small(correlation)
-    vector = leading_vector(_square(correlation), found).reshape(_walked_shape(correlation))
+    vector = leading_vector(square, found).reshape(_walked_shape(correlation))
     image = correlation.adjoint(vector) if on_small else correlation.forward(vector)
     length = math.sqrt(float((image * image).sum()))
     image /= length

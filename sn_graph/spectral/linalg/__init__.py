@@ -13,10 +13,12 @@ from sn_graph.spectral.linalg.hermitian import (
 )
 from sn_graph.spectral.linalg.lanczos import Eigenpair, Operator, largest_eigenpair
 from sn_graph.spectral.linalg.recurrence import LeadingValue, leading_value, leading_vector, settled_value
+from sn_graph.spectral.linalg.stopping import FAILURE, start_vector
 from sn_graph.spectral.linalg.threads import one_thread, threads_for
 
 __all__ = [
     "EIGENVALUE_ORDER",
+    "FAILURE",
     "SAFE_RANGE",
     "SYMV",
     "UNIT",
@@ -38,5 +40,6 @@ __all__ = [
     "raised_limit",
     "rounded_root",
     "settled_value",
+    "start_vector",
     "threads_for",
 ]

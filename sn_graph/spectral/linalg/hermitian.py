@@ -28,6 +28,8 @@ Hermitian = NDArray[Any]
 BATCHED_ORDER = 12
 # Up to here LAPACK's eigenvalues, batched; above, Lanczos.
 EIGENVALUE_ORDER = 96
+# An estimate that is low with this probability costs a proof another round.
+ESTIMATED = 1e-3
 
 
 def proven_below(matrices: Hermitian, limit: float) -> NDArray[np.bool_]:
@@ -79,13 +81,13 @@ def estimated_largest(matrices: Hermitian) -> NDArray[np.float64]:
 def _by_lanczos(matrix: Hermitian) -> float:
     order = len(matrix)
     if not np.iscomplexobj(matrix):
-        return largest_eigenpair(lambda x: np.asarray(matrix @ x), order, 1e-6, 200).value
+        return largest_eigenpair(lambda x: np.asarray(matrix @ x), order, 1e-6, 200, failure=ESTIMATED).value
 
     def apply(x: NDArray[np.float64]) -> NDArray[np.float64]:
         image = matrix @ (x[:order] + 1j * x[order:])
         return np.concatenate([image.real, image.imag])
 
-    return largest_eigenpair(apply, 2 * order, 1e-6, 200).value
+    return largest_eigenpair(apply, 2 * order, 1e-6, 200, failure=ESTIMATED).value
 
 
 def rounded_root(square: float) -> float:

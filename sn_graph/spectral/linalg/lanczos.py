@@ -15,7 +15,7 @@ from scipy.linalg.blas import ddot, dnrm2
 from scipy.linalg.lapack import dstebz, dstein
 
 from sn_graph.spectral.linalg.blas import AXPY, DOT, GEMV, NORM, SCAL
-from sn_graph.spectral.linalg.stopping import NEAR, Growth, StoppingRule, demanded, start_vector
+from sn_graph.spectral.linalg.stopping import FAILURE, NEAR, NOISE, Growth, StoppingRule, is_blurred, start_vector
 
 # Returns G x for x [n], of the type of x.
 Operator = Callable[[NDArray[Any]], NDArray[Any]]
@@ -30,7 +30,9 @@ class Eigenpair:
         second: The second eigenvalue as far as it is seen, from below; −∞ where there is none.
         vector: [n], of length 1.
         steps: How often the operator was applied.
-        certain: Whether the rule was met; if not, the step limit came first.
+        certain: Whether the rule was met, or the space is the whole; if not, the step limit came first, or the products
+            are too coarse.
+        blurred: Whether they are: see `stopping.is_blurred`.
     """
 
     value: float
@@ -38,6 +40,7 @@ class Eigenpair:
     vector: NDArray[np.float64]
     steps: int
     certain: bool
+    blurred: bool = False
 
 
 def largest_eigenpair(
@@ -47,6 +50,8 @@ def largest_eigenpair(
     limit: int,
     guess: NDArray[np.float64] | None = None,
     dtype: DTypeLike = np.float64,
+    seed: int = 0,
+    failure: float = FAILURE,
 ) -> Eigenpair:
     """Find the largest eigenvalue of a positive semi-definite operator.
 
@@ -59,29 +64,38 @@ def largest_eigenpair(
             is found out.
         dtype: The type of the vectors, float64 or float32; the largest eigenvalue must lie in the `blas.SAFE_RANGE` of
             it. The tridiagonal matrix is float64 in any case.
+        seed: Of the random starts; to be made of the operator, for the rule's probability to hold for every operator.
+        failure: The greatest probability of a value that is low; larger ones are for callers who prove it otherwise.
 
     Returns:
         The pair; its value is NaN where the operator gives NaN or infinity.
     """
     if guess is not None and length > 1:
-        confirmed = _confirm(apply, guess / dnrm2(guess), tolerance, limit, dtype)
+        confirmed = _confirm(apply, guess / dnrm2(guess), tolerance, limit, dtype, seed, failure)
         if confirmed is not None:
             return confirmed
-    rule = StoppingRule(length, tolerance)
-    for space in _expand(apply, start_vector(length).astype(dtype), limit):
+    rule = StoppingRule(length, tolerance, dtype, failure=failure)
+    for space in _expand(apply, start_vector(length, seed).astype(dtype), limit, seed):
         diagonal, offdiagonal, step = space.diagonal, space.offdiagonal, len(space.diagonal)
-        certain = space.exhausted or rule.met(diagonal, offdiagonal)
-        if certain or step == limit:
+        certain = space.complete or rule.met(diagonal, offdiagonal)
+        blurred = not certain and is_blurred(offdiagonal, np.dtype(dtype))
+        if certain or blurred or step == limit:
             theta, second, weights = _largest(diagonal, offdiagonal)
-            settled = space.exhausted or offdiagonal[-1] * abs(float(weights[-1])) <= NEAR * theta
-            if settled or step == limit:
+            settled = offdiagonal[-1] * abs(float(weights[-1])) <= NEAR * theta
+            if settled or blurred or step == limit:
                 ritz = space.combined(weights)
-                return Eigenpair(theta, second, ritz / dnrm2(ritz), step, certain and settled)
-    return Eigenpair(math.nan, math.nan, start_vector(length), limit, certain=False)
+                return Eigenpair(theta, second, ritz / dnrm2(ritz), step, certain and settled, blurred)
+    return Eigenpair(math.nan, math.nan, start_vector(length, seed), limit, certain=False)
 
 
 def _confirm(
-    apply: Operator, guess: NDArray[np.float64], tolerance: float, limit: int, dtype: DTypeLike = np.float64
+    apply: Operator,
+    guess: NDArray[np.float64],
+    tolerance: float,
+    limit: int,
+    dtype: DTypeLike = np.float64,
+    seed: int = 0,
+    failure: float = FAILURE,
 ) -> Eigenpair | None:
     """The pair of a unit vector w if that is the leading one; None if it isn't, or not near enough to tell.
 
@@ -97,18 +111,20 @@ def _confirm(
         return None
     slack = 2.0 * tolerance * alpha
     tau = alpha + slack - squared / slack
+    if not tau > 0.0:
+        return None
     # Not the start of a search that may have found w: in a tight pair that sees w alone, and nothing beside it.
-    start = start_vector(len(guess), stream=1)
+    start = start_vector(len(guess), seed, stream=1)
     for _ in range(2):
         start = start - ddot(guess, start) * guess
     start /= dnrm2(start)
-    demand, growth = demanded(len(guess) - 1), Growth(tau)
-    for space in _expand(apply, start.astype(dtype), limit, guess):
-        if not space.exhausted:
-            growth.add(space.diagonal[-1], space.offdiagonal[-1])
-        if space.exhausted or growth.total >= demand:
+    kind = np.dtype(dtype)
+    growth = Growth(tau, len(guess) - 1, NOISE[kind.char])
+    for space in _expand(apply, start.astype(dtype), limit, seed, guess):
+        growth.add(space.diagonal[-1], space.offdiagonal[-1])
+        if growth.failure <= math.log(failure) or (space.complete and growth.total > -math.inf):
             return _improved(guess, alpha, residual, space)
-        if growth.total == -math.inf:
+        if growth.total == -math.inf or is_blurred(space.offdiagonal, kind):
             return None
     return None
 
@@ -126,12 +142,17 @@ def _improved(guess: NDArray[np.float64], alpha: float, residual: NDArray[np.flo
 
 
 class _Space:
-    """A Krylov space after k steps: T_k, the length of the residual as last of the offdiagonal, and q₁ … q_k."""
+    """A Krylov space after k steps: T_k, the length of the residual as last of the offdiagonal, and q₁ … q_k.
+
+    Attributes:
+        diagonal, offdiagonal: α and β; β is 0 where a start reaches no further, and another one follows.
+        complete: Whether nothing is left beside the space.
+    """
 
     def __init__(self, start: NDArray[Any], room: int, locked: NDArray[np.float64] | None) -> None:
         self.diagonal: list[float] = []
         self.offdiagonal: list[float] = []
-        self.exhausted = False
+        self.complete = False
         self.first = int(locked is not None)
         self.vectors = np.empty((room + self.first + 1, len(start)), start.dtype)
         if locked is not None:
@@ -157,16 +178,17 @@ class _Space:
 
 
 def _expand(
-    apply: Operator, start: NDArray[Any], limit: int, locked: NDArray[np.float64] | None = None
+    apply: Operator, start: NDArray[Any], limit: int, seed: int, locked: NDArray[np.float64] | None = None
 ) -> Iterator[_Space]:
     """Yield the space, the same one at each step, of the operator or of what is left of it beside a locked vector.
 
-    Ends at the limit, or when the space holds all that the start reaches, or at a number that is not finite.
+    Where the space holds all that a start reaches, it goes on from another one, random and orthogonal to it. Ends at
+    the limit, when the space is complete, or at a number that is not finite.
     """
     space = _Space(start, min(limit, 64), locked)
     diagonal, offdiagonal, first = space.diagonal, space.offdiagonal, space.first
     axpy, dot, norm, scal = (table[start.dtype.char] for table in (AXPY, DOT, NORM, SCAL))
-    largest = 0.0
+    largest, stream, noise = 0.0, 1, NOISE[start.dtype.char]
     for step in range(1, limit + 1):
         last = first + step
         if last == len(space.vectors):
@@ -187,15 +209,21 @@ def _expand(
             # So small a rest is not orthogonal yet; if it was rounding errors, once more is not enough.
             vector = _orthogonalized(_orthogonalized(vector, done), done)
             beta = float(norm(vector))
-        diagonal.append(alpha)
-        offdiagonal.append(beta)
         if not math.isfinite(beta):
             return
         largest = max(largest, alpha)
-        space.exhausted = step == len(start) - first or beta <= 1e-15 * largest
+        space.complete = step == len(start) - first
+        exhausted = space.complete or beta <= noise * largest
+        diagonal.append(alpha)
+        offdiagonal.append(0.0 if exhausted else beta)
         yield space
-        if space.exhausted:
+        if space.complete:
             return
+        if exhausted:
+            stream += 1
+            vector = start_vector(len(start), seed, stream).astype(start.dtype)
+            vector = _orthogonalized(_orthogonalized(vector, done), done)
+            beta = float(norm(vector))
         space.vectors[last] = scal(1.0 / beta, vector)
 
 

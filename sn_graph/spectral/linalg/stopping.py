@@ -10,12 +10,23 @@ orthogonal to the leading eigenvector v₁, or a cluster lies just below λ₁, 
     For b uniform on the sphere of n dimensions, P(|v₁·b| ≤ x) ≤ x √(2n/π), whatever v₁ is.
 
 Stopping once √S_k(τ) ≥ √(2n/π)/δ therefore returns a θ more than 2ε too low with probability at most δ, for every
-operator; and because it can only fail for a matrix with an eigenvalue within some 2ε/δ of θ, hardly ever for those at
-hand. No rule that knows T_k alone can stop earlier at the same δ: 1/S_k(τ), Christoffel's function, is the greatest
-mass at τ that a spectrum with this T_k can have. p_j(τ) = Π dᵢ/βᵢ comes from the pivots dᵢ of τI − T_k. In the worst
-case it grows like exp(2k√(2ε)), which is the step count of Kuczyński and Woźniakowski, 1992,
-https://doi.org/10.1137/0613066; on ordinary matrices it needs as many steps as a residual of 1e-9. Rounding in the
-products enters like a perturbation of G of the same relative size.
+operator whose start does not depend on it. The start is drawn by a generator that is seeded from the matrix itself
+(`BlockedMatrix.seed`), so that no matrix can be made for a start that is known beforehand. No rule that knows T_k alone
+can stop earlier at the same δ: 1/S_k(τ), Christoffel's function, is the greatest mass at τ that a spectrum with this
+T_k can have. p_j(τ) = Π dᵢ/βᵢ comes from the pivots dᵢ of τI − T_k. In the worst case it grows like exp(2k√(2ε)),
+which is the step count of Kuczyński and Woźniakowski, 1992, https://doi.org/10.1137/0613066. Rounding in the products
+enters like a perturbation of G of the same relative size.
+
+A space that is exhausted (β within the rounding errors of the products, `NOISE`) says nothing of what its start did not
+reach: of a matrix that is the identity but for one block, a start without that block sees 1 alone. Only that rounding
+error enters S_k then, in place of β; and where this is not enough, the search goes on from another start, independent
+and orthogonal to the space. λ₁ stays hidden only if every start missed it. X_i = √(2n/π) / √S_k(τ), of start i, exceeds
+−ln X_i ≤ x with a probability of at most that of an exponential variable, so the sum of m of them is bounded by a
+gamma variable:
+
+    P(Π X_i ≤ X) ≤ X Σ_{j < m} (−ln X)^j / j!                                                               (1)
+
+and the rule is met once that is at most δ.
 
 The rule alone may stop while θ is on its way from λ₂ to λ₁, on which it sets out late from a start with too little of
 v₁ (a circulant matrix came out 9.6e-4 low). Some eigenvalue lies within the residual of θ, so the residual is large
@@ -23,103 +34,157 @@ while θ is between two of them, and must be small too. Nearly always it is smal
 """
 
 import math
-from functools import cache
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from scipy.linalg.blas import dnrm2
 from scipy.linalg.lapack import dstebz, dsterf
 
 # δ: the greatest probability that the rule lets a value through which is too low.
-FAILURE = 1e-3
+FAILURE = 1e-9
+# Relative to λ, what a product of a Gram matrix with a vector of a type may be off by, where all is well.
+NOISE = {"f": 2.0**-22, "d": 2.0**-49}
 # The first step to look for θ at.
 FIRST_LOOK = 10
-# A generator takes longer to make than these numbers take to draw.
-KEPT = 1 << 12
+# So many starts a search in float32 has.
+SINGLE_STARTS = 4
 # How small a residual must be, relative to λ (at a gap of 1e-3 the vector is good then): that of a guess, to be worth
 # confirming; and that of θ, to stop, because a θ still on its way to λ₁ from an unlucky start has a larger one.
 NEAR = 3e-5
 
 
 class Growth:
-    """How far the Lanczos polynomials p₀ … p_k have grown at a number τ, step by step.
+    """How far the Lanczos polynomials p₀ … p_k have grown at a number τ, step by step and start by start.
 
     Attributes:
-        total: ln √S_k(τ) = ½ ln Σ p_j(τ)²; −∞ from the step on where an eigenvalue of T_k has come up to τ.
+        total: ln √S_k(τ) = ½ ln Σ p_j(τ)², of the newest start; −∞ from the step on where an eigenvalue of T_k has
+            come up to τ.
     """
 
-    def __init__(self, tau: float) -> None:
-        """Begin at p₀, before the first step."""
-        self.total = 0.0
-        self._tau = tau
+    def __init__(self, tau: float, length: int, noise: float = 0.0, *, orthogonal: bool = True) -> None:
+        """Begin at p₀, before the first step.
+
+        Args:
+            tau: τ, above 0.
+            length: n.
+            noise: The rounding errors of a product, relative to τ.
+            orthogonal: Whether the vectors are kept orthogonal; if not, Σ c_j² ≤ k + 1 is all that is known.
+        """
+        self._tau, self._length, self._noise, self._orthogonal = tau, length, noise * tau, orthogonal
+        self._earlier, self._starts = 0.0, 0
+        self._begin()
+
+    def _begin(self) -> None:
+        self.total, self._steps = 0.0, 0
         self._logarithm, self._relative = 0.0, 1.0  # ln p_k, and S_k / p_k²
         self._pivot, self._beta = math.inf, 0.0
 
     def add(self, alpha: float, beta: float) -> None:
-        """Take a step further, by its α and its β, which is the length of the residual and above 0."""
+        """Take a step further, by its α and its β, which is the length of the residual; 0 where a start ends."""
         if self.total == -math.inf:
             return
+        if self._steps and self._beta == 0.0:
+            self._earlier += min(0.0, self._missed)
+            self._starts += 1
+            self._begin()
         self._pivot = self._tau - alpha - self._beta * self._beta / self._pivot
         self._beta = beta
+        self._steps += 1
         if self._pivot <= 0.0:
             self.total = -math.inf
             return
-        ratio = self._pivot / beta
+        ratio = self._pivot / max(beta, self._noise)
         self._logarithm += math.log(ratio)
         self._relative = 1.0 + self._relative / (ratio * ratio)
         self.total = self._logarithm + 0.5 * math.log(self._relative)
+
+    @property
+    def _missed(self) -> float:
+        """The logarithm of X, of the newest start."""
+        several = 0.0 if self._orthogonal else 0.5 * math.log(self._steps + 1)
+        return 0.5 * math.log(2.0 * self._length / math.pi) + several - self.total
+
+    @property
+    def failure(self) -> float:
+        """The logarithm of a bound of the probability that all starts missed an eigenvalue above τ; 0 if unknown."""
+        if self.total == -math.inf:
+            return 0.0
+        missed = self._earlier + min(0.0, self._missed)
+        term = total = 1.0
+        for other in range(1, self._starts + 1):
+            term *= -missed / other
+            total += term
+        return missed + math.log(total)
 
 
 class StoppingRule:
     """The rule along the steps of a search.
 
     It looks for θ, which costs about as much as a product with a small matrix, when a quarter more steps have passed
-    and θ has left the τ of the last look behind. From there on S_k(τ) alone is followed, for a τ that θ is still below:
-    because that τ is at most θ(1 + 2ε) later on, it proves no less then.
+    and θ has left the τ of the last look behind, and where a start ends. From there on S_k(τ) alone is followed, for a
+    τ that θ is still below: because that τ is at most θ(1 + 2ε) later on, it proves no less then.
     """
 
-    def __init__(self, length: int, tolerance: float, orthogonal: bool = True) -> None:
+    def __init__(
+        self,
+        length: int,
+        tolerance: float,
+        dtype: DTypeLike = np.float64,
+        *,
+        orthogonal: bool = True,
+        failure: float = FAILURE,
+    ) -> None:
         """Begin before the first step.
 
         Args:
             length: n.
             tolerance: ε.
-            orthogonal: Whether the vectors are kept orthogonal; if not, Σ c_j² ≤ k + 1 is all that is known.
+            dtype: float32 or float64, the type of the products.
+            orthogonal: As for `Growth`.
+            failure: δ.
         """
-        self._demand, self._tolerance, self._orthogonal = demanded(length), tolerance, orthogonal
-        self._growth, self._next_look = Growth(-math.inf), FIRST_LOOK
+        self._length, self._tolerance, self._orthogonal = length, tolerance, orthogonal
+        self._noise, self._failure = NOISE[np.dtype(dtype).char], math.log(failure)
+        self._growth: Growth | None = None
+        self._next_look = FIRST_LOOK
 
     def met(self, diagonal: list[float], offdiagonal: list[float]) -> bool:
-        """Return whether the step just added to T_k, given with all before it, is enough; to be asked once a step."""
-        step = len(diagonal)
-        self._growth.add(diagonal[-1], offdiagonal[-1])
-        if self._growth.total == -math.inf and step >= self._next_look:
+        """Return whether the step just added to T_k, given with all before it, is enough; to be asked once a step.
+
+        A β that is 0 ends a start: the next step belongs to another one.
+        """
+        step, ends = len(diagonal), offdiagonal[-1] == 0.0
+        if self._growth is not None:
+            self._growth.add(diagonal[-1], offdiagonal[-1])
+        lost = self._growth is None or self._growth.total == -math.inf
+        if lost and (ends or step >= self._next_look):
             self._next_look = step + 1 + step // 4
-            self._growth = Growth(largest_ritz_value(diagonal, offdiagonal) * (1.0 + 2.0 * self._tolerance))
+            theta = largest_ritz_value(diagonal, offdiagonal)
+            if theta <= 0.0:
+                return ends  # G takes a random vector to 0
+            self._growth = Growth(
+                theta * (1.0 + 2.0 * self._tolerance), self._length, self._noise, orthogonal=self._orthogonal
+            )
             for alpha, beta in zip(diagonal, offdiagonal, strict=True):
                 self._growth.add(alpha, beta)
-        return self._growth.total >= self._demand + (0.0 if self._orthogonal else 0.5 * math.log(step + 1))
+        return self._growth is not None and self._growth.failure <= self._failure
 
 
-def demanded(length: int) -> float:
-    """Return the growth from which on the rule is met: ln(√(2n/π)/δ)."""
-    return 0.5 * math.log(2.0 * length / math.pi) - math.log(FAILURE)
+def is_blurred(offdiagonal: list[float], dtype: np.dtype[Any]) -> bool:
+    """Return whether a search that is not certain yet had better be made in float64.
+
+    Of a matrix of low rank, in whose rest a start finds nothing, a few starts are enough in float32 too; of one whose
+    values are equal up to float32's rounding errors, none are.
+    """
+    return dtype == np.float32 and offdiagonal[-1] == 0.0 and offdiagonal.count(0.0) >= SINGLE_STARTS
 
 
-def start_vector(length: int, stream: int = 0) -> NDArray[np.float64]:
-    """Draw a vector [n] uniform on the unit sphere, the same at every call."""
-    random = _first_numbers(stream)[:length] if length <= KEPT else _normal_numbers(length, stream)
+def start_vector(length: int, seed: int, stream: int = 0) -> NDArray[np.float64]:
+    """Draw a vector [n] uniform on the unit sphere, the same for the same numbers."""
+    random = np.random.default_rng([stream, seed]).standard_normal(length)
     unit: NDArray[np.float64] = random / dnrm2(random)
     return unit
-
-
-def _normal_numbers(length: int, stream: int) -> NDArray[np.float64]:
-    return np.random.default_rng(stream).standard_normal(length)
-
-
-@cache
-def _first_numbers(stream: int) -> NDArray[np.float64]:
-    return _normal_numbers(KEPT, stream)
 
 
 def largest_ritz_value(diagonal: list[float], offdiagonal: list[float]) -> float:

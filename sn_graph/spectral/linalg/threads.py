@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import cache, partial
 from typing import Any
 
@@ -160,6 +161,9 @@ def _read(path: str) -> bytes:
 
 def _one_is_faster(matrix: NDArray[Any], threads: int) -> bool:
     operand = BlockedMatrix.of(matrix, np.float64 if matrix.dtype == np.float64 else np.float32)
+    if matrix.dtype.itemsize < 4:  # conversions run on one thread, and are made once
+        rows = max(1, 2 * LARGE // (operand.dtype.itemsize * operand.shape[1]))
+        operand = replace(operand, storage=operand.storage[:rows]).converted()
     product = partial(operand.multiply, np.ones(operand.shape[1]))
     with _limited(lambda: threads):
         product()  # pages are mapped, caches filled

@@ -2,16 +2,20 @@
 
     τ = σ(1 + δ);  τ²I − MᵀM has a Cholesky factor  ⟹  ‖M‖₂ < τ, up to the rounding errors that `definite` counts
 
-σ is any estimate; δ starts at 9e-9 and grows tenfold until the factorization succeeds, so that a poor estimate makes
-the bound wide and never wrong. The Gram matrix is on the shorter side n, in float64, in which products of narrower
-types are exact; it is the only copy made, 8n² bytes, whatever the length of the other side. Its rounding errors are
-about (mr + n²)·1e-16 of σ², r = ‖M‖_F²/σ², which is 2e-9 on a random 4096 × 4096.
+σ is any estimate; δ starts at 9e-9 and grows tenfold until the factorization succeeds, so that a poor estimate never
+makes the bound wrong. Where it fails at 9e-7, σ is low, and a better one is looked for: that of Lanczos in place of a
+given one, that of LAPACK in place of Lanczos's.
+
+The Gram matrix is on the shorter side n, in float64, in which products of narrower types are exact; it is the only copy
+made, 8n² bytes, whatever the length of the other side. Its rounding errors are about (mr + n²)·1e-16 of σ²,
+r = ‖M‖_F²/σ², which is 2e-9 on a random 4096 × 4096.
 
 Where n passes `GRAM_LIMIT`, the bound is min(‖M‖_F, √(‖M‖₁‖M‖_∞)) from one pass: true, and wide (a random matrix
 passes it by about √n/2).
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sn_graph.spectral.linalg import (
+    FAILURE,
     SAFE_RANGE,
     UNIT,
     BlockedMatrix,
@@ -32,9 +37,10 @@ from sn_graph.spectral.matrix.routes import DENSE_SIDE, lanczos_on_gram
 
 # 8,192² float64 are 512 MB; the factorization takes seconds, and grows by the cube.
 GRAM_LIMIT = 8192
-# Above the rounding errors of all sizes that have a Gram matrix here; the third, 9e-7, is above the error of σ.
-FIRST_WIDTH = 9e-9
-WIDENING = 10.0
+# The first is above the rounding errors of all sizes that have a Gram matrix here; the last is above the error of σ.
+WIDTHS = (9e-9, 9e-8, 9e-7)
+# The probability of a low estimate: each is followed by a proof that it is not, so little certainty costs least.
+ESTIMATED = 0.1
 
 
 @dataclass(frozen=True)
@@ -62,8 +68,9 @@ def upper_bound(matrix: NDArray[Any], sigma: float | None = None) -> float:
             is computed from the same Gram matrix, which is cheaper than computing it before.
 
     Returns:
-        The bound: above the norm by 1e-8 of it if `sigma` was that near, otherwise by at most ten times the error of
-        `sigma`. 0 for a zero or empty matrix, NaN for one with NaN or infinity, infinity where float64 ends.
+        The bound: above the norm by 1e-8 of it if `sigma` was that near, by 1e-6 at most if it was below, because it is
+        computed anew then, and by about the error of a `sigma` that was above. 0 for a zero or empty matrix, NaN for
+        one with NaN or infinity, infinity where float64 ends.
 
     >>> 4.0 <= upper_bound(np.array([[3.0, 0.0], [0.0, -4.0]])) <= 4.0 * (1 + 1e-8)
     True
@@ -105,35 +112,44 @@ def _bracket(matrix: NDArray[Any], sigma: float | None) -> Bracket:
                 return Bracket(value, value, value)
             operand = operand.rescaled(largest)
             proof = _gram_proof(operand)
-        value = _largest_eigenvalue(proof) if known is None else math.ldexp(known, -operand.exponent) ** 2
-        upper = _proven(proof, value)
-    lower = operand.restored(math.sqrt(value)) if known is None else known
+        value, upper = _proven(proof, _estimates(proof, operand, known))
     frobenius = math.sqrt(proof.frobenius_squared) * (1.0 + 2.0 * UNIT)
-    return Bracket(lower, _raised(operand.restored(upper)), _raised(operand.restored(frobenius)))
+    lower, upper, frobenius = (operand.restored(norm) for norm in (math.sqrt(value), upper, frobenius))
+    return Bracket(lower, _raised(upper), _raised(frobenius))
 
 
 def _gram_proof(operand: BlockedMatrix) -> GramProof:
     return GramProof(operand.gram, max(operand.shape))
 
 
-def _largest_eigenvalue(proof: GramProof) -> float:
-    """λ_max(A), to twice the error that σ may have."""
+def _square(operand: BlockedMatrix, sigma: float) -> float:
+    scaled = math.ldexp(sigma, -operand.exponent)
+    return scaled * scaled
+
+
+def _estimates(proof: GramProof, operand: BlockedMatrix, known: float | None) -> Iterator[float]:
+    """Yield λ_max(A), to twice the error that σ may have, each better or dearer than the one before."""
+    if known is not None:
+        yield _square(operand, known)
     if len(proof.diagonal) > DENSE_SIDE:
-        pair = lanczos_on_gram(proof.gram)
-        if pair.certain:
-            return pair.value
-    return dense_eigenpair(proof.gram).value
+        for failure in (ESTIMATED, FAILURE):
+            pair = lanczos_on_gram(proof.gram, operand.seed, failure=failure)
+            if not pair.certain:
+                break
+            yield pair.value
+    yield dense_eigenpair(proof.gram).value
 
 
-def _proven(proof: GramProof, value: float) -> float:
-    """A bound of ‖M‖₂ from an estimate of its square; where that is poor, the Gram matrix is made again."""
-    width = FIRST_WIDTH
-    while math.isfinite(threshold := value * (1.0 + width) ** 2):
-        bound = proof.bound(threshold)
-        if bound is not None:
-            return math.sqrt(bound) * (1.0 + 2.0 * UNIT)
-        width *= WIDENING
-    return math.sqrt(proof.frobenius_squared) * (1.0 + 2.0 * UNIT)
+def _proven(proof: GramProof, estimates: Iterator[float]) -> tuple[float, float]:
+    """An estimate of ‖M‖₂² and a bound of ‖M‖₂ from the first one that is not low; after a refusal A is made again."""
+    value = math.nan
+    for value in estimates:
+        for width in WIDTHS:
+            threshold = value * (1.0 + width) ** 2
+            bound = proof.bound(threshold) if math.isfinite(threshold) else None
+            if bound is not None:
+                return value, math.sqrt(bound) * (1.0 + 2.0 * UNIT)
+    return value, math.sqrt(proof.frobenius_squared) * (1.0 + 2.0 * UNIT)
 
 
 def one_pass_bounds(operand: BlockedMatrix) -> tuple[float, float]:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy.linalg.blas import dnrm2
 
 from sn_graph.spectral.linalg import (
+    FAILURE,
     SYMV,
     BlockedMatrix,
     Eigenpair,
@@ -32,7 +33,7 @@ TOLERANCE = 7e-7
 # Up to here LAPACK on the Gram matrix is as fast as Lanczos, and needs no stopping rule.
 DENSE_SIDE = 96
 # Up to here LAPACK can step in (half a GB of float64, a minute); above, Lanczos goes on until its rule is met, which
-# the growth of exp(2k√(2ε)) brings about in some 9,000 steps at worst.
+# the growth of exp(2k√(2ε)) brings about in some 15,000 steps at worst.
 FALLBACK_SIDE = 8192
 FALLBACK_STEPS = 400
 UNBOUNDED_STEPS = 20_000
@@ -138,6 +139,8 @@ def leading_eigenpair(operand: BlockedMatrix, guess: Guess | None = None) -> Lea
     if pair.certain or not math.isfinite(pair.value):
         return LeadingPair(pair, on_rows, operand.dtype)
     precise = operand.in_double()
+    if pair.blurred:
+        return leading_eigenpair(precise, guess)
     return LeadingPair(dense_eigenpair(precise.gram()), _is_wide(precise), precise.dtype)
 
 
@@ -146,16 +149,20 @@ def route_of(operand: BlockedMatrix) -> Route:
     return next(route for route in ROUTES if route.suits(operand))
 
 
-def lanczos_on_gram(gram: NDArray[Any], start: NDArray[np.float64] | None = None) -> Eigenpair:
+def lanczos_on_gram(
+    gram: NDArray[Any], seed: int, start: NDArray[np.float64] | None = None, failure: float = FAILURE
+) -> Eigenpair:
     """Find the largest eigenvalue of a Gram matrix by Lanczos, in `FALLBACK_STEPS` steps at most.
 
     Args:
         gram: [n, n], float32 or float64, Fortran order, upper triangle.
+        seed: That of the matrix that the Gram matrix is of.
         start: What may be the vector [n].
+        failure: The greatest probability of a value that is low by more than `TOLERANCE`.
     """
     apply = partial(SYMV[gram.dtype.char], 1.0, gram)
     with threads_for(gram):
-        return largest_eigenpair(apply, len(gram), TOLERANCE, FALLBACK_STEPS, start, gram.dtype)
+        return largest_eigenpair(apply, len(gram), TOLERANCE, FALLBACK_STEPS, start, gram.dtype, seed, failure)
 
 
 def _by_lapack(operand: BlockedMatrix, *_: object) -> Eigenpair:
@@ -164,7 +171,7 @@ def _by_lapack(operand: BlockedMatrix, *_: object) -> Eigenpair:
 
 def _by_lanczos_on_gram(operand: BlockedMatrix, on_rows: bool, guess: Guess | None) -> Eigenpair:
     start = None if guess is None else guess.on(on_rows, operand)
-    return lanczos_on_gram(operand.gram(), start)
+    return lanczos_on_gram(operand.gram(), operand.seed, start)
 
 
 def _by_lanczos_on_products(operand: BlockedMatrix, on_rows: bool, guess: Guess | None) -> Eigenpair:
@@ -172,7 +179,7 @@ def _by_lanczos_on_products(operand: BlockedMatrix, on_rows: bool, guess: Guess 
     apply, length = (operand.gram_multiply_rows, rows) if on_rows else (operand.gram_multiply_columns, columns)
     limit = FALLBACK_STEPS if min(rows, columns) <= FALLBACK_SIDE else UNBOUNDED_STEPS
     start = None if guess is None else guess.on(on_rows, operand)
-    return largest_eigenpair(apply, length, TOLERANCE, limit, start, operand.dtype)
+    return largest_eigenpair(apply, length, TOLERANCE, limit, start, operand.dtype, operand.seed)
 
 
 def _is_narrow(operand: BlockedMatrix) -> bool:

@@ -100,3 +100,25 @@ def test_count_nonfinite(shape: list[int], kind: Any, seed: int, flipped: bool) 
     if flipped:
         array = array.T[..., ::-1] if array.ndim else array
     assert count_nonfinite(array) == (int(np.isnan(values).sum()), int(np.isinf(values).sum()))
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_seed(kind: Any) -> None:
+    """Made of every element, and of the place of its row."""
+    given = matrix(30, 20, kind)
+    seed = BlockedMatrix.of(given).seed
+    assert 0 <= seed < 1 << 32
+    assert seed == BlockedMatrix.of(given.copy()).seed == BlockedMatrix.of(given.T).seed
+    assert seed not in (BlockedMatrix.of(given[::-1]).seed, BlockedMatrix.of(given.reshape(20, 30)).seed)
+    for place in np.ndindex(given.shape):
+        other = given.copy()
+        other[place] = 7
+        assert BlockedMatrix.of(other).seed != seed
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_converted(kind: Any) -> None:
+    given = matrix(300, 200, kind)
+    served = BlockedMatrix.of(given, np.float32).converted()
+    assert np.array_equal(served.storage, given.astype(np.float32))
+    assert served.gram() == pytest.approx(BlockedMatrix.of(given, np.float32).gram(), rel=1e-4, abs=1e-3)

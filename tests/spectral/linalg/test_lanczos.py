@@ -93,10 +93,12 @@ def test_a_guess_that_is_not_the_leading_vector(gap: float) -> None:
 def test_a_guess_from_a_search_that_missed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A start nearly without the leading vector finds the second; given as a guess, that must not confirm itself."""
     spectrum = below(1.0, below(1.0 - 1e-5, np.linspace(0.0, 0.4, 298)))
-    unlucky = start_vector(300)
-    unlucky[-1] = 1e-8
+    unlucky = start_vector(300, 0)
+    unlucky[-1] = 1e-14
     unlucky /= np.linalg.norm(unlucky)
-    monkeypatch.setattr(lanczos, "start_vector", lambda n, stream=0: start_vector(n, stream) if stream else unlucky)
+    monkeypatch.setattr(
+        lanczos, "start_vector", lambda n, seed, stream=0: start_vector(n, seed, stream) if stream else unlucky
+    )
     missed = largest_eigenpair(lambda x: spectrum * x, 300, TOLERANCE, 2000)
     assert missed.value < 1 - 2 * TOLERANCE
     assert lanczos._confirm(lambda x: spectrum * x, missed.vector, TOLERANCE, 2000) is None
@@ -116,7 +118,6 @@ def test_a_guess_in_small_spaces() -> None:
     [
         np.linspace(0.0, 1.0, 300),
         below(1.0, np.zeros(299)),
-        below(1.0, np.full(299, 1 - 6e-6)),
         below(1.0, below(1 - 6e-6, np.linspace(0.0, 0.9, 298))),
         np.logspace(-24, 0, 300),
     ],
@@ -129,6 +130,40 @@ def test_float32_vectors(eigenvalues: NDArray[np.float64], scale: float) -> None
     assert -2 * TOLERANCE - 3e-7 <= pair.value / float(diagonal.max()) - 1 <= 3e-7
     assert pair.vector.dtype == np.float64
     assert np.linalg.norm(pair.vector) == pytest.approx(1.0, rel=1e-12)
+
+
+@pytest.mark.parametrize("gap", [0.0, 1e-7, 6e-6])
+def test_float32_says_what_it_cannot_tell(gap: float) -> None:
+    diagonal = below(1.0, np.full(299, 1.0 - gap)).astype(np.float32)
+    pair = largest_eigenpair(lambda x: diagonal * x, 300, TOLERANCE, 300, dtype=np.float32)
+    assert pair.blurred
+    assert not pair.certain
+    wide = largest_eigenpair(lambda x: diagonal.astype(np.float64) * x, 300, TOLERANCE, 300)
+    assert wide.certain
+    assert not wide.blurred
+    assert wide.value >= 1.0 - 2 * TOLERANCE
+
+
+@pytest.mark.parametrize("hidden", [2.0, 1.0 + 1e-5, 1e9])
+@pytest.mark.parametrize("rest", [1.0, 0.0])
+def test_a_start_that_reaches_nothing_of_it(hidden: float, rest: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exhausted after one step without a trace of the leading vector: another start finds it."""
+    spectrum = below(hidden, below(1.0, np.full(298, rest)))
+    blind = np.append(np.ones(299), 0.0)
+    blind /= np.linalg.norm(blind)
+    monkeypatch.setattr(
+        lanczos, "start_vector", lambda n, seed, stream=0: start_vector(n, seed, stream) if stream else blind
+    )
+    pair = solve(spectrum)
+    assert pair.certain
+    assert pair.value == pytest.approx(hidden, rel=2 * TOLERANCE)
+    assert abs(pair.vector[-1]) == pytest.approx(1.0, abs=1e-3 if hidden < 1.1 else 1e-9)
+
+
+def test_the_second_value_is_seen_where_there_are_two() -> None:
+    """Of two equal values one start sees one."""
+    pair = solve(below(1.0, below(1.0, np.zeros(298))))
+    assert pair.value == pytest.approx(1.0, rel=1e-14)
 
 
 @pytest.mark.parametrize("value", [4.1, 0.3, 1e-3, 7.7])

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.linalg import hadamard, svdvals
 
-from sn_graph.spectral.linalg import blocks, dense
+from sn_graph.spectral.linalg import blocks, dense, lanczos
+from sn_graph.spectral.linalg.stopping import start_vector
 from sn_graph.spectral.matrix import routes
 from sn_graph.spectral.matrix.exact import SingularTriplet, leading_singular_triplet, spectral_norm
 from tools.sigma_trials import matrices
@@ -203,6 +204,73 @@ def test_lapack_steps_in(monkeypatch: pytest.MonkeyPatch) -> None:
     for shape in ((300, 320), (600, 560)):
         matrix = np.random.default_rng(5).standard_normal(shape).astype(np.float32)
         assert spectral_norm(matrix) == pytest.approx(reference(matrix), rel=1e-12)
+
+
+def old_start(length: int) -> NDArray[np.float64]:
+    """The start that all matrices of a side had in 0.0: whoever knows a start makes a matrix that it is blind to."""
+    random = np.random.default_rng(0).standard_normal(max(length, 1 << 12))[:length]
+    unit: NDArray[np.float64] = random / np.linalg.norm(random)
+    return unit
+
+
+@pytest.mark.parametrize("length", [129, 200, 300, 600, 1024])
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_a_direction_that_a_known_start_does_not_see(length: int, kind: Any) -> None:
+    start = old_start(length)
+    hidden = np.random.default_rng(5).standard_normal(length)
+    for _ in range(2):
+        hidden -= (hidden @ start) * start
+    hidden /= np.linalg.norm(hidden)
+    matrix = (np.eye(length) + np.outer(hidden, hidden)).astype(kind)
+    assert spectral_norm(matrix) == pytest.approx(2.0, rel=PROMISED)
+    assert leading_singular_triplet(matrix).sigma == pytest.approx(2.0, rel=PROMISED)
+
+
+@pytest.mark.parametrize("length", [4400, 4401, 4402])
+def test_one_block_in_the_identity(length: int) -> None:
+    matrix = np.eye(length, dtype=np.float32)
+    one, other = 4398, 3311
+    matrix[one, one] = matrix[other, other] = 2
+    for sign in (-1, 1):
+        matrix[one, other] = matrix[other, one] = sign
+        assert spectral_norm(matrix) == pytest.approx(3.0, rel=PROMISED)
+
+
+def test_its_own_start_does_not_help(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A matrix made for the start of another one has a start of its own."""
+    starts: list[NDArray[np.float64]] = []
+
+    def seen(length: int, seed: int, stream: int = 0) -> NDArray[np.float64]:
+        starts.append(start_vector(length, seed, stream))
+        return starts[-1]
+
+    monkeypatch.setattr(lanczos, "start_vector", seen)
+    matrix = np.eye(200)
+    for _ in range(5):
+        starts.clear()
+        assert spectral_norm(matrix) == pytest.approx(np.linalg.norm(matrix, 2), rel=PROMISED)
+        hidden = np.random.default_rng(5).standard_normal(200)
+        basis, _ = np.linalg.qr(np.array(starts).T)
+        hidden -= basis @ (basis.T @ hidden)
+        matrix = np.eye(200) + np.outer(hidden, hidden) / (hidden @ hidden)
+    assert spectral_norm(matrix) == pytest.approx(2.0, rel=PROMISED)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(98, 101), (150, 160), (560, 600)])
+@pytest.mark.parametrize("gap", [1e-6, 2.5e-6, 3e-6])
+def test_little_of_the_leading_vector_in_a_known_start(rows: int, columns: int, gap: float) -> None:
+    """With 1/1000 of its usual part, the rule of 0.0 stopped 2e-6 low."""
+    start = old_start(rows)
+    for seed in range(5):
+        generator = np.random.default_rng(seed)
+        leading = generator.standard_normal(rows)
+        leading -= (leading @ start) * start
+        leading += 3e-5 * np.linalg.norm(leading) * start
+        left, _ = np.linalg.qr(np.column_stack([leading, generator.standard_normal((rows, rows - 1))]))
+        right, _ = np.linalg.qr(generator.standard_normal((columns, rows)))
+        values = np.concatenate([[1.0, 1.0 - gap], np.sort(0.9 * generator.random(rows - 2))[::-1]])
+        matrix = ((left * values) @ right.T).astype(np.float32)
+        assert spectral_norm(matrix) == pytest.approx(reference(matrix), rel=PROMISED)
 
 
 def test_same_result_at_every_call() -> None:
