@@ -135,13 +135,19 @@ class Model:
         size = field.end - field.value
         return Payload(tensor.data_type, field.number, Source(serialized), field.value, size)
 
-    def array(self, tensor: onnx.TensorProto) -> NDArray[np.generic]:
+    def array(self, tensor: onnx.TensorProto, factor: float | None = None) -> NDArray[np.generic]:
         """Return a tensor's elements in its own type and shape, read-only; a view of the file where possible.
+
+        Args:
+            tensor: A tensor of the skeleton.
+            factor: Return what the elements would be, to the last digit, once `scale` has multiplied them by this too.
 
         Raises:
             ModelError: The tensor has no data, or not as much as its shape says.
         """
         payload = self.payload(tensor)
+        if payload is not None and factor is not None:
+            payload = payload.scaled(factor)
         if payload is None:
             if 0 in tensor.dims:
                 return Payload.empty(tensor.data_type).elements(tuple(tensor.dims))
@@ -158,6 +164,11 @@ class Model:
         if payload is None:
             raise ModelError(f"tensor '{tensor.name}' holds no data", do="export the model with its weights")
         self._exchange(tensor, payload.scaled(factor))
+
+    def is_scaled(self, tensor: onnx.TensorProto) -> bool:
+        """Say whether `scale` has multiplied a tensor, so that `array` gives rounded products of the source's data."""
+        payload = self.payload(tensor)
+        return payload is not None and payload.factor is not None
 
     def replace(self, tensor: onnx.TensorProto, array: NDArray[np.generic]) -> None:
         """Give a tensor of the skeleton other elements, of the same shape; cast to its type, in its encoding."""

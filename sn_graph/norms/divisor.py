@@ -7,6 +7,7 @@
 of the matrix (`sn_graph.sites.views`), or of what the consumers do (`sn_graph.norms.operator`).
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -14,10 +15,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from sn_graph.errors import ModelError, leave_out
-from sn_graph.model import Model, scale_elements
+from sn_graph.model import Model
 from sn_graph.norms.matrix import exact_sigma, require_finite_norm
 from sn_graph.norms.operator import Operators, alpha, state_length
 from sn_graph.plan import Plan, Target
@@ -29,6 +31,7 @@ from sn_graph.spectral.matrix import (
     power_iteration,
     raised_divisor,
     seeded_state,
+    upper_bound,
 )
 from sn_graph.state import State
 
@@ -93,9 +96,10 @@ class Divider:
         sigma = require_finite_norm(target, matrix, found.lower)
         if self._plan.norm == "operator":
             return Divisors((), sigma, found.upper)
-        plain = target.site.quantization is None and matrix.dtype in ROUNDING
-        store = None if plain else partial(self._stored_matrix, target)
-        divisor = certified_divisor(matrix, self._plan.bound, found, store)
+        if found.upper == 0.0 or self._is_rounded_once(target):
+            divisor = certified_divisor(matrix, self._plan.bound, found)
+        else:
+            divisor = self._raised(found.upper, partial(self._read_bound, target))
         return Divisors((self._certified(target, divisor),), sigma, found.upper)
 
     def _operator_norm(self, target: Target, matrix: NDArray[Any], found: Divisors) -> Divisors:
@@ -105,16 +109,48 @@ class Divider:
             return replace(known, used=(enclosed.lower,))
         if enclosed.upper == 0.0:
             return replace(known, used=(0.0,))
-        unit = ROUNDING.get(matrix.dtype) if target.site.quantization is None else None
-        if unit is not None and self._plan.bound > _NO_UNDERFLOW:
+        if self._is_rounded_once(target) and self._plan.bound > _NO_UNDERFLOW:
+            unit = ROUNDING[matrix.dtype]
             divisor = (enclosed.upper + 2.0 * unit * self._operators.magnitude(target)) * (1.0 + 4.0 * unit)
-            return replace(known, used=(self._certified(target, divisor),))
-
-        def proven(factor: float) -> float:
-            return self._operators.enclose(target, self._stored(target, factor)).upper
-
-        divisor = raised_divisor(enclosed.upper, self._plan.bound, proven)
+        else:
+            divisor = self._raised(
+                enclosed.upper, lambda factor: self._operators.enclose_readings(target, factor).upper
+            )
         return replace(known, used=(self._certified(target, divisor),))
+
+    def _is_rounded_once(self, target: Target) -> bool:
+        """Say whether runtimes read W · factor, each element rounded once to float32 or float64, as it is stored."""
+        tensor = target.tensor
+        stored = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
+        return (
+            target.site.quantization is None
+            and stored in ROUNDING
+            and not self._model.is_scaled(tensor)
+            and all(np.can_cast(stored, dtype) for use in target.uses for dtype in use.rounded_to)
+        )
+
+    def _raised(self, divisor: float, proven: Callable[[float | None], float]) -> float:
+        """Return a divisor with which what runtimes read is proven to be within the bound; or one that keeps it so.
+
+        Args:
+            divisor: Where to begin: a bound of the norm.
+            proven: Returns a proven bound of the norm of what runtimes read after a factor; after none if it is None.
+        """
+        bound = self._plan.bound
+        if self._plan.clip and divisor <= bound:
+            if proven(None) <= bound:
+                return divisor
+            divisor = math.nextafter(bound, math.inf)  # it passes the bound where it is read: not one to keep
+        return raised_divisor(divisor, bound, proven)
+
+    def _read_bound(self, target: Target, factor: float | None) -> float:
+        """Return a proven bound of the norm of a weight's matrix as runtimes read it after a factor."""
+        uses = {use.rounded_to: use for use in target.uses}
+        return max(
+            upper_bound(target.view.matrix(read))
+            for use in uses.values()
+            for read in target.readings(self._model, use, factor)
+        )
 
     def _certified(self, target: Target, divisor: float) -> float:
         if np.isfinite(divisor):
@@ -124,16 +160,6 @@ class Divider:
             "whose numbers end above it",
             "give a larger --bound",
         )
-
-    def _stored(self, target: Target, factor: float) -> NDArray[Any]:
-        """Return the weight as its tensor would hold it, times a factor; dequantized where it is quantized."""
-        stored, quantization = self._model.array(target.tensor), target.site.quantization
-        if quantization is not None:
-            return quantization.dequantize(self._model, stored, factor)
-        return scale_elements(stored, factor)
-
-    def _stored_matrix(self, target: Target, factor: float) -> NDArray[Any]:
-        return target.view.matrix(self._stored(target, factor))
 
     def _power(self, target: Target, matrix: NDArray[Any]) -> list[float]:
         """Return σ after k iterations; where each use has its own, after k, 2k, … of them."""

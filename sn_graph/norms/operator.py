@@ -9,7 +9,7 @@ Where a weight has several consumers, the largest norm counts.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -55,16 +55,27 @@ class Operators:
         self._model = model
         self._shapes: Shapes | None = None
 
-    def enclose(self, target: Target, array: NDArray[Any] | None = None) -> Enclosure:
-        """Compute the norm of what a site's consumers do to their input.
+    def enclose(self, target: Target) -> Enclosure:
+        """Compute the norm of what a site's consumers do to their input, of the weight as it is stored.
 
         Args:
             target: The site; its weight must be finite.
-            array: Elements in place of the stored ones, of their shape and type.
         """
-        stored = target.array(self._model) if array is None else array
-        found = [self._enclose(target, use, stored) for use in _different(target)]
-        return Enclosure(max(one.lower for one in found), max(one.upper for one in found))
+        stored = target.array(self._model)
+        return _largest(self._enclose(target, use, stored) for use in _different(target))
+
+    def enclose_readings(self, target: Target, factor: float | None = None) -> Enclosure:
+        """Compute the norm of what a site's consumers do to their input, of the weight as runtimes read it.
+
+        Args:
+            target: The site.
+            factor: What the weight is multiplied by first: see `Target.readings`.
+        """
+        return _largest(
+            self._enclose(target, use, read)
+            for use in _different(target)
+            for read in target.readings(self._model, use, factor)
+        )
 
     def convolution(self, target: Target, use: WeightUse, stored: NDArray[Any] | None = None) -> "Convolution":
         """Return the map of a Conv or ConvTranspose; of unknown size where any part of that is not known."""
@@ -197,10 +208,15 @@ def alpha(use: WeightUse) -> float:
     return float(use.node.attribute("alpha", 1.0)) if use.operator.alpha else 1.0
 
 
+def _largest(found: Iterable[Enclosure]) -> Enclosure:
+    every = list(found)
+    return Enclosure(max(one.lower for one in every), max(one.upper for one in every))
+
+
 def _different(target: Target) -> Sequence[WeightUse]:
-    """Return the uses, but of those that are plain products only the first: they have the norm of the one matrix."""
-    plain = [use for use in target.uses if _is_plain(target, use)]
-    return [use for use in target.uses if use not in plain[1:]]
+    """Return the uses, but of plain products that read the same only the first: they have the norm of the matrix."""
+    plain = {use.rounded_to: use for use in reversed(target.uses) if _is_plain(target, use)}
+    return [use for use in target.uses if not _is_plain(target, use) or plain[use.rounded_to] is use]
 
 
 def _is_plain(target: Target, use: WeightUse) -> bool:

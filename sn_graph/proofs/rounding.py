@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from onnx import TensorProto, helper
+from onnx import helper
 
 from sn_graph.plan import Plan
 from sn_graph.sites import Quantization
@@ -16,16 +16,13 @@ from sn_graph.sites import Quantization
 
 def types_passed(plan: Plan) -> frozenset[np.dtype[Any]]:
     """Return the types that the weights of a plan pass: as stored, as scaled back, and behind each Cast."""
-    return frozenset(np.dtype(helper.tensor_dtype_to_np_dtype(code)) for code in _codes(plan))
+    return frozenset(_types(plan))
 
 
-def _codes(plan: Plan) -> Iterator[int]:
+def _types(plan: Plan) -> Iterator[np.dtype[Any]]:
     for target in plan.targets():
-        yield target.tensor.data_type
+        yield np.dtype(helper.tensor_dtype_to_np_dtype(target.tensor.data_type))
         for use in target.uses:
             if isinstance(use.quantization, Quantization):
-                yield use.quantization.scale.data_type
-            for step in use.steps:
-                if step.node.op_type == "Cast":
-                    to = step.node.attribute("to")
-                    yield TensorProto.DataType.Value(to.decode()) if isinstance(to, bytes) else to
+                yield np.dtype(helper.tensor_dtype_to_np_dtype(use.quantization.scale.data_type))
+            yield from use.rounded_to

@@ -4,16 +4,25 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from onnx import TensorProto
+
 from sn_graph.model import FLOAT_TYPES, Graph, Model, Node
 from sn_graph.sites.layout import Layout
 from sn_graph.sites.operators import MICROSOFT
 
 
 class Step(NamedTuple):
-    """An operator between a weight and its consumer, and the layout behind it."""
+    """An operator between a weight and its consumer.
+
+    Attributes:
+        node: The operator.
+        layout: The layout behind it.
+        element_type: ONNX's code of the type that it rounds to; None where it keeps the elements as they are.
+    """
 
     node: Node
     layout: Layout
+    element_type: int | None = None
 
 
 CHAIN_OPERATORS: dict[str, frozenset[str]] = {
@@ -21,11 +30,11 @@ CHAIN_OPERATORS: dict[str, frozenset[str]] = {
     "Cast": frozenset({"to"}),
     "Transpose": frozenset({"perm"}),
     "Reshape": frozenset({"allowzero", "shape"}),
-    "DequantizeLinear": frozenset({"axis", "block_size"}),
+    "DequantizeLinear": frozenset({"axis", "block_size", "output_dtype"}),
 }
 """The operators of a chain, each with the attributes that decide what it makes of a weight."""
 
-_FLOATS = frozenset({*FLOAT_TYPES, b"FLOAT", b"FLOAT16", b"DOUBLE", b"BFLOAT16"})  # as words below opset 6
+_WORDS = {bytes(TensorProto.DataType.Name(code), "ascii"): code for code in FLOAT_TYPES}  # below opset 6
 
 
 def chain_step(model: Model, graph: Graph, node: Node, index: int, layout: Layout) -> Layout | str | None:
@@ -40,7 +49,7 @@ def chain_step(model: Model, graph: Graph, node: Node, index: int, layout: Layou
     if node.op_type == "Identity" or is_dequantize(node):
         return layout
     if node.op_type == "Cast":
-        return layout if node.attribute("to") in _FLOATS else None
+        return layout if cast_type(node) is not None else None
     if node.op_type == "Transpose":
         perm = node.attribute("perm", tuple(reversed(range(rank))))
         return layout.transpose(perm) if sorted(perm) == list(range(rank)) else "its Transpose does not fit its shape"
@@ -55,6 +64,13 @@ def chain_step(model: Model, graph: Graph, node: Node, index: int, layout: Layou
             layout.reshape(shape) or "its Reshape cuts across the axes of a Transpose, which no matrix view can follow"
         )
     return None
+
+
+def cast_type(node: Node) -> int | None:
+    """Return the element type that a Cast gives; None where that is no float, or not told."""
+    to = node.attribute("to")
+    code = _WORDS.get(to) if isinstance(to, bytes) else to
+    return code if code in FLOAT_TYPES else None
 
 
 def is_dequantize(node: Node) -> bool:

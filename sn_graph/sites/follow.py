@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import onnx
 
 from sn_graph.model import ConstantValues, Model, Node, Reached, Reading, Scope, Use, follow
-from sn_graph.sites.chain import CHAIN_OPERATORS, Step, chain_step, is_dequantize
+from sn_graph.sites.chain import CHAIN_OPERATORS, Step, cast_type, chain_step, is_dequantize
 from sn_graph.sites.layout import Layout
 from sn_graph.sites.operators import MICROSOFT, operator_of
 from sn_graph.sites.quantized import Quantization, read_quantization
@@ -64,9 +64,9 @@ class Follower:
         if isinstance(behind, str):
             steps = (*form.steps, Step(node, form.layout))
             return replace(form, steps=steps, blocked=form.blocked or behind)
-        if is_dequantize(node):
-            form = replace(form, quantization=self._quantization(node, resolved or node, form))
-        return replace(form, layout=behind, steps=(*form.steps, Step(node, behind)))
+        if resolved is not None and is_dequantize(node):
+            form = replace(form, quantization=self._quantization(node, resolved, form))
+        return replace(form, layout=behind, steps=(*form.steps, Step(node, behind, _rounded_to(resolved, form))))
 
     def _is_weight_input(self, form: _Form, node: Node, index: int) -> bool:
         if self._constants.all_inputs(node):
@@ -133,6 +133,15 @@ class Follower:
                 return None
             attribute = found[0]
         return None if attribute.ref_attr_name else attribute
+
+
+def _rounded_to(node: Node | None, form: _Form) -> int | None:
+    """Return the element type that an operator of a chain rounds to; None where it does not."""
+    if node is None:
+        return None
+    if is_dequantize(node):
+        return form.quantization.output_type if isinstance(form.quantization, Quantization) else None
+    return cast_type(node) if node.op_type == "Cast" else None
 
 
 def _distance(reading: Reading[_Form]) -> int:

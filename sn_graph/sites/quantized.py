@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from sn_graph.model import FLOAT_TYPES, Graph, Model, Node, Scope, scale_elements
+from sn_graph.model import FLOAT_TYPES, Graph, Model, Node, Scope
 
 SCALE, ZERO_POINT = 1, 2
 """The inputs of DequantizeLinear behind the weight."""
@@ -25,6 +25,7 @@ class Quantization:
         zero_point: Its TensorProto, or None for 0.
         axis: The weight's axis that a scale of rank 1, or a block, runs along.
         block_size: How many elements along `axis` share a scale; 0 where there are no blocks.
+        output_type: The element type that it gives: that of the scale, or one that opset 23 lets it name.
     """
 
     node: Node
@@ -34,6 +35,7 @@ class Quantization:
     zero_point: onnx.TensorProto | None
     axis: int
     block_size: int
+    output_type: int
 
     @property
     def per_tensor(self) -> bool:
@@ -45,13 +47,13 @@ class Quantization:
     ) -> NDArray[np.floating]:
         """Return the weight, of the shape of `stored`, in float32 (float64 for a float64 scale); read-only.
 
+        Runtimes round that to `output_type`.
+
         Args:
             model, stored: The model, and the weight as its tensor holds it.
-            factor: What the scale is multiplied by first, and rounded, as `Model.scale` does.
+            factor: What the scale is multiplied by first: see `Model.array`.
         """
-        scale = model.array(self.scale)
-        if factor is not None:
-            scale = scale_elements(scale, factor)
+        scale = model.array(self.scale, factor)
         work = np.float64 if scale.dtype == np.float64 else np.float32
         weight: NDArray[np.floating] = stored.astype(work)
         if self.zero_point is not None:
@@ -96,7 +98,8 @@ def read_quantization(graph: Graph, node: Node, shape: tuple[int, ...]) -> Quant
     for name, tensor in (("scale", scale), ("zero point", zero_point)):
         if tensor is not None and not _fits(tuple(tensor.dims), shape, axis, block_size):
             return f"the {name} of its DequantizeLinear has shape {list(tensor.dims)}, which does not fit the weight"
-    return Quantization(node, scale, *holder, zero_point, axis, block_size)
+    output_type = int(node.attribute("output_dtype", 0)) or scale.data_type
+    return Quantization(node, scale, *holder, zero_point, axis, block_size, output_type)
 
 
 def _fits(dims: tuple[int, ...], shape: tuple[int, ...], axis: int, block_size: int) -> bool:

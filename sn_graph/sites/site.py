@@ -1,6 +1,7 @@
 """Sites: one weight, and every input that reads it."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -49,6 +50,12 @@ class WeightUse:
     def operator(self) -> Operator:
         """The consumer's row of the table of operators."""
         return operator_of(self.node)
+
+    @property
+    def rounded_to(self) -> tuple[np.dtype[Any], ...]:
+        """The types that the weight is rounded to on its way from the stored tensor, in order."""
+        codes = (step.element_type for step in self.steps if step.element_type is not None)
+        return tuple(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(code)) for code in codes)
 
     def layout(self, shape: tuple[int, ...]) -> Layout:
         """Return what the consumer reads of a stored tensor of this shape."""
@@ -118,7 +125,13 @@ class Site:
         found = self.uses[0].quantization
         return found if isinstance(found, Quantization) else None
 
-    def read(self, model: Model, tensor: onnx.TensorProto) -> NDArray[np.generic]:
-        """Return the elements of the weight's `tensor`, dequantized where they are quantized; read-only."""
-        stored = model.array(tensor)
-        return stored if self.quantization is None else self.quantization.dequantize(model, stored)
+    def read(self, model: Model, tensor: onnx.TensorProto, factor: float | None = None) -> NDArray[np.generic]:
+        """Return the elements of the weight's `tensor`, dequantized where they are quantized; read-only.
+
+        Args:
+            model, tensor: The model, and the tensor that holds the weight in it.
+            factor: What the elements, or the scale of quantized ones, are multiplied by first: see `Model.array`.
+        """
+        if self.quantization is None:
+            return model.array(tensor, factor)
+        return self.quantization.dequantize(model, model.array(tensor), factor)

@@ -5,7 +5,6 @@ from dataclasses import replace
 import onnx
 
 from sn_graph.model import Graph, Node, Scope, constant_tensor
-from sn_graph.sites.chain import Step
 from sn_graph.sites.quantized import ZERO_POINT, Quantization
 from sn_graph.sites.site import Site, WeightUse
 
@@ -40,7 +39,7 @@ class Transfer:
         return replace(
             use,
             node=self._node(use.node),
-            steps=tuple(Step(self._node(step.node), step.layout) for step in use.steps),
+            steps=tuple(step._replace(node=self._node(step.node)) for step in use.steps),
             quantization=self._quantization(use.quantization),
             calls=tuple(map(self._node, use.calls)),
         )

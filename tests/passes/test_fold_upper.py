@@ -9,10 +9,11 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 import sn_graph as sn
 from sn_graph.errors import ModelError, UsageError
@@ -199,3 +200,73 @@ def test_the_state_of_an_operator_norm_is_saved_loaded_and_baked(tmp_path: Path)
         sn.insert(tmp_path / "m.onnx", state=tmp_path / "u.safetensors")
     session.bake(tmp_path / "baked.onnx")
     assert np.isfinite(y).all()
+
+
+def as_onnxruntime_reads(model: onnx.ModelProto) -> Array:
+    """What the last node of a model reads as its weight, float64."""
+    given = onnx.ModelProto()
+    given.CopyFrom(model)
+    weight = given.graph.node[-1].input[1]
+    del given.graph.node[-1]
+    del given.graph.input[:], given.graph.output[:]
+    given.graph.node.append(helper.make_node("Cast", [weight], ["widened"], to=onnx.TensorProto.DOUBLE))
+    given.graph.output.append(helper.make_tensor_value_info("widened", onnx.TensorProto.DOUBLE, None))
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(given.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(None, {})[0])
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("norm", ["matrix", "operator"])
+def test_a_model_in_memory_that_was_scaled_before(dtype: str, norm: str) -> None:
+    """What is written is round(W f₁f₂), and not round(round(W f₁) f₂)."""
+    for seed in range(60):
+        generator = np.random.default_rng(seed)
+        weight = drawn(*generator.integers(1, 12, 2), seed=seed).astype(TYPES[dtype])
+        first = sn.fold(linear(weight), bound=float(generator.uniform(0.3, 3)))
+        second = sn.fold(first.model, sigma="upper", bound=1.0, norm=norm)
+        reached = sigma_max(stored(second.to_proto()))
+        assert 1.0 - WIDTH[dtype] <= reached <= 1.0 + 1e-14, seed
+
+
+CASTS = [("float32", "float16"), ("float32", "bfloat16"), ("float64", "float16"), ("float64", "float32")]
+
+
+@pytest.mark.parametrize(("dtype", "read"), CASTS)
+@pytest.mark.parametrize("norm", ["matrix", "operator"])
+def test_behind_a_cast_to_a_narrower_type(dtype: str, read: str, norm: str) -> None:
+    for seed in range(60):
+        weight = drawn(*np.random.default_rng(seed).integers(1, 12, 2), seed=seed).astype(TYPES[dtype])
+        code = helper.np_dtype_to_tensor_dtype(np.dtype(TYPES[read]))
+        nodes = [node("Cast", ["w"], ["read"], to=code), node("MatMul", ["x", "read"], ["y"])]
+        model = network(nodes, {"w": weight}, {"x": (2, len(weight))}, dtype=read)
+        folded = sn.fold(model, sigma="upper", norm=norm).to_proto()
+        reached = sigma_max(as_onnxruntime_reads(folded))
+        assert 1.0 - WIDTH[read] <= reached <= 1.0 + 1e-14, seed
+
+
+@pytest.mark.parametrize("scale", [np.float16, np.float32])
+@pytest.mark.parametrize("blocks", ["tensor", "axis"])
+def test_integers_as_the_runtime_dequantizes_them(scale: Any, blocks: str) -> None:
+    for seed in range(60):
+        generator = np.random.default_rng(seed)
+        rows, cols = (int(side) for side in generator.integers(1, 9, 2))
+        integers = generator.integers(-128, 128, (rows, cols)).astype(np.int8)
+        integers[0, 0] = 127
+        steps = np.asarray(generator.uniform(1e-3, 5e-2, cols if blocks == "axis" else ()), scale)
+        nodes = [node("DequantizeLinear", ["q", "s"], ["w"], axis=1), node("MatMul", ["x", "w"], ["y"])]
+        given = network(nodes, {"q": integers, "s": steps}, {"x": (2, rows)}, dtype=np.dtype(scale).name, opset=19)
+        reached = sigma_max(as_onnxruntime_reads(sn.fold(given, sigma="upper").to_proto()))
+        assert 1.0 - WIDTH[np.dtype(scale).name] <= reached <= 1.0 + 1e-14, seed
+
+
+def test_clip_does_not_keep_what_passes_the_bound_where_it_is_read() -> None:
+    """0.99999 is within 1 as it is stored, and 1.0 behind a Cast: not within 0.99999."""
+    weight = np.array([[0.99999]], np.float32)
+    nodes = [node("Cast", ["w"], ["read"], to=onnx.TensorProto.FLOAT16), node("MatMul", ["x", "read"], ["y"])]
+    model = network(nodes, {"w": weight}, {"x": (2, 1)}, dtype="float16")
+    result = sn.fold(model, sigma="upper", bound=0.999995, clip=True)
+    assert result.sites[0].status == "folded"
+    assert sigma_max(as_onnxruntime_reads(result.to_proto())) <= 0.999995
+    assert sn.fold(model, sigma="upper", bound=1.001, clip=True).sites[0].status == "unchanged"
