@@ -7,13 +7,15 @@ them there by name.
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from enum import Enum
 from importlib.metadata import entry_points
 from types import UnionType
 from typing import Any, ClassVar, Generic, TypeVar, get_args, get_origin, get_type_hints
 
+import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from sn_graph.errors import UsageError
 from sn_graph.model import Model, Storage
@@ -35,6 +37,7 @@ class PassResult:
         sites: One record a weight, in graph order.
         rescaled: The tensors that were multiplied.
         copies: The constants and nodes that were added for readers that must not read the original.
+        vectors: The right singular vectors [cols] of weights' matrices by id, where they were found on the way.
         source: The model before the pass, the caller's own: a proof is of what it is then. None where `apply` was
             called, which changes it in place.
         options: The pass's options.
@@ -46,6 +49,7 @@ class PassResult:
     sites: tuple[SiteRecord, ...]
     rescaled: tuple[Rescaled, ...] = ()
     copies: tuple[Copy, ...] = ()
+    vectors: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     source: Model | None = None
     options: Any = None
     name: str = ""

@@ -79,6 +79,7 @@ class Fold(Pass[FoldOptions]):
         divider = Divider(model, plan, options.sigma, state, options.seed)
         scaling = Scaling(model)
         records: list[SiteRecord] = []
+        vectors: dict[str, NDArray[np.float64]] = {}
         for planned in with_progress(plan, progress):
             target = planned.target
             if target is None:
@@ -90,8 +91,10 @@ class Fold(Pass[FoldOptions]):
             records.append(_record(model, planned, target, found, reason))  # which reads the weight as it still is
             if reason is None:
                 scaling.divide(target, found.used, plan.bound)
+                if found.right is not None:
+                    vectors[target.id] = found.right
         model.edited()
-        return PassResult(model, plan, tuple(records), tuple(scaling.rescaled), scaling.copies)
+        return PassResult(model, plan, tuple(records), tuple(scaling.rescaled), scaling.copies, vectors)
 
     def ensures(self, result: PassResult) -> None:
         """Raise RuntimeError where the model's inputs and outputs are not the source's."""

@@ -3,7 +3,7 @@
 from sn_graph.norms.divisor import Divider, Divisors, SigmaMethod, require_divisor
 from sn_graph.norms.inspect import inspect
 from sn_graph.norms.matrix import exact_sigma, require_finite
-from sn_graph.norms.operator import MADE_ZERO
+from sn_graph.norms.operator import MADE_ZERO, Enclosure, Operators
 from sn_graph.norms.remarks import KERAS_FLOOR, notes, readings
 from sn_graph.norms.start import Start, Starter, plan_state
 
@@ -12,6 +12,8 @@ __all__ = [
     "MADE_ZERO",
     "Divider",
     "Divisors",
+    "Enclosure",
+    "Operators",
     "SigmaMethod",
     "Start",
     "Starter",

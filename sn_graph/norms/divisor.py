@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from sn_graph.errors import ModelError, leave_out
 from sn_graph.model import Model
-from sn_graph.norms.matrix import exact_sigma, require_finite_norm
+from sn_graph.norms.matrix import exact_leading, require_finite_norm
 from sn_graph.norms.operator import Operators, alpha, state_length
 from sn_graph.plan import Plan, Target
 from sn_graph.spectral.matrix import (
@@ -47,7 +47,7 @@ class SigmaMethod(StrEnum):
     UPPER = "upper"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Divisors:
     """What was measured of a weight, and what to divide it by.
 
@@ -55,6 +55,7 @@ class Divisors:
         used: One divisor, or one for each use.
         sigma, upper: The norm of the matrix, and a proven bound of it; None where they were not computed.
         operator, operator_upper: The same of what the consumers do.
+        right: The right singular vector of the matrix [cols], where it was found on the way.
     """
 
     used: tuple[float, ...]
@@ -62,6 +63,7 @@ class Divisors:
     upper: float | None = None
     operator: float | None = None
     operator_upper: float | None = None
+    right: NDArray[np.float64] | None = None
 
 
 class Divider:
@@ -90,8 +92,8 @@ class Divider:
 
     def _matrix_norm(self, target: Target, matrix: NDArray[Any]) -> Divisors:
         if self._method is SigmaMethod.EXACT:
-            sigma = exact_sigma(target, matrix)
-            return Divisors((sigma,), sigma)
+            sigma, right = exact_leading(target, matrix)
+            return Divisors((sigma,), sigma, right=right)
         found = bracket(matrix)
         sigma = require_finite_norm(target, matrix, found.lower)
         if self._plan.norm == "operator":
@@ -113,9 +115,7 @@ class Divider:
             unit = ROUNDING[matrix.dtype]
             divisor = (enclosed.upper + 2.0 * unit * self._operators.magnitude(target)) * (1.0 + 4.0 * unit)
         else:
-            divisor = self._raised(
-                enclosed.upper, lambda factor: self._operators.enclose_readings(target, factor).upper
-            )
+            divisor = self._raised(enclosed.upper, partial(self._read_operator_bound, target))
         return replace(known, used=(self._certified(target, divisor),))
 
     def _is_rounded_once(self, target: Target) -> bool:
@@ -151,6 +151,10 @@ class Divider:
             for use in uses.values()
             for read in target.readings(self._model, use, factor)
         )
+
+    def _read_operator_bound(self, target: Target, factor: float | None) -> float:
+        """Return a proven bound of the norm of what the consumers do with a weight as runtimes read it."""
+        return self._operators.enclose_read(target, lambda use: target.readings(self._model, use, factor)).upper
 
     def _certified(self, target: Target, divisor: float) -> float:
         if np.isfinite(divisor):

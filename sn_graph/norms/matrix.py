@@ -9,13 +9,20 @@ from numpy.typing import NDArray
 from sn_graph.errors import ModelError, leave_out
 from sn_graph.plan import Target
 from sn_graph.spectral.linalg import count_nonfinite
-from sn_graph.spectral.matrix import SingularTriplet, leading_singular_triplet, spectral_norm
+from sn_graph.spectral.matrix import SingularTriplet, leading_singular_triplet, norm_and_vector, spectral_norm
 
 
 def exact_sigma(target: Target, matrix: NDArray[Any]) -> float:
     """Return the spectral norm of a weight's matrix [rows, cols]. Raises ModelError where a value is not finite."""
     require_finite(target, matrix)
     return require_finite_norm(target, matrix, spectral_norm(matrix))
+
+
+def exact_leading(target: Target, matrix: NDArray[Any]) -> tuple[float, NDArray[np.float64] | None]:
+    """Return σ as `exact_sigma` does, and its right vector [cols] where that is known."""
+    require_finite(target, matrix)
+    sigma, right = norm_and_vector(matrix)
+    return require_finite_norm(target, matrix, sigma), right
 
 
 def exact_triplet(target: Target, matrix: NDArray[Any], u: NDArray[np.floating] | None = None) -> SingularTriplet:

@@ -9,7 +9,7 @@ Where a weight has several consumers, the largest norm counts.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -62,20 +62,17 @@ class Operators:
             target: The site; its weight must be finite.
         """
         stored = target.array(self._model)
-        return _largest(self._enclose(target, use, stored) for use in _different(target))
+        return self.enclose_read(target, lambda _: [stored])
 
-    def enclose_readings(self, target: Target, factor: float | None = None) -> Enclosure:
-        """Compute the norm of what a site's consumers do to their input, of the weight as runtimes read it.
+    def enclose_read(self, target: Target, read: Callable[[WeightUse], Iterable[NDArray[Any]]]) -> Enclosure:
+        """Compute the norm of what a site's consumers do to their input, with other elements than those stored.
 
         Args:
             target: The site.
-            factor: What the weight is multiplied by first: see `Target.readings`.
+            read: Returns what one of its uses reads as the weight, in the stored shape, all that it may be.
         """
-        return _largest(
-            self._enclose(target, use, read)
-            for use in _different(target)
-            for read in target.readings(self._model, use, factor)
-        )
+        found = [self._enclose(target, use, weight) for use in _different(target) for weight in read(use)]
+        return Enclosure(max(one.lower for one in found), max(one.upper for one in found))
 
     def convolution(self, target: Target, use: WeightUse, stored: NDArray[Any] | None = None) -> "Convolution":
         """Return the map of a Conv or ConvTranspose; of unknown size where any part of that is not known."""
@@ -206,11 +203,6 @@ def state_length(target: Target, through: "Convolution | None") -> int:
 def alpha(use: WeightUse) -> float:
     """Return what the consumer multiplies the product by: the attribute of Gemm and its relatives."""
     return float(use.node.attribute("alpha", 1.0)) if use.operator.alpha else 1.0
-
-
-def _largest(found: Iterable[Enclosure]) -> Enclosure:
-    every = list(found)
-    return Enclosure(max(one.lower for one in every), max(one.upper for one in every))
 
 
 def _different(target: Target) -> Sequence[WeightUse]:

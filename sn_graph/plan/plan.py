@@ -97,24 +97,9 @@ class Target:
         """Return the weight in its stored shape, dequantized where it is quantized; read-only."""
         return self.site.read(model, self.tensor)
 
-    def readings(self, model: Model, use: WeightUse, factor: float | None = None) -> Iterator[NDArray[np.generic]]:
-        """Yield the weight as a runtime reads it at one of its uses: rounded on its way too, in the stored shape.
-
-        There is more than one reading where runtimes differ: onnxruntime's processors round float64 to 16 bits through
-        float32, and graphics processors at once.
-
-        Args:
-            model: The model.
-            use: One of the uses.
-            factor: What the weight is multiplied by first: see `Model.array`.
-        """
-        read = [self.site.read(model, self.tensor, factor)]
-        with np.errstate(over="ignore"):
-            for dtype in use.rounded_to:
-                wide = [array for array in read if array.dtype == np.float64 and dtype.itemsize == 2]
-                read += [array.astype(np.float32) for array in wide]
-                read = [array.astype(dtype, copy=False) for array in read]
-        yield from read
+    def readings(self, model: Model, use: WeightUse, factor: float | None = None) -> list[NDArray[np.generic]]:
+        """Return the weight as runtimes read it at one of its uses, after a factor: see `Model.array`."""
+        return use.readings(self.site.read(model, self.tensor, factor))
 
     def matrix(self, model: Model) -> NDArray[np.generic]:
         """Return M, of shape (rows, cols), in the stored type (float32 where dequantized); read-only."""

@@ -1,9 +1,9 @@
 """Proving a folded model before it takes its place.
 
-Two proofs, neither through the code that wrote the file. Structure: read with onnx's own reader, every tensor is the
+Three proofs, none through the code that wrote the file. Structure: read with onnx's own reader, every tensor is the
 original's, or the original's times its factor, and the graph is the original's, once the copies made for weights that
-were split are taken out again. Run: onnxruntime gives the same outputs for the folded file and for the original with
-its initializers overridden in memory.
+were split are taken out again. Norms: each folded weight, as runtimes read it, has the norm that was promised. Run:
+onnxruntime gives the same outputs for the folded file and for the original with its initializers overridden in memory.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,6 +20,7 @@ from onnx import numpy_helper
 from sn_graph.errors import ModelError, VerificationFailed
 from sn_graph.model import Graph, Key, Model, constants_by_key, random_ops, without_data
 from sn_graph.passes import PassResult
+from sn_graph.proofs.norms import check_norms
 from sn_graph.proofs.proof import Proof, Terms
 from sn_graph.proofs.readers import check_readers
 from sn_graph.proofs.rounding import types_passed
@@ -36,6 +37,8 @@ def prove_fold(result: PassResult, source: Model, written: Path, terms: Terms) -
     if result.plan is not None:
         check_readers(result, result.plan, folded.graph, originals)
     terms.progress("verifying", 1, _STEPS)
+    check_norms(result, source, {key: numpy_helper.to_array(folded.constants[key]) for key in expected})
+    terms.progress("verifying", 2, _STEPS)
     drawn = random_ops(source)
     if drawn:
         return Proof("structure", f"it draws random numbers ({', '.join(drawn)}), so no two runs agree")
@@ -45,7 +48,7 @@ def prove_fold(result: PassResult, source: Model, written: Path, terms: Terms) -
         list(Side(source, "the original", optimize=False).run(feeds))
     except ModelError as error:
         return Proof("structure", f"the original can't be run, so there is nothing to compare with: {error.reason}")
-    terms.progress("verifying", 2, _STEPS)
+    terms.progress("verifying", 3, _STEPS)
     try:
         # Without optimizations both sides run the same kernels, so that only the weights can make a difference.
         side = Side(Model.open(written), "the folded model", optimize=False)
@@ -58,7 +61,7 @@ def prove_fold(result: PassResult, source: Model, written: Path, terms: Terms) -
     return Proof("run")
 
 
-_STEPS = 3  # structure, the original's run, the comparison
+_STEPS = 4  # structure, norms, the original's run, the comparison
 
 
 @dataclass(frozen=True, eq=False)

@@ -37,7 +37,7 @@ def check_readers(result: PassResult, plan: Plan, folded: Graph, originals: Mapp
             if isinstance(use.quantization, Quantization) and not target.splits:  # its own DequantizeLinear
                 reader = nodes.get((use.quantization.node.scope.id, _key(use.quantization.node)))
                 planned.add((id(reader), SCALE))
-            wanted = _scaled_for(target, turn, result.rescaled)
+            wanted = scaled_for(target, turn, result.rescaled)
             if target.id in done and not use.calls and _reached(folded, node, use) not in wanted:
                 raise VerificationFailed(f"node '{use.node.path}' does not read the normalized weight '{target.id}'")
     for node in nodes.values():
@@ -52,7 +52,7 @@ def _key(node: Node) -> str:
     return next((name for name in node.proto.output if name), node.path)
 
 
-def _scaled_for(target: Target, turn: int, rescaled: Sequence[Rescaled]) -> set[str]:
+def scaled_for(target: Target, turn: int, rescaled: Sequence[Rescaled]) -> set[str]:
     """Return the tensors that one use of a weight may read: the weight's own, or the scales that it is read by."""
     place, quantization = (target.site.scope.id, target.site.weight), target.uses[turn].quantization
     if isinstance(quantization, Quantization):

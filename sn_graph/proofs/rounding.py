@@ -4,25 +4,23 @@ fold rounds W·f to the type that W is stored in, and a Cast on the way rounds i
 reads, behind all of that. So the two agree to the coarsest of these types, however fine that of the outputs.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from onnx import helper
 
-from sn_graph.plan import Plan
+from sn_graph.plan import Plan, Target
 from sn_graph.sites import Quantization
 
 
 def types_passed(plan: Plan) -> frozenset[np.dtype[Any]]:
-    """Return the types that the weights of a plan pass: as stored, as scaled back, and behind each Cast."""
-    return frozenset(_types(plan))
+    """Return the types that the weights of a plan are rounded to: see `target_types`."""
+    return frozenset().union(*map(target_types, plan.targets()))
 
 
-def _types(plan: Plan) -> Iterator[np.dtype[Any]]:
-    for target in plan.targets():
-        yield np.dtype(helper.tensor_dtype_to_np_dtype(target.tensor.data_type))
-        for use in target.uses:
-            if isinstance(use.quantization, Quantization):
-                yield np.dtype(helper.tensor_dtype_to_np_dtype(use.quantization.scale.data_type))
-            yield from use.rounded_to
+def target_types(target: Target) -> frozenset[np.dtype[Any]]:
+    """Return the types that a weight is rounded to: as it is scaled (or its scale is), and on its way to its uses."""
+    scaled = {target.tensor.data_type} if target.site.quantization is None else set[int]()
+    scaled |= {use.quantization.scale.data_type for use in target.uses if isinstance(use.quantization, Quantization)}
+    types = {np.dtype(helper.tensor_dtype_to_np_dtype(code)) for code in scaled}
+    return frozenset(types.union(*(use.rounded_to for use in target.uses)))

@@ -53,7 +53,10 @@ class Quantization:
             model, stored: The model, and the weight as its tensor holds it.
             factor: What the scale is multiplied by first: see `Model.array`.
         """
-        scale = model.array(self.scale, factor)
+        return self.multiplied(model, stored, model.array(self.scale, factor))
+
+    def multiplied(self, model: Model, stored: NDArray[np.generic], scale: NDArray[np.generic]) -> NDArray[np.floating]:
+        """Return the weight as `dequantize` does, with these elements of its scale."""
         work = np.float64 if scale.dtype == np.float64 else np.float32
         weight: NDArray[np.floating] = stored.astype(work)
         if self.zero_point is not None:

@@ -57,6 +57,20 @@ class WeightUse:
         codes = (step.element_type for step in self.steps if step.element_type is not None)
         return tuple(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(code)) for code in codes)
 
+    def readings(self, weight: NDArray[Any]) -> list[NDArray[Any]]:
+        """Return a weight, in the stored shape and type or dequantized, as runtimes read it: rounded on its way.
+
+        There is more than one reading where runtimes differ: onnxruntime's processors round float64 to 16 bits through
+        float32, and graphics processors at once.
+        """
+        read = [weight]
+        with np.errstate(over="ignore"):
+            for dtype in self.rounded_to:
+                wide = [array for array in read if array.dtype == np.float64 and dtype.itemsize == 2]
+                read += [array.astype(np.float32) for array in wide]
+                read = [array.astype(dtype, copy=False) for array in read]
+        return read
+
     def layout(self, shape: tuple[int, ...]) -> Layout:
         """Return what the consumer reads of a stored tensor of this shape."""
         return self.steps[-1].layout if self.steps else Layout.stored(shape)

@@ -79,17 +79,32 @@ class GramProof:
 
         The factor takes A's place, so that only one such matrix is in memory.
         """
-        size = len(self.diagonal)
         rest = threshold - self.diagonal
         if not rest.min() > 0.0:
             return None
+        size = len(self.diagonal)
         matrix, self._gram = self.gram, None
         np.negative(matrix, out=matrix)
         matrix.flat[:: size + 1] = rest
         info = dpotrf(matrix, lower=0, clean=0, overwrite_a=1)[1]
         if info != 0:
             return None
+        return self._raised(threshold)
+
+    def below(self, limit: float) -> bool:
+        """Prove λ_max(MᵀM) ≤ limit; False where it does not hold, or holds too narrowly for the proof."""
+        if not limit < math.inf:
+            return False
+        # What a threshold is raised by grows with it.
+        threshold = limit - (self._raised(limit) - limit) * (1.0 + 2.0**-20)
+        bound = self.bound(threshold)
+        return bound is not None and bound <= limit
+
+    def _raised(self, threshold: float) -> float:
+        """What λ_max(MᵀM) is bounded by if the factorization for a threshold runs to its end."""
+        size = len(self.diagonal)
         cholesky = gamma(size + 1) / (1.0 - gamma(size + 1)) if gamma(size + 1) < 0.5 else math.inf
-        slack = UNIT * threshold + cholesky * float(rest.sum()) + gamma(self.depth) * self.frobenius_squared
+        trace = float((threshold - self.diagonal).sum())
+        slack = UNIT * threshold + cholesky * trace + gamma(self.depth) * self.frobenius_squared
         # The sums above are of at most size + 8 positive terms.
         return (threshold + slack * (1.0 + gamma(size + 8))) * (1.0 + 8.0 * UNIT)

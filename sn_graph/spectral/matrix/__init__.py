@@ -1,9 +1,9 @@
 """Matrices: spectral norms exact, estimated, and proven from above."""
 
-from sn_graph.spectral.matrix.bound import bracket, upper_bound
+from sn_graph.spectral.matrix.bound import bracket, is_within, upper_bound
 from sn_graph.spectral.matrix.certificate import ROUNDING, certified_divisor, raised_divisor
 from sn_graph.spectral.matrix.condition import hints
-from sn_graph.spectral.matrix.exact import SingularTriplet, leading_singular_triplet, spectral_norm
+from sn_graph.spectral.matrix.exact import SingularTriplet, leading_singular_triplet, norm_and_vector, spectral_norm
 from sn_graph.spectral.matrix.power import operator_power_iteration, power_iteration, seeded_state
 
 __all__ = [
@@ -12,7 +12,9 @@ __all__ = [
     "bracket",
     "certified_divisor",
     "hints",
+    "is_within",
     "leading_singular_triplet",
+    "norm_and_vector",
     "operator_power_iteration",
     "power_iteration",
     "raised_divisor",

@@ -39,6 +39,8 @@ from sn_graph.spectral.matrix.routes import DENSE_SIDE, lanczos_on_gram
 GRAM_LIMIT = 8192
 # The first is above the rounding errors of all sizes that have a Gram matrix here; the last is above the error of σ.
 WIDTHS = (9e-9, 9e-8, 9e-7)
+# The error that σ may have.
+PROMISED = 1e-6
 # The probability of a low estimate: each is followed by a proof that it is not, so little certainty costs least.
 ESTIMATED = 0.1
 
@@ -92,6 +94,36 @@ def bracket(matrix: NDArray[Any]) -> Bracket:
     (True, True)
     """
     return _bracket(matrix, None)
+
+
+def is_within(matrix: NDArray[Any], limit: float) -> bool:
+    """Prove ‖M‖₂ ≤ limit by one factorization, without an estimate of the norm.
+
+    Args:
+        matrix: As for `upper_bound`.
+        limit: Above 0.
+
+    Returns:
+        Whether it is proven; False where it is not true, or true too narrowly (by less than about 1e-9 of it), and for
+        a non-finite matrix. Beyond `GRAM_LIMIT`, where there is no factorization, σ itself is computed, and that it is
+        within by 1e-6 is certain but for a chance of 1e-9.
+    """
+    if matrix.size == 0:
+        return True
+    operand = BlockedMatrix.of(matrix)
+    with np.errstate(all="ignore"), threads_for(matrix):
+        if min(operand.shape) > GRAM_LIMIT:
+            return one_pass_bounds(operand)[0] <= limit or spectral_norm(matrix) <= limit * (1.0 - PROMISED)
+        proof = _gram_proof(operand)
+        low, high = SAFE_RANGE["d"]
+        if not low <= proof.trace <= high:
+            largest = operand.largest()
+            if largest == 0.0 or not math.isfinite(largest):
+                return largest == 0.0
+            operand = operand.rescaled(largest)
+            proof = _gram_proof(operand)
+        # A square rounds once, and the scale is a power of two.
+        return proof.below(_square(operand, limit) * (1.0 - 2.0 * UNIT))
 
 
 def _bracket(matrix: NDArray[Any], sigma: float | None) -> Bracket:

@@ -64,12 +64,18 @@ def spectral_norm(matrix: NDArray[Any]) -> float:
     >>> round(spectral_norm(np.array([[3.0, 0.0], [0.0, -4.0]])), 12)
     4.0
     """
+    return norm_and_vector(matrix)[0]
+
+
+def norm_and_vector(matrix: NDArray[Any]) -> tuple[float, NDArray[np.float64] | None]:
+    """Compute σ as `spectral_norm` does, and its right vector [columns] where that costs no more, else None."""
     if 0 < matrix.size <= NARROW_SIZE and min(matrix.shape) <= NARROW_SIDE:
         with np.errstate(all="ignore"), threads_for(matrix):
             sigma = _narrow_norm(BlockedMatrix.of(matrix).gram())
         if sigma is not None:
-            return sigma
-    return leading_singular_triplet(matrix).sigma
+            return sigma, None
+    found = leading_singular_triplet(matrix)
+    return found.sigma, found.right
 
 
 def leading_singular_triplet(
