@@ -11,7 +11,7 @@ from sn_graph.model import Model
 from sn_graph.norms.matrix import exact_triplet
 from sn_graph.norms.operator import Enclosure, Operators, alpha, state_length
 from sn_graph.plan import Plan, Target
-from sn_graph.spectral.matrix import seeded_state
+from sn_graph.spectral.matrix import seeded_state, stable_rank
 from sn_graph.state import State, load_state
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ class Start:
         target: The weight.
         u: Its first state [n], float32 or float64.
         largest: The largest |element| of the weight.
+        stable_rank: ‖M‖_F²/σ², about; 1 of a matrix of rank 1. 0 where the iteration goes through a convolution.
         floor: What ‖x‖ is at least, as a divisor.
         through: The convolution that the iteration goes through; None where it is the matrix.
         factor: What the matrix is multiplied by in the norm that counts: Gemm's |alpha|, or 1.
@@ -40,6 +41,7 @@ class Start:
     u: NDArray[np.floating]
     largest: float
     floor: float
+    stable_rank: float = 0.0
     through: "Convolution | None" = None
     factor: float = 1.0
     sigma: float | None = None
@@ -72,17 +74,20 @@ class Starter:
         if not self._exact:
             u = self._state.u.get(target.id)
             drawn = seeded_state(self._seed, target.id, state_length(target, through)) if u is None else u
-            return Start(target, drawn, largest, floor, through, factor)
+            rank = stable_rank(matrix) if through is None else 0.0
+            return Start(target, drawn, largest, floor, rank, through, factor)
         if through is None:
             leading = exact_triplet(target, matrix)
             u = leading.left if target.view.side == "rows" else leading.right
-            return Start(target, u, largest, floor, None, factor, sigma=leading.sigma)
+            rank = stable_rank(matrix, leading.sigma)
+            return Start(target, u, largest, floor, rank, None, factor, sigma=leading.sigma)
         from sn_graph.spectral.convolution import operator_norm
 
         found = operator_norm(through, vectors=True)
         assert found.left is not None, "a map of unknown size, which `Operators.refusal` refuses before"
         enclosed = Enclosure(found.lower, found.upper)
-        return Start(target, found.left.reshape(-1), largest, floor, through, factor, enclosed=enclosed)
+        u = found.left.reshape(-1)
+        return Start(target, u, largest, floor, through=through, factor=factor, enclosed=enclosed)
 
 
 def plan_state(plan: Plan, model: Model) -> State:

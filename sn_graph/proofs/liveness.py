@@ -52,7 +52,7 @@ TOOLS = (
     Tool("onnxruntime, saved at level basic", "onnxruntime", "alive", "alive", "1.32.0"),
     Tool("onnxruntime, saved at level extended", "onnxruntime", "alive", "alive", "1.32.0"),
     Tool("onnxruntime, saved at level all", "onnxruntime", "alive", "alive", "1.32.0"),
-    Tool("onnxruntime quantize_dynamic", "onnxruntime", "frozen", "alive", "1.32.0"),
+    Tool("onnxruntime quantize_dynamic", "onnxruntime", "alive", "alive", "1.32.0"),
     Tool("onnxruntime quant_pre_process", "onnxruntime", "alive", "alive", "1.32.0"),
     Tool("onnx-graphsurgeon, import and export", "onnx-graphsurgeon", "frozen", "alive", "0.6.1"),
     Tool("onnxslim", "onnxslim", "frozen", "alive", "0.1.98"),

@@ -112,6 +112,22 @@ class Emitter:
         above = self.op("Relu", [self.op("Sub", [value, least], f"{name}_difference")], f"{name}_above")
         return self.op("Add", [above, least], name)
 
+    def select(self, condition: str, chosen: str, other: str, name: str) -> str:
+        """Emit the one of two values of one shape that a condition [1, 1] chooses."""
+        if self.opset >= 9:
+            return self.op("Where", [condition, chosen, other], name)
+        one = self.reshape(condition, (1,), f"{name}_condition")
+        branches = {"then_branch": chosen, "else_branch": other}
+        return self.op("If", [one], name, **{key: self._handing_on(value, name) for key, value in branches.items()})
+
+    def _handing_on(self, value: str, name: str) -> onnx.GraphProto:
+        """Make a subgraph that gives a value of the graph around it."""
+        output = self._graph.fresh_name(f"{name}_chosen")
+        node = helper.make_node("Identity", [value], [output], name=output)
+        return helper.make_graph(
+            [node], output, [], [helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, None)]
+        )
+
     def split_column(self, column: str, lengths: Sequence[int], names: Sequence[str]) -> list[str]:
         """Cut a column [N, 1] into columns of these lengths."""
         if len(lengths) == 1:

@@ -134,7 +134,7 @@ def test_shared_weights_are_iterated_once() -> None:
     model = network(nodes, {"w": weight}, {"x": (2, 5)}, ("y", "h"))
     for scale in ("input", "weight"):
         inserted = check(model, {"w": weight.T}, {"x": drawn(2, 5)}, scale=scale, **KERAS)
-        assert sum(one.op_type == "ReduceL2" for one in inserted.graph.node) == 2
+        assert sum(one.op_type == "ReduceL2" for one in inserted.graph.node) == 3  # u, v and σ
         strips_to(inserted, model)
 
 

@@ -62,7 +62,7 @@ class Entry:
         quantization = self.site.quantization
         if quantization is None:
             return int(self.start.target.tensor.data_type)
-        return int(quantization.node.attribute("output_dtype", 0) or quantization.scale.data_type)
+        return quantization.output_type
 
     @property
     def double(self) -> bool:

@@ -13,7 +13,7 @@ from sn_graph.rewrite import Edits, Emitter, Rewiring
 from sn_graph.rewrite.insertion.entry import Entry, Iterated
 from sn_graph.rewrite.insertion.iteration import Iteration, choose_gram
 from sn_graph.rewrite.insertion.state import StateLayout, StateMode, StateTensors
-from sn_graph.sites import Action, Site, WeightUse, is_dequantize, matrix_of
+from sn_graph.sites import Action, Site, WeightUse, matrix_of
 from sn_graph.state import Inserted
 
 
@@ -72,6 +72,7 @@ class Insertion:
         """Emit the iterations of one weight, from its u [n, 1] of float32."""
         start, at, double = entry.start, entry.at, entry.double
         iteration = Iteration(emitter, entry, _matrix(emitter, entry))
+        piece = _revived(emitter, entry, piece)
         u = emitter.cast(piece, TensorProto.DOUBLE, f"{at}/u_float64") if double else piece
         if start.through is not None:
             advance = iteration.by_convolution(start.through)
@@ -150,6 +151,25 @@ def _matrix(emitter: Emitter, entry: Entry) -> str:
     return value
 
 
+def _revived(emitter: Emitter, entry: Entry, piece: str) -> str:
+    """Emit the u that an iteration starts from: the one that is fed, or the first one where that is dead.
+
+    From a u of 0, NaN or infinity, or one so large that its square is infinite, no iteration would come back.
+    """
+    at = entry.at
+    length = emitter.norm(piece, entry.length, f"{at}/u_length")
+    shortest, longest = (emitter.constant(f"sn/{name}", np.full((1, 1), value, np.float32)) for name, value in _ALIVE)
+    above = emitter.op("Greater", [length, shortest], f"{at}/u_is_not_0")
+    below = emitter.op("Less", [length, longest], f"{at}/u_is_finite")
+    alive = emitter.op("And", [above, below], f"{at}/u_is_alive")
+    first = emitter.constant(f"{at}/u_first", entry.start.u.astype(np.float32).reshape(-1, 1))
+    return emitter.select(alive, piece, first, f"{at}/u")
+
+
+# What the length of a u lies between. Those of frameworks have length 1.
+_ALIVE = (("shortest", 1e-9), ("longest", 1e9))
+
+
 def _scale_weight(graph: Graph, emitter: Emitter, entry: Entry, divisors: "_Divisors") -> None:
     """Divide the weight, for all uses or for each."""
     groups = [(use,) for use in entry.uses] if entry.start.target.per_use else [entry.uses]
@@ -200,10 +220,7 @@ class _Divisors:
             rank = 2  # as σ has it already
         data_type = self._entry.stored_type
         for step in use.steps:
-            if step.node.op_type == "Cast":
-                data_type = step.node.attribute("to", data_type)
-            elif is_dequantize(step.node):
-                data_type = self._entry.stored_type
+            data_type = data_type if step.element_type is None else step.element_type
         return self.shaped(turn, rank, data_type)
 
     def shaped(self, turn: int, rank: int, data_type: int) -> str:

@@ -1,4 +1,4 @@
-"""The upper end of the spectrum: whether a power iteration has a gap to work with.
+"""The shape of the spectrum: whether a power iteration has a gap to work with, and how many values count.
 
 The error of a power iteration shrinks by (σ₂/σ₁)² a step, so two values 1 % apart take 100 steps for a factor of 10.
 σ₂ is the norm of what is left of M without its leading triplet, M − σ u vᵀ, by a few Lanczos steps: from below.
@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg.blas import ddot
 
-from sn_graph.spectral.linalg import BlockedMatrix, largest_eigenpair
+from sn_graph.spectral.linalg import BlockedMatrix, largest_eigenpair, start_vector
 from sn_graph.spectral.matrix.exact import SingularTriplet
+from sn_graph.spectral.matrix.power import Side, power_iteration
 
 # Enough to tell a value within 1 % of the leading one from one that isn't, except for contrived spectra.
 STEPS = 30
@@ -47,6 +48,27 @@ def second_singular_value(matrix: NDArray[Any], leading: SingularTriplet) -> flo
 
     found = largest_eigenpair(apply, len(top), TOLERANCE, min(STEPS, len(top)))
     return operand.restored(math.sqrt(max(0.0, found.value)))
+
+
+def stable_rank(matrix: NDArray[Any], sigma: float | None = None) -> float:
+    """Return ‖M‖_F²/σ², which lies between 1 and the rank; 0 for a zero or non-finite matrix.
+
+    Args:
+        matrix: M [rows, columns], of any float type.
+        sigma: σ if it is known; otherwise it is estimated from below by two power iterations, which a matrix of small
+            stable rank takes there, so that the result is too large by little where it is small.
+    """
+    operand = BlockedMatrix.of(matrix)
+    largest = operand.largest()
+    if not 0.0 < largest < math.inf:
+        return 0.0
+    scaled = operand.rescaled(largest)
+    squares = sum(float(np.vdot(block, block)) for _, block in scaled.blocks())
+    if sigma is None:
+        side: Side = "rows" if operand.transposed else "cols"  # along which one pass is an iteration
+        start = start_vector(scaled.shape[1], operand.seed)
+        sigma = power_iteration(matrix, start, 2, side).sigma
+    return squares / math.ldexp(sigma, -scaled.exponent) ** 2 if sigma else 0.0
 
 
 def hints(matrix: NDArray[Any], leading: SingularTriplet) -> tuple[str, ...]:
