@@ -36,7 +36,7 @@ def conclude(
     if proof.failed:
         raise VerificationFailed(proof.note or "", do=f"{output} was written all the same, as --force asks")
     if proof.note:
-        settings.say(f"verified by structure only: {proof.note}")
+        settings.say(proof.note if proof.verified == "run" else f"verified by structure only: {proof.note}")
     counts = Counter[str](site.status for site in report.sites)
     done = [f"{counts[status]} {status}" for status in _COUNTED if counts[status]]
     settings.say(f"{', '.join(done) or _nothing(result)}: {output}, {_CHECKED[proof.verified]}")

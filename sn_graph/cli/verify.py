@@ -153,12 +153,14 @@ def _table(rows: Iterable["Comparison"], sides: bool) -> "Table":
     from rich.text import Text
 
     named = ("left", "right") if sides else ()
-    table = new_table(*named, "provider", "step", "output", "max |a-b|", "relative", "allowed", "ok")
+    rows = list(rows)
+    remarks = ("remarks",) if any(row.notes for row in rows) else ()
+    table = new_table(*named, "provider", "step", "output", "max |a-b|", "relative", "allowed", "ok", *remarks)
     for row in rows:
         numbers = (number(row.max_abs), number(row.max_rel_norm), f"{row.atol:g} + {row.rtol:g}·max|b|")
         names = (row.left, row.right) if sides else ()
         cells = (*names, row.provider, str(row.step), row.output, *numbers, "yes" if row.ok else "NO")
-        table.add_row(*map(Text, cells))
+        table.add_row(*map(Text, (*cells, *("; ".join(row.notes) for _ in remarks))))
     return table
 
 

@@ -58,7 +58,7 @@ def prove_fold(result: PassResult, source: Model, written: Path, terms: Terms) -
         raise VerificationFailed("the folded model does not run", str(error)) from None
     parity.raise_if_different()
     terms.progress("verifying", _STEPS, _STEPS)
-    return Proof("run")
+    return Proof("run", parity.doubt)
 
 
 _STEPS = 4  # structure, norms, the original's run, the comparison

@@ -63,7 +63,7 @@ def prove_insertion(result: InsertResult, source: Model, written: Path, terms: T
     except ModelError as error:
         raise VerificationFailed("the inserted model does not run", str(error)) from None
     parity.raise_if_different()
-    return Proof("run")
+    return Proof("run", parity.doubt)
 
 
 def _strip(model: Model, inserted: Inserted | None) -> Model:

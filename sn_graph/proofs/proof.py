@@ -17,7 +17,7 @@ class Proof:
 
     Attributes:
         verified: "run", "structure" or "no".
-        note: Why no more than that.
+        note: Why no more than that, or why a run proves little.
         failed: Whether it was found wrong, and put in place all the same.
     """
 

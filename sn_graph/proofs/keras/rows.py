@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sn_graph.runtime.parity import Comparison, difference, tolerances
+from sn_graph.runtime.parity import Comparison, difference, doubts, tolerances
 
 Array = NDArray[Any]
 
@@ -50,7 +50,10 @@ class Rows:
             rtol, atol = max((rtol, atol), tolerances(self.compute, self.rtol, self.atol))
         found = (math.nan, math.nan, False) if ours is None else difference(ours, theirs, rtol, atol)
         max_abs, max_rel_norm, ok = found
-        return Comparison(self.left, self.right, self.provider, self.step, name, max_abs, max_rel_norm, rtol, atol, ok)
+        notes = doubts(ours, theirs, rtol, atol) if ok and ours is not None else ()
+        return Comparison(
+            self.left, self.right, self.provider, self.step, name, max_abs, max_rel_norm, rtol, atol, ok, notes
+        )
 
 
 def distance(ours: Mapping[str, Array], theirs: Mapping[str, Array]) -> float:

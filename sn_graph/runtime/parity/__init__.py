@@ -2,6 +2,7 @@
 
 from sn_graph.runtime.parity.compare import Comparison, Inputs, ParityResult, compare, compare_sides, make_feeds, verify
 from sn_graph.runtime.parity.difference import difference, tolerances
+from sn_graph.runtime.parity.evidence import doubts
 from sn_graph.runtime.parity.inputs import load_inputs, make_inputs
 from sn_graph.runtime.parity.side import Side
 from sn_graph.runtime.parity.signature import signature
@@ -14,6 +15,7 @@ __all__ = [
     "compare",
     "compare_sides",
     "difference",
+    "doubts",
     "load_inputs",
     "make_feeds",
     "make_inputs",

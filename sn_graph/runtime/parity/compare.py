@@ -20,6 +20,7 @@ from sn_graph.errors import ModelError, UsageError, VerificationFailed
 from sn_graph.model import Model, random_ops
 from sn_graph.runtime.engine import require_provider
 from sn_graph.runtime.parity.difference import difference, tolerances
+from sn_graph.runtime.parity.evidence import doubts
 from sn_graph.runtime.parity.inputs import load_inputs, make_inputs
 from sn_graph.runtime.parity.side import Side
 from sn_graph.runtime.parity.signature import first_difference
@@ -44,6 +45,7 @@ class Comparison:
             text).
         rtol, atol: What was allowed: atol + rtol * max|b|.
         ok: Whether it is within that.
+        notes: Why it proves little, if so: see `evidence`.
     """
 
     left: str
@@ -56,6 +58,7 @@ class Comparison:
     rtol: float
     atol: float
     ok: bool
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,14 @@ class ParityResult:
         """Whether every output agrees."""
         return all(comparison.ok for comparison in self.comparisons)
 
+    @property
+    def doubt(self) -> str | None:
+        """Why the whole comparison proves little: the first note, where each output has one; else None."""
+        if not self.comparisons or not all(comparison.notes for comparison in self.comparisons):
+            return None
+        first = self.comparisons[0]
+        return f"the comparison of outputs proves little: of {first.output!r}, {first.notes[0]}"
+
     def raise_if_different(self) -> None:
         """Raise VerificationFailed, naming the output furthest apart, unless every output agrees."""
         failed = [comparison for comparison in self.comparisons if not comparison.ok]
@@ -90,11 +101,12 @@ class ParityResult:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return the object that `verify --json` prints, with None for NaN and infinity."""
+        """Return the object that `verify --json` prints, with None for NaN and infinity, and notes if any."""
         rows = [
             {
                 key: None if isinstance(value, float) and not math.isfinite(value) else value
                 for key, value in row.items()
+                if key != "notes" or value
             }
             for row in map(asdict, self.comparisons)
         ]
@@ -279,11 +291,12 @@ def _compare_output(
     atol: float | None,
     passed: Collection[np.dtype[Any]],
 ) -> Comparison:
-    max_abs, max_rel_norm, ok, used = math.nan, math.nan, False, (0.0, 0.0)
+    max_abs, max_rel_norm, ok, used, notes = math.nan, math.nan, False, (0.0, 0.0), tuple[str, ...]()
     if ours is not None and theirs is not None:
         used = tolerances(theirs.dtype, rtol, atol, passed)
         max_abs, max_rel_norm, ok = difference(ours, theirs, *used)
-    return Comparison(left.label, right.label, right.provider, step, output, max_abs, max_rel_norm, *used, ok)
+        notes = doubts(ours, theirs, *used) if ok else ()
+    return Comparison(left.label, right.label, right.provider, step, output, max_abs, max_rel_norm, *used, ok, notes)
 
 
 def _label(model: Model, unnamed: str) -> str:
