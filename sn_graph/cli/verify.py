@@ -61,7 +61,7 @@ def verify(
 
     A alone is compared across the providers; on one provider, with onnxruntime's optimizations off against on.
     An output agrees where max|a-b| <= atol + rtol * max|b|. TF32 is off on CUDA. Ends with exit code 1 where one does
-    not.
+    not. Remarks tell of outputs whose agreement proves little: all NaN, constant, empty, or beside far larger ones.
 
     B may be the Keras file that A was exported from (.keras, .h5, a SavedModel folder). An inserted A is then compared
     call by call with Keras's normalizing calls (outputs, kernels, u, and the inference after each); any other A with

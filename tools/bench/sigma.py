@@ -3,12 +3,14 @@
     python -m tools.bench.sigma --shapes 1024x9216 4096x4096 --repeats 7
     python -m tools.bench.sigma --spectra
     python -m tools.bench.sigma --resnet50
+    python -m tools.bench.sigma --ratios
 
 Times are medians in milliseconds; the ratio is numpy.linalg.norm(W, 2) over the method, so larger is faster; the error
 is relative to LAPACK's eigenvalue of the float64 Gram matrix, so that of a proven bound is the width of its bracket.
 --spectra gives the greatest error of each on matrices of known singular values with a small gap or a cluster at the
 top. --resnet50 adds up the 54 weights of that network, against the best of scipy's solvers for each shape: of all, and
-of those that --spectra finds within 1e-6. OPENBLAS_NUM_THREADS (and OMP_NUM_THREADS for PyTorch) fix the threads.
+of those that --spectra finds within 1e-6. --ratios gives what float16 and bfloat16 cost beside float32, and what a
+proven bound costs beside σ. OPENBLAS_NUM_THREADS (and OMP_NUM_THREADS for PyTorch) fix the threads.
 """
 
 import argparse
@@ -23,6 +25,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import eigh, svdvals
@@ -246,11 +249,38 @@ def report_resnet50(repeats: int, seed: int) -> None:
         print(f"  sum: sn_graph {own:.1f} ms, best of {kind} {sums[kind]:.1f} ms, ratio {own / sums[kind]:.2f}")
 
 
+def report_ratios(repeats: int, seed: int) -> None:
+    """Print the medians of σ of one matrix in three types, and of σ and a proven bound of another; and their ratios."""
+    generator = np.random.default_rng(seed)
+    wide = generator.standard_normal((4096, 11008), dtype=np.float32)
+    square = generator.standard_normal((4096, 4096), dtype=np.float32)
+    halves: dict[str, NDArray[Any]] = {
+        "float32": wide,
+        "float16": wide.astype(np.float16),
+        "bfloat16": wide.astype(ml_dtypes.bfloat16),
+    }
+    groups: dict[str, dict[str, Callable[[], float]]] = {
+        "σ, 4096x11008": {name: partial(spectral_norm, matrix) for name, matrix in halves.items()},
+        "4096x4096, float32": {
+            "σ": partial(spectral_norm, square),
+            "bracket": lambda: bracket(square).upper,
+        },
+    }
+    for title, methods in groups.items():
+        taken = interleaved({name: partial(clock, method) for name, method in methods.items()}, rounds=repeats)
+        medians = {name: statistics.median(seconds for seconds, _ in runs) for name, runs in taken.items()}
+        first = next(iter(medians.values()))
+        print(f"\n{title}")
+        for name, median in medians.items():
+            print(f"  {name:10} {median * 1e3:8.0f} ms   {median / first:5.2f}x")
+
+
 def main() -> None:
     """Run what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="+", default=SHAPES.split(), metavar="ROWSxCOLUMNS")
     parser.add_argument("--resnet50", action="store_true", help="its weights in place of the shapes")
+    parser.add_argument("--ratios", action="store_true", help="what types and a proof cost")
     parser.add_argument("--spectra", action="store_true", help="errors where the leading value is hard to tell")
     parser.add_argument("--repeats", type=int, default=5, help="runs of each method; seeds of each spectrum")
     parser.add_argument("--seed", type=int, default=0)
@@ -261,7 +291,9 @@ def main() -> None:
         report_spectra(arguments.repeats)
     if arguments.resnet50:
         report_resnet50(arguments.repeats, arguments.seed)
-    if arguments.spectra or arguments.resnet50:
+    if arguments.ratios:
+        report_ratios(arguments.repeats, arguments.seed)
+    if arguments.spectra or arguments.resnet50 or arguments.ratios:
         return
     for shape in arguments.shapes:
         report(shape, arguments.repeats, arguments.seed)
