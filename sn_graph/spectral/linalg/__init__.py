@@ -1,7 +1,7 @@
 """Linear algebra: BLAS and its threads, eigenvalue iterations, and proofs about eigenvalues."""
 
 from sn_graph.spectral.linalg.blas import SAFE_RANGE, SYMV
-from sn_graph.spectral.linalg.blocks import BlockedMatrix, count_nonfinite
+from sn_graph.spectral.linalg.blocks import BlockedMatrix, count_nonfinite, flushes_subnormals
 from sn_graph.spectral.linalg.definite import UNIT, GramProof, gamma
 from sn_graph.spectral.linalg.dense import dense_eigenpair, dense_eigenvalue
 from sn_graph.spectral.linalg.hermitian import (
@@ -31,6 +31,7 @@ __all__ = [
     "dense_eigenpair",
     "dense_eigenvalue",
     "estimated_largest",
+    "flushes_subnormals",
     "gamma",
     "largest_eigenpair",
     "leading_value",

@@ -253,11 +253,20 @@ def _all_finite(chunk: NDArray[Any]) -> bool:
     return not bool(((chunk.view(np.uint16) & np.uint16(exponent)) == exponent).any())
 
 
+def flushes_subnormals() -> bool:
+    """Say whether this thread takes subnormal float32 numbers for 0.
+
+    It is a mode of the processor that others may have set: onnxruntime does, for the thread that makes a session with
+    `session.set_denormal_as_zero`.
+    """
+    return not np.multiply(np.array([1e-40], np.float32), np.float32(1e30)).any()
+
+
 def _convert(block: NDArray[Any], out: NDArray[Any], exponent: int) -> NDArray[Any]:
     if exponent:
         np.ldexp(block, -exponent, out=out)
         return out
-    if block.dtype == np.float16:
+    if block.dtype == np.float16 and not flushes_subnormals():
         return _convert_half(block, out)
     if block.dtype.itemsize < 4 and out.dtype == np.float64:
         # bfloat16 straight to float64 is 4x slower than through float32.

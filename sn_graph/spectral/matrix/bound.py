@@ -16,7 +16,7 @@ passes it by about √n/2).
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ from sn_graph.spectral.linalg import (
     BlockedMatrix,
     GramProof,
     dense_eigenpair,
+    flushes_subnormals,
     gamma,
     threads_for,
 )
@@ -111,6 +112,9 @@ def is_within(matrix: NDArray[Any], limit: float) -> bool:
     if matrix.size == 0:
         return True
     operand = BlockedMatrix.of(matrix)
+    limit -= _flushed(matrix)
+    if not limit > 0.0:
+        return False
     with np.errstate(all="ignore"), threads_for(matrix):
         if min(operand.shape) > GRAM_LIMIT:
             return one_pass_bounds(operand)[0] <= limit or spectral_norm(matrix) <= limit * (1.0 - PROMISED)
@@ -127,6 +131,22 @@ def is_within(matrix: NDArray[Any], limit: float) -> bool:
 
 
 def _bracket(matrix: NDArray[Any], sigma: float | None) -> Bracket:
+    found, lost = _bracket_of_normal(matrix, sigma), _flushed(matrix)
+    return replace(found, upper=found.upper + lost, frobenius=found.frobenius + lost) if lost else found
+
+
+def _flushed(matrix: NDArray[Any]) -> float:
+    """Bound the norm of the elements that this thread takes for 0; 0 where it takes none."""
+    if not flushes_subnormals() or matrix.dtype == np.float16 or not matrix.size:
+        return 0.0
+    bits = matrix.view(f"u{matrix.dtype.itemsize}") << 1  # without the sign
+    least = 2.0**-1022 if matrix.dtype == np.float64 else 2.0**-126
+    # A subnormal number has none of the bits from the exponent's lowest on, and is not 0.
+    smallest = np.array(least).astype(matrix.dtype).view(bits.dtype) << 1
+    return math.sqrt(np.count_nonzero((bits < smallest) & (bits != 0))) * least * (1.0 + 4.0 * UNIT)
+
+
+def _bracket_of_normal(matrix: NDArray[Any], sigma: float | None) -> Bracket:
     if matrix.size == 0:
         return Bracket(0.0, 0.0, 0.0)
     operand = BlockedMatrix.of(matrix)

@@ -1,6 +1,8 @@
 """The proven bound against exact rational arithmetic where that is quick, against float64 SVD where it isn't."""
 
 import math
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
@@ -214,3 +216,39 @@ def test_memory_map_at_an_odd_byte(tmp_path: Path) -> None:
     (tmp_path / "weight").write_bytes(b"odd" + matrix.tobytes())
     mapped = np.memmap(tmp_path / "weight", np.uint8, "r")
     assert upper_bound(np.ndarray(matrix.shape, np.float32, buffer=mapped.data, offset=3)) == upper_bound(matrix)
+
+
+FLUSHING = """
+import numpy as np, onnx, onnxruntime, ml_dtypes
+from onnx import helper
+from sn_graph.spectral.matrix import bracket, is_within
+graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [helper.make_tensor_value_info("x", 1, [1])],
+                          [helper.make_tensor_value_info("y", 1, [1])])
+model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+options = onnxruntime.SessionOptions()
+options.add_session_config_entry("session.set_denormal_as_zero", "1")
+session = onnxruntime.InferenceSession(model.SerializeToString(), options)
+session.run(None, {"x": np.ones(1, np.float32)})
+assert not (np.array([1e-40], np.float32) * np.float32(1e30)).any(), "this processor flushes nothing"
+for kind, size in ((np.float32, 1e-40), (np.float16, 6e-8), (ml_dtypes.bfloat16, 1e-39), (np.float64, 1e-310)):
+    # The truth by whole numbers, which no mode changes.
+    matrix = np.full((3, 3), 1, kind)
+    matrix.view(f"u{matrix.dtype.itemsize}")[...] = {2: 1, 4: 71362, 8: 1 << 40}[matrix.dtype.itemsize]
+    unit = {np.float32: (71362, 149), np.float16: (1, 24), ml_dtypes.bfloat16: (1, 133), np.float64: (1 << 40, 1074)}
+    count, power = unit[kind]
+    upper = bracket(matrix).upper
+    from fractions import Fraction
+    mantissa, exponent = np.array(upper).view(np.uint64) & ((1 << 52) - 1), int(np.array(upper).view(np.uint64)) >> 52
+    exact = Fraction(int(mantissa) + (1 << 52 if exponent else 0)) * Fraction(2) ** (max(exponent, 1) - 1075)
+    assert exact >= 3 * count * Fraction(1, 1 << power), (kind, upper)
+    assert kind is np.float64 or not is_within(matrix, 2.0 ** -1000)
+mixed = np.ones((3, 3), np.float32)
+mixed.view(np.uint32)[0, 0] = 5
+assert 0 < bracket(mixed).upper < 3
+"""
+
+
+def test_a_thread_that_takes_subnormal_numbers_for_nothing() -> None:
+    """A session of onnxruntime may have set that; the bound still holds."""
+    done = subprocess.run([sys.executable, "-c", FLUSHING], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 or "this processor flushes nothing" in done.stderr, done.stderr
