@@ -22,7 +22,7 @@ from sn_graph.rewrite.insertion import StateLayout, StateMode
 from sn_graph.state import Inserted, State, read_inserted, site_vectors
 
 if TYPE_CHECKING:
-    from sn_graph.frontends.keras import KerasExport
+    from sn_graph.frontends.exported import Exported
 
 Source = str | os.PathLike[str] | onnx.ModelProto | Model
 
@@ -237,7 +237,7 @@ class Form(StrEnum):
 
 
 def normalize_export(
-    exported: "KerasExport", form: Form, *, sigma: SigmaMethod = SigmaMethod.POWER, progress: Progress = silent
+    exported: "Exported", form: Form, *, sigma: SigmaMethod = SigmaMethod.POWER, progress: Progress = silent
 ) -> PassResult:
     """Give the weights of an export the form asked for, from the u of the framework's own layers.
 

@@ -53,10 +53,11 @@ def load_state(path: Path, model: Model, lengths: Mapping[str, int]) -> State:
     return read_state(path, lengths, skeleton_hash(model), model.name)
 
 
-def read_state(path: Path, lengths: Mapping[str, int], model_hash: str, name: str) -> State:
+def read_state(path: Path, lengths: Mapping[str, int], model_hash: str | None, name: str) -> State:
     """Read a state file of the model that has this hash, as `load_state` does; messages call the model `name`.
 
-    The hash of an inserted model's state is that of the model before the insertion, `Inserted.model`.
+    The hash of an inserted model's state is that of the model before the insertion, `Inserted.model`. None: of any
+    model, checked by names and lengths alone.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -88,13 +89,13 @@ def read_state(path: Path, lengths: Mapping[str, int], model_hash: str, name: st
     return State(u, sigma, step, header.get("convention"))
 
 
-def save_state(path: Path, state: State, model_hash: str, convention: str) -> None:
+def save_state(path: Path, state: State, model_hash: str | None, convention: str) -> None:
     """Write a state file, atomically: what `read_state` gives back, as float32.
 
     Args:
         path: The file to come.
         state: u [n] and, where known, σ of each site.
-        model_hash: The `skeleton_hash` of the model before any insertion.
+        model_hash: The `skeleton_hash` of the model before any insertion; None: for any model of these names.
         convention: Whose matrices u belongs to.
 
     Raises:
@@ -104,11 +105,13 @@ def save_state(path: Path, state: State, model_hash: str, convention: str) -> No
 
     tensors = {f"{site}.u": np.asarray(u, np.float32).reshape(-1) for site, u in state.u.items()}
     tensors |= {f"{site}.sigma": np.array(sigma, np.float32) for site, sigma in state.sigma.items()}
-    header = {"sn_graph": VERSION, "model": model_hash, "convention": convention, "step": str(state.step)}
+    header = {"sn_graph": VERSION, "convention": convention, "step": str(state.step)}
+    if model_hash is not None:
+        header["model"] = model_hash
     write_file(path, save(tensors, header))
 
 
-def _check_header(path: Path, header: Mapping[str, str], model_hash: str, name: str) -> int:
+def _check_header(path: Path, header: Mapping[str, str], model_hash: str | None, name: str) -> int:
     """Refuse a state of another version or model; return its step."""
     version, step = header.get("sn_graph", VERSION), header.get("step", "0")
     if version != VERSION:
@@ -117,7 +120,7 @@ def _check_header(path: Path, header: Mapping[str, str], model_hash: str, name: 
             "which this sn-graph does not read",
             f"it reads {VERSION}",
         )
-    if header.get("model", model_hash) != model_hash:
+    if model_hash is not None and header.get("model", model_hash) != model_hash:
         raise ModelError(f"state {path} belongs to another model", do=f"use the state saved with {name}")
     if not (step.isascii() and step.isdecimal()):
         raise ModelError(f"state {path} has step {step!r}", "which is not a number of runs", "save the state again")

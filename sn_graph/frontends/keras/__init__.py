@@ -3,7 +3,8 @@
 from importlib import import_module
 from typing import Any
 
-from sn_graph.frontends.keras.export import DEFAULT_OPSET, KerasExport, export, sidecars
+from sn_graph.frontends.exported import sidecars
+from sn_graph.frontends.keras.export import DEFAULT_OPSET, KerasExport, export
 from sn_graph.frontends.keras.files import is_keras_file, load
 from sn_graph.frontends.keras.frameworks import require, said
 from sn_graph.frontends.keras.inference import Inference, inference

@@ -5,11 +5,10 @@ needed; a missing one raises EnvironmentUnavailable.
 """
 
 import os
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Unpack
+from typing import Any
 
 from sn_graph.errors import leave_out
+from sn_graph.frontends.exported import Exported
 from sn_graph.frontends.keras.files import load
 from sn_graph.frontends.keras.inference import inference
 from sn_graph.frontends.keras.placing import place_kernels
@@ -18,60 +17,21 @@ from sn_graph.frontends.keras.recording import kernels_of
 from sn_graph.frontends.keras.tracing import trace
 from sn_graph.frontends.keras.training import untrained
 from sn_graph.frontends.keras.wrappers import Wrapper, wrappers
-from sn_graph.model import Model, Storage
-from sn_graph.plan import Plan, PlanOptions, build_plan, save_plan
+from sn_graph.model import Model
 from sn_graph.progress import Progress, silent
-from sn_graph.state import State, save_state, skeleton_hash
+from sn_graph.state import State
 
 DEFAULT_OPSET = 17
 _STAGES = 4
 
 
-@dataclass(frozen=True, eq=False)
-class KerasExport:
-    """What came out of a Keras model.
+class KerasExport(Exported):
+    """What came out of a Keras model: inference as stored (training=False), real kernels.
 
-    Attributes:
-        model: Inference as stored (training=False): real kernels, each wrapped kernel an initializer of its own, in
-            Keras's order of inputs and outputs, under Keras's names.
-        plan: Convention keras; only the wrapped kernels are eligible, each with its matrix, power_iterations and,
-            where its layer is called several times, per_use.
-        state: `<id>.u` from each wrapper's own vector_u, float32 [n].
-        notes: Where Keras does what a user may not expect: half precision, integer ids, layers that never train.
+    Each wrapped kernel is an initializer of its own, in Keras's order of inputs and outputs, under Keras's names; the
+    plan's convention is keras, and `<id>.u` comes from each wrapper's own vector_u, float32 [n]. Notes tell of half
+    precision, integer ids and layers that never train.
     """
-
-    model: Model
-    plan: Plan
-    state: State
-    notes: tuple[str, ...] = ()
-
-    def planned(self, **options: Unpack[PlanOptions]) -> "KerasExport":
-        """Return the same export with other parameters, or fewer weights, in its plan.
-
-        Raises:
-            UsageError: An option is not valid.
-        """
-        chosen = options.copy()
-        chosen["plan"] = self.plan
-        return replace(self, plan=build_plan(self.model, **chosen))
-
-    def save(self, path: str | os.PathLike[str], storage: Storage = Storage.KEEP, progress: Progress = silent) -> None:
-        """Write the model to `path`, and beside it its plan and state: out.onnx, out.plan.json, out.u.safetensors.
-
-        Each file is complete before it takes its place; the model does so last.
-
-        Raises:
-            EnvironmentUnavailable: The folder can't be written.
-        """
-        with self.model.stage(path, storage, progress) as staged:
-            self.save_beside(path)
-            staged.commit()
-
-    def save_beside(self, path: str | os.PathLike[str]) -> None:
-        """Write the plan and state that belong beside a model file, without the model. Errors as of `save`."""
-        plan, state = sidecars(path)
-        save_state(state, self.state, skeleton_hash(self.model), str(self.plan.convention))
-        save_plan(replace(self.plan, model=Path(path).name, state=state), plan)
 
 
 def export(model: Any, *, opset: int | None = None, progress: Progress = silent) -> KerasExport:
@@ -110,13 +70,6 @@ def export(model: Any, *, opset: int | None = None, progress: Progress = silent)
     vectors = {wrapper.weight: wrapper.vector_u for wrapper in found}
     notes = _notes(found, traced.truncated, untrained(called, found))
     return KerasExport(exported, plan, State(vectors, {}, 0, str(plan.convention)), tuple(notes))
-
-
-def sidecars(path: str | os.PathLike[str]) -> tuple[Path, Path]:
-    """Return where the plan and the state of a model file stand: out.onnx has out.plan.json and out.u.safetensors."""
-    path = Path(path)
-    stem = path.name.removesuffix(".onnx")
-    return path.with_name(f"{stem}.plan.json"), path.with_name(f"{stem}.u.safetensors")
 
 
 def _notes(found: tuple[Wrapper, ...], truncated: tuple[str, ...], frozen: tuple[str, ...]) -> list[str]:

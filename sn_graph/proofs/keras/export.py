@@ -13,8 +13,7 @@ from sn_graph.frontends.keras import Inference, KerasExport, inference, require
 from sn_graph.model import Model, Storage
 from sn_graph.passes import PassResult
 from sn_graph.proofs import Proof, Terms, prove, save_proven
-from sn_graph.proofs.keras.rows import Rows
-from sn_graph.runtime.parity import ParityResult, Side, make_feeds, signature
+from sn_graph.runtime.parity import ParityResult, Rows, Side, make_feeds, signature
 
 
 def prove_export(

@@ -24,10 +24,9 @@ from sn_graph.plan import load_plan
 from sn_graph.proofs.keras.export import fitting_sizes
 from sn_graph.proofs.keras.pairs import open_session, pair, unmatched
 from sn_graph.proofs.keras.reference import KerasReference, unchanged
-from sn_graph.proofs.keras.rows import Rows, distance
 from sn_graph.rewrite import bake
 from sn_graph.runtime.engine import require_provider
-from sn_graph.runtime.parity import Comparison, Inputs, ParityResult, Side, make_feeds, signature
+from sn_graph.runtime.parity import Comparison, Inputs, ParityResult, Rows, Side, distance, make_feeds, signature
 from sn_graph.state import Inserted, read_inserted
 
 Feeds = Sequence[Mapping[str, NDArray[Any]]]

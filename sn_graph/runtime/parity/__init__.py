@@ -4,6 +4,7 @@ from sn_graph.runtime.parity.compare import Comparison, Inputs, ParityResult, co
 from sn_graph.runtime.parity.difference import difference, tolerances
 from sn_graph.runtime.parity.evidence import doubts
 from sn_graph.runtime.parity.inputs import load_inputs, make_inputs
+from sn_graph.runtime.parity.rows import Rows, distance
 from sn_graph.runtime.parity.side import Side
 from sn_graph.runtime.parity.signature import signature
 
@@ -11,10 +12,12 @@ __all__ = [
     "Comparison",
     "Inputs",
     "ParityResult",
+    "Rows",
     "Side",
     "compare",
     "compare_sides",
     "difference",
+    "distance",
     "doubts",
     "load_inputs",
     "make_feeds",

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sn_graph.runtime.parity import Comparison, difference, doubts, tolerances
+from sn_graph.runtime.parity.compare import Comparison
+from sn_graph.runtime.parity.difference import difference, tolerances
+from sn_graph.runtime.parity.evidence import doubts
 
 Array = NDArray[Any]
 
@@ -37,6 +39,10 @@ class Rows:
     def called(self, left: str = "", right: str = "") -> Rows:
         """Return the same rows with remarks behind the sides' names, in brackets."""
         return replace(self, left=_remark(self.left, left), right=_remark(self.right, right))
+
+    def at(self, step: int) -> Rows:
+        """Return the same rows of another step."""
+        return replace(self, step=step)
 
     def compare(self, ours: Mapping[str, Array], theirs: Mapping[str, Array]) -> Iterator[Comparison]:
         """Compare outputs by name; all of `theirs` are there in `ours`."""
