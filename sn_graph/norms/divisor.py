@@ -146,11 +146,12 @@ class Divider:
     def _read_bound(self, target: Target, factor: float | None) -> float:
         """Return a proven bound of the norm of a weight's matrix as runtimes read it after a factor."""
         uses = {use.rounded_to: use for use in target.uses}
-        return max(
+        bounds = [
             upper_bound(target.view.matrix(read))
             for use in uses.values()
             for read in target.readings(self._model, use, factor)
-        )
+        ]
+        return float(np.max(bounds))  # NaN, of a weight that is not finite as it is read, is the largest
 
     def _read_operator_bound(self, target: Target, factor: float | None) -> float:
         """Return a proven bound of the norm of what the consumers do with a weight as runtimes read it."""

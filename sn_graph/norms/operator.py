@@ -72,7 +72,8 @@ class Operators:
             read: Returns what one of its uses reads as the weight, in the stored shape, all that it may be.
         """
         found = [self._enclose(target, use, weight) for use in _different(target) for weight in read(use)]
-        return Enclosure(max(one.lower for one in found), max(one.upper for one in found))
+        # NaN, of a weight that is not finite as it is read, is the largest.
+        return Enclosure(float(np.max([one.lower for one in found])), float(np.max([one.upper for one in found])))
 
     def convolution(self, target: Target, use: WeightUse, stored: NDArray[Any] | None = None) -> "Convolution":
         """Return the map of a Conv or ConvTranspose; of unknown size where any part of that is not known."""

@@ -35,9 +35,9 @@ def prove_fold(result: PassResult, source: Model, written: Path, terms: Terms) -
     expected, originals = _expected(original, result.rescaled), _originals(result)
     _check_structure(original, folded, expected, originals)
     if result.plan is not None:
-        check_readers(result, result.plan, folded.graph, originals)
-    terms.progress("verifying", 1, _STEPS)
-    check_norms(result, source, {key: numpy_helper.to_array(folded.constants[key]) for key in expected})
+        reads = check_readers(result, result.plan, folded.graph, originals)
+        terms.progress("verifying", 1, _STEPS)
+        check_norms(result, source, reads, {key: numpy_helper.to_array(folded.constants[key]) for key in expected})
     terms.progress("verifying", 2, _STEPS)
     drawn = random_ops(source)
     if drawn:

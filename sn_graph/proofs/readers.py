@@ -13,8 +13,11 @@ from sn_graph.plan import Plan, Target
 from sn_graph.rewrite import Rescaled
 from sn_graph.sites import SCALE, Quantization, WeightUse
 
+Reads = Mapping[tuple[str, int], frozenset[str]]
+"""The scaled tensors that a use may read, by the site's id and the use's place among the target's uses."""
 
-def check_readers(result: PassResult, plan: Plan, folded: Graph, originals: Mapping[str, str]) -> None:
+
+def check_readers(result: PassResult, plan: Plan, folded: Graph, originals: Mapping[str, str]) -> Reads:
     """Check who reads what in a folded model.
 
     Args:
@@ -22,12 +25,17 @@ def check_readers(result: PassResult, plan: Plan, folded: Graph, originals: Mapp
         folded: The index of the written model.
         originals: For the value of each copy, the value that it stands for.
 
+    Returns:
+        What each use of a folded weight reads: the one tensor that it reads in the graph, or inside a function all that
+        were made for it.
+
     Raises:
         VerificationFailed: A planned use reads a weight that was not scaled for it, or another node reads a copy.
     """
     nodes = {(scope.id, _key(node)): node for scope in folded.scopes for node in scope.nodes}
     done = {record.id for record in result.sites if record.status == "folded"}
     planned: set[tuple[int, int]] = set()
+    reads: dict[tuple[str, int], frozenset[str]] = {}
     for target in plan.targets():
         for turn, use in enumerate(target.uses):
             node = nodes.get((use.node.scope.id, _key(use.node)))
@@ -37,14 +45,19 @@ def check_readers(result: PassResult, plan: Plan, folded: Graph, originals: Mapp
             if isinstance(use.quantization, Quantization) and not target.splits:  # its own DequantizeLinear
                 reader = nodes.get((use.quantization.node.scope.id, _key(use.quantization.node)))
                 planned.add((id(reader), SCALE))
-            wanted = scaled_for(target, turn, result.rescaled)
-            if target.id in done and not use.calls and _reached(folded, node, use) not in wanted:
+            if target.id not in done:
+                continue
+            wanted = _scaled_for(target, turn, result.rescaled)
+            read = wanted if use.calls else frozenset({_reached(folded, node, use)})
+            if not read <= wanted:
                 raise VerificationFailed(f"node '{use.node.path}' does not read the normalized weight '{target.id}'")
+            reads[target.id, turn] = read
     for node in nodes.values():
         copied = not originals.keys().isdisjoint(node.proto.output)
         for index, name in enumerate(node.proto.input):
             if name in originals and not copied and (id(node), index) not in planned:
                 raise VerificationFailed(f"node '{node.path}' reads '{name}', which was not made for it")
+    return reads
 
 
 def _key(node: Node) -> str:
@@ -52,14 +65,14 @@ def _key(node: Node) -> str:
     return next((name for name in node.proto.output if name), node.path)
 
 
-def scaled_for(target: Target, turn: int, rescaled: Sequence[Rescaled]) -> set[str]:
+def _scaled_for(target: Target, turn: int, rescaled: Sequence[Rescaled]) -> frozenset[str]:
     """Return the tensors that one use of a weight may read: the weight's own, or the scales that it is read by."""
     place, quantization = (target.site.scope.id, target.site.weight), target.uses[turn].quantization
     if isinstance(quantization, Quantization):
         place = (quantization.scale_owner.id, quantization.scale_name)
     own = [entry.name for entry in rescaled if (entry.scope, entry.original) == place]
     apart = target.per_use and len(own) == len(target.uses) > 1  # each use has a factor of its own
-    return {own[turn]} if apart else set(own)
+    return frozenset({own[turn]} if apart else own)
 
 
 def _reached(folded: Graph, node: Node, use: WeightUse) -> str:

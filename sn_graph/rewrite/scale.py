@@ -8,6 +8,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import onnx
+
 from sn_graph.errors import ModelError, leave_out
 from sn_graph.model import Model, Scope
 from sn_graph.plan import Target
@@ -83,6 +86,7 @@ class Scaling:
                 name, tensor = original, quantization.scale
                 if copies or not self._readers(scope, original) <= dequantizers.keys():
                     name, tensor = self._rewiring.copy_constant(scope, original)
+                _require_scale(self._model, target, tensor, factor)
                 self._model.scale(tensor, factor)
                 done[original] = Rescaled(scope.id, name, original, factor)
             if done[original].name != original:
@@ -112,6 +116,17 @@ class Scaling:
 
 # The smallest normal number of each type: a weight of a smaller norm would be rounded away.
 _SMALLEST = {"float16": 2.0**-14, "bfloat16": 2.0**-126, "float32": 2.0**-126, "float64": 2.0**-1022}
+
+
+def _require_scale(model: Model, target: Target, scale: onnx.TensorProto, factor: float) -> None:
+    """Raise ModelError where a scale would be rounded to 0, and so the weight."""
+    before, after = model.array(scale), model.array(scale, factor)
+    if np.any((after == 0) & (before != 0)):
+        raise ModelError(
+            f"weight '{target.id}' would become 0",
+            f"because its scale, in {before.dtype.name}, would",
+            "give a larger --bound",
+        )
 
 
 def _factor(target: Target, bound: float, sigma: float) -> float:

@@ -69,9 +69,14 @@ class Quantization:
         """Say whether another DequantizeLinear gives the same weight."""
         tensors = ((self.scale, other.scale), (self.zero_point, other.zero_point))
         alike = (self.axis, self.block_size) == (other.axis, other.block_size) or (self.per_tensor and other.per_tensor)
-        return alike and all(
-            a is b or (a is not None and b is not None and np.array_equal(model.array(a), model.array(b)))
-            for a, b in tensors
+        types = (self.scale.data_type, self.output_type) == (other.scale.data_type, other.output_type)
+        return (
+            alike
+            and types
+            and all(
+                a is b or (a is not None and b is not None and np.array_equal(model.array(a), model.array(b)))
+                for a, b in tensors
+            )
         )
 
     def _spread(self, values: NDArray[np.floating], shape: tuple[int, ...]) -> NDArray[np.floating]:

@@ -96,7 +96,7 @@ class GramProof:
         if not limit < math.inf:
             return False
         # What a threshold is raised by grows with it.
-        threshold = limit - (self._raised(limit) - limit) * (1.0 + 2.0**-20)
+        threshold = limit - (self._raised(limit) - limit) * (1.0 + 2.0**-20) - 8.0 * math.ulp(limit)
         bound = self.bound(threshold)
         return bound is not None and bound <= limit
 

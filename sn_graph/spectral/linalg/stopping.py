@@ -11,7 +11,8 @@ orthogonal to the leading eigenvector v₁, or a cluster lies just below λ₁, 
 
 Stopping once √S_k(τ) ≥ √(2n/π)/δ therefore returns a θ more than 2ε too low with probability at most δ, for every
 operator whose start does not depend on it. The start is drawn by a generator that is seeded from the matrix itself
-(`BlockedMatrix.seed`), so that no matrix can be made for a start that is known beforehand. No rule that knows T_k alone
+(`BlockedMatrix.seed`): a matrix that was made for the start of another one has another start; it takes a forged
+checksum to make one for its own. No rule that knows T_k alone
 can stop earlier at the same δ: 1/S_k(τ), Christoffel's function, is the greatest mass at τ that a spectrum with this
 T_k can have. p_j(τ) = Π dᵢ/βᵢ comes from the pivots dᵢ of τI − T_k. In the worst case it grows like exp(2k√(2ε)),
 which is the step count of Kuczyński and Woźniakowski, 1992, https://doi.org/10.1137/0613066. Rounding in the products
@@ -20,13 +21,13 @@ enters like a perturbation of G of the same relative size.
 A space that is exhausted (β within the rounding errors of the products, `NOISE`) says nothing of what its start did not
 reach: of a matrix that is the identity but for one block, a start without that block sees 1 alone. Only that rounding
 error enters S_k then, in place of β; and where this is not enough, the search goes on from another start, independent
-and orthogonal to the space. λ₁ stays hidden only if every start missed it. X_i = √(2n/π) / √S_k(τ), of start i, exceeds
-−ln X_i ≤ x with a probability of at most that of an exponential variable, so the sum of m of them is bounded by a
-gamma variable:
+and orthogonal to the space. λ₁ stays hidden only if every start missed it: if U_i = |v₁·b_i| √(2n/π) is at most
+X_i = √(2n/π) / √S_k(τ) for each start i. P(U_i ≤ x) ≤ x, so −ln U_i is at most an exponential variable, and the sum of
+m of them a gamma variable:
 
-    P(Π X_i ≤ X) ≤ X Σ_{j < m} (−ln X)^j / j!                                                               (1)
+    P(U_1 … U_m ≤ X) ≤ X Σ_{j < m} (−ln X)^j / j!                                                           (1)
 
-and the rule is met once that is at most δ.
+and the rule is met once that is at most δ for X = X_1 … X_m.
 
 The rule alone may stop while θ is on its way from λ₂ to λ₁, on which it sets out late from a start with too little of
 v₁ (a circulant matrix came out 9.6e-4 low). Some eigenvalue lies within the residual of θ, so the residual is large

@@ -34,7 +34,7 @@ from sn_graph.spectral.linalg import (
     threads_for,
 )
 from sn_graph.spectral.matrix.exact import spectral_norm
-from sn_graph.spectral.matrix.routes import DENSE_SIDE, lanczos_on_gram
+from sn_graph.spectral.matrix.routes import DENSE_SIDE, ESTIMATED, lanczos_on_gram
 
 # 8,192² float64 are 512 MB; the factorization takes seconds, and grows by the cube.
 GRAM_LIMIT = 8192
@@ -42,8 +42,6 @@ GRAM_LIMIT = 8192
 WIDTHS = (9e-9, 9e-8, 9e-7)
 # The error that σ may have.
 PROMISED = 1e-6
-# The probability of a low estimate: each is followed by a proof that it is not, so little certainty costs least.
-ESTIMATED = 0.1
 
 
 @dataclass(frozen=True)
@@ -126,6 +124,8 @@ def is_within(matrix: NDArray[Any], limit: float) -> bool:
                 return largest == 0.0
             operand = operand.rescaled(largest)
             proof = _gram_proof(operand)
+        if proof.frobenius_squared <= _square(operand, limit) * (1.0 - 2.0 * UNIT):
+            return True
         # A square rounds once, and the scale is a power of two.
         return proof.below(_square(operand, limit) * (1.0 - 2.0 * UNIT))
 
@@ -175,7 +175,8 @@ def _gram_proof(operand: BlockedMatrix) -> GramProof:
 
 
 def _square(operand: BlockedMatrix, sigma: float) -> float:
-    scaled = math.ldexp(sigma, -operand.exponent)
+    with np.errstate(over="ignore"):
+        scaled = float(np.ldexp(sigma, -operand.exponent))
     return scaled * scaled
 
 

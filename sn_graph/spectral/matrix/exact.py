@@ -23,9 +23,9 @@ from sn_graph.spectral.matrix.routes import Guess, leading_eigenpair
 # How far the float32 value may be from the float64 Rayleigh quotient of its vector, in σ²: 1e-8 on random matrices, up
 # to 6e-6 on constant ones.
 TRUSTED = 4e-7
-# How near a second eigenvalue may be, for float32 products to tell which one is the larger: each is off by 6e-6 at most
-# (where a row's elements are equal, and rounding errors of one sign add up).
-APART = 1.5e-5
+# How near a second eigenvalue may be, for float32 products to tell which one is the larger: each was off by 7.8e-6 at
+# most (where a row's elements are equal, and rounding errors of one sign add up).
+APART = 2e-5
 # Up to here float64 products cost nothing.
 DOUBLE_SIZE = 1 << 14
 # Up to here they, and the eigenvalue without its vector, cost less than the vector does that makes up for float32.

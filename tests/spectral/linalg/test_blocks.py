@@ -104,7 +104,7 @@ def test_count_nonfinite(shape: list[int], kind: Any, seed: int, flipped: bool) 
 
 @pytest.mark.parametrize("kind", TYPES)
 def test_seed(kind: Any) -> None:
-    """Made of every element, and of the place of its row."""
+    """Made of every element and its place."""
     given = matrix(30, 20, kind)
     seed = BlockedMatrix.of(given).seed
     assert 0 <= seed < 1 << 32

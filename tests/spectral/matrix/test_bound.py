@@ -20,7 +20,7 @@ from scipy.linalg import hadamard, hilbert, svdvals
 
 from sn_graph.spectral.linalg.blocks import BlockedMatrix
 from sn_graph.spectral.matrix import bound as module
-from sn_graph.spectral.matrix.bound import bracket, one_pass_bounds, upper_bound
+from sn_graph.spectral.matrix.bound import bracket, is_within, one_pass_bounds, upper_bound
 from sn_graph.spectral.matrix.exact import spectral_norm
 from sn_graph.spectral.matrix.routes import lanczos_on_gram
 from tools.sigma_trials import forms
@@ -216,6 +216,34 @@ def test_memory_map_at_an_odd_byte(tmp_path: Path) -> None:
     (tmp_path / "weight").write_bytes(b"odd" + matrix.tobytes())
     mapped = np.memmap(tmp_path / "weight", np.uint8, "r")
     assert upper_bound(np.ndarray(matrix.shape, np.float32, buffer=mapped.data, offset=3)) == upper_bound(matrix)
+
+
+@pytest.mark.parametrize("limit", [0.25, 0.5, 1.0, 2.0, math.sqrt(2.0), 3.0])
+@pytest.mark.parametrize("shape", [(1, 1), (3, 4), (30, 20), (100, 130), (300, 280)])
+def test_within_a_limit(limit: float, shape: tuple[int, int]) -> None:
+    plain = np.random.default_rng(2).standard_normal(shape)
+    plain /= svdvals(plain)[0]
+    for share in (0.1, 0.5, 0.9, 0.999, 1 - 1e-6, 1 - 1e-8):
+        assert is_within(plain * (share * limit), limit)
+    for share in (1 + 1e-12, 1 + 1e-9, 1.1):
+        assert not is_within(plain * (share * limit), limit)
+
+
+def test_within_at_extreme_scales() -> None:
+    unit = np.eye(3)
+    for size, limit in (
+        (1e-310, 1.0),
+        (1e-200, 1e200),
+        (1.0, 1e160),
+        (1e-300, 1e-299),
+        (1e300, 1e301),
+        (1e300, 1.1e300),
+    ):
+        assert is_within(unit * size, limit)
+        assert not is_within(unit * size, size * (1 - 1e-9))
+    assert upper_bound(unit * 1e-310, 1.0) >= 1e-310
+    assert is_within(np.zeros((3, 3)), 1e-300)
+    assert not is_within(np.full((3, 3), np.nan), 1.0)
 
 
 FLUSHING = """

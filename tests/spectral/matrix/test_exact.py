@@ -1,6 +1,7 @@
 """The exact spectral norm against LAPACK's SVD in float64, on every kind of spectrum that has fooled a solver."""
 
 import math
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -224,6 +225,21 @@ def test_a_direction_that_a_known_start_does_not_see(length: int, kind: Any) -> 
     matrix = (np.eye(length) + np.outer(hidden, hidden)).astype(kind)
     assert spectral_norm(matrix) == pytest.approx(2.0, rel=PROMISED)
     assert leading_singular_triplet(matrix).sigma == pytest.approx(2.0, rel=PROMISED)
+
+
+@pytest.mark.parametrize("length", [200, 400, 600, 1000])
+def test_a_matrix_beside_itself(length: int) -> None:
+    """[A, A], whose rows hold everything twice: a checksum of the rows' differences alone is that of nothing."""
+    starts = [start_vector(length, seed, stream) for seed in (0, 1) for stream in range(12)]
+    for seed in (zlib.crc32(repr((length, 2 * length)).encode()), 0):
+        starts += [start_vector(length, seed, stream) for stream in range(12)]
+    basis, _ = np.linalg.qr(np.array(starts).T)
+    hidden = np.random.default_rng(5).standard_normal(length)
+    for _ in range(2):
+        hidden -= basis @ (basis.T @ hidden)
+    hidden /= np.linalg.norm(hidden)
+    half = np.eye(length) + np.outer(hidden, hidden)
+    assert spectral_norm(np.hstack([half, half])) == pytest.approx(2.0 * math.sqrt(2.0), rel=PROMISED)
 
 
 @pytest.mark.parametrize("length", [4400, 4401, 4402])
