@@ -21,7 +21,7 @@ from sn_graph.proofs import save
 from sn_graph.proofs.norms import check_norms
 from sn_graph.spectral.matrix import bracket as matrix_bracket
 from sn_graph.spectral.matrix import norm_and_vector
-from tests.support.builders import Array, drawn, network, node, saved
+from tests.support.builders import Array, Weights, drawn, network, node, saved
 from tests.support.command_line import invoke
 
 TYPES = {"float64": np.float64, "float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
@@ -224,7 +224,7 @@ def test_a_weight_read_by_scales_of_two_types_is_two_weights() -> None:
         node("Cast", ["v"], ["vf"], to=onnx.TensorProto.FLOAT),
         node("MatMul", ["h", "vf"], ["y"]),
     ]
-    scales = {"s": np.array(0.0156, np.float16).astype(np.float32), "t": np.array(0.0156, np.float16)}
+    scales: Weights = {"s": np.array(0.0156, np.float16).astype(np.float32), "t": np.array(0.0156, np.float16)}
     (record,) = sn.fold(network(nodes, {"q": integers, **scales}, {"x": (2, 6)}, opset=19), sigma="upper").sites
     assert record.status == "skipped"
 
@@ -244,7 +244,7 @@ def test_a_weight_that_is_infinite_where_it_is_read(norm: str) -> None:
 
 def test_a_scale_that_would_be_rounded_to_0() -> None:
     nodes = [node("DequantizeLinear", ["q", "s"], ["w"]), node("MatMul", ["x", "w"], ["y"])]
-    weights = {"q": np.full((40, 40), 100, np.int8), "s": np.array(0.01, np.float16)}
+    weights: Weights = {"q": np.full((40, 40), 100, np.int8), "s": np.array(0.01, np.float16)}
     model = network(nodes, weights, {"x": (2, 40)}, dtype="float16", opset=19)
     for sigma in ("exact", "upper"):
         with pytest.raises(sn.ModelError, match=r"would become 0|no divisor"):
@@ -258,6 +258,7 @@ def test_an_upper_operator_norm_that_is_attained_above() -> None:
     result = sn.fold(linear((left * values).astype(np.float64)), sigma="upper", norm="operator")
     (record,) = result.sites
     assert record.sigma_used is not None
+    assert result.source is not None
     for factor, ok in ((1.0, True), (1 - 3e-7, False)):
         weight = onnx.numpy_helper.to_array(result.to_proto().graph.initializer[0]) / factor
         wrong = replace(result, sites=(replace(record, sigma_used=record.sigma_used * factor),))
