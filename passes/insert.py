@@ -100,7 +100,7 @@ class Insert(Pass[InsertOptions]):
         """Raise ModelError where a model is inserted already, or its opset is too old."""
         if read_inserted(source) is not None:
             raise ModelError(f"{source.name} holds an inserted iteration already", do="take it out with strip first")
-        opset = next((entry.version for entry in source.proto.opset_import if entry.domain in ("", "ai.onnx")), 0)
+        opset = source.graph.opset() or 0
         if opset < OLDEST_OPSET and plan.eligible():
             raise ModelError(
                 f"{source.name} has opset {opset}",
@@ -124,7 +124,7 @@ class Insert(Pass[InsertOptions]):
             records.append(record)
             if start is not None:
                 starts.append(start)
-        if starts:
+        if any(record.status in ("inserted", "unchanged") for record in records):
             self._write(model, plan, starts, hoist)
         return InsertResult(model, plan, tuple(records), starts=tuple(starts))
 
@@ -153,7 +153,7 @@ class Insert(Pass[InsertOptions]):
         insertion = Insertion(model, plan, self.options.layout, self.options.mode, weights=weights)
         for start in starts:
             insertion.add(start, sites[hoisted.weights[start.target.id]])
-        inserted = insertion.finish()
+        inserted = insertion.finish() if starts else insertion.nothing()
         write_inserted(model, replace(inserted, model=skeleton_hash(original), original=packed))
         model.edited()
 

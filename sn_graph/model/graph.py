@@ -250,8 +250,9 @@ class Graph:
         return self.functions.get((node.domain, node.op_type, node.proto.overload))
 
     def opset(self, domain: str = "") -> int | None:
-        """Return the main graph's version of an operator set."""
-        return next((o.version for o in self.model.opset_import if _domain(o.domain) == domain), None)
+        """Return the main graph's version of an operator set; of several imports the last, as onnxruntime does."""
+        imports = self.model.opset_import
+        return next((o.version for o in reversed(imports) if _domain(o.domain) == domain), None)
 
     # Editing
 

@@ -31,7 +31,8 @@ from sn_graph.runtime import Side, compare_sides, make_feeds
 def prove_fold(result: PassResult, source: Model, written: Path, terms: Terms) -> Proof:
     """Prove that the file `written` is `source` with its tensors rescaled; raise VerificationFailed where it is not."""
     terms.progress("verifying", 0, _STEPS)
-    original, folded = _Loaded.of(_load(source)), _Loaded.of(onnx.load(written))
+    original = _Loaded.of(Graph(_load(source)))
+    folded = _Loaded.of(_named_alike(Graph(onnx.load(written)), original.graph))
     expected, originals = _expected(original, result.rescaled), _originals(result)
     _check_structure(original, folded, expected, originals)
     if result.plan is not None:
@@ -73,9 +74,17 @@ class _Loaded:
     constants: Mapping[Key, onnx.TensorProto]
 
     @classmethod
-    def of(cls, proto: onnx.ModelProto) -> "_Loaded":
-        graph = Graph(proto)
-        return cls(proto, graph, constants_by_key(graph))
+    def of(cls, graph: Graph) -> "_Loaded":
+        return cls(graph.model, graph, constants_by_key(graph))
+
+
+def _named_alike(folded: Graph, original: Graph) -> Graph:
+    """Give the scopes of the folded model the ids of the original's: copies move the positions in those ids."""
+    if len(folded.scopes) != len(original.scopes):
+        raise VerificationFailed("the graph is not the original's", "because it has other subgraphs or functions")
+    for ours, theirs in zip(folded.scopes, original.scopes, strict=True):
+        ours.id = theirs.id
+    return folded
 
 
 def _load(source: Model) -> onnx.ModelProto:

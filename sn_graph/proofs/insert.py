@@ -28,14 +28,14 @@ def prove_insertion(result: InsertResult, source: Model, written: Path, terms: T
     """Prove that the file `written` is `source` with the iteration of `result`. Raises VerificationFailed."""
     model = Model.open(written)
     inserted = read_inserted(model)
-    stripped = _strip(model, inserted) if result.starts else model
+    stripped = model if result.idle else _strip(model, inserted)
     difference = first_difference(source, stripped.proto, stripped.payload)
     if difference is not None:
         raise VerificationFailed(
             f"strip does not give the original back ({difference})", "so the insertion is not what it should be"
         )
-    if inserted is None or result.plan is None:
-        return Proof("structure", "nothing was inserted, and it is the model as it was")
+    if inserted is None or not inserted.sites or result.plan is None:
+        return Proof("structure", "nothing was inserted, and the graph is as it was")
     drawn = random_ops(source)
     if drawn:
         return Proof("structure", f"it draws random numbers ({', '.join(drawn)}), so no two runs agree")

@@ -9,7 +9,7 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from sn_graph.errors import ModelError
-from sn_graph.model import Graph, Key, Model, clear_data, constants_by_key, put_data, walk_tensors
+from sn_graph.model import Graph, Key, Model, Scope, clear_data, constants, constants_by_key, put_data, walk_tensors
 from sn_graph.state import Inserted, drop_inserted, skeleton_hash
 
 
@@ -18,20 +18,21 @@ def pack_original(original: Model, inserted: Model, moved: Mapping[Key, Key]) ->
 
     Args:
         original: The model before the insertion.
-        inserted: The model that will hold the constants.
+        inserted: The model that will hold the constants: hoisted already, and to get the nodes of the iteration.
         moved: For constants that changed their place, the old key and the new.
     """
     proto = onnx.ModelProto()
     proto.CopyFrom(original.proto)
-    held = constants_by_key(inserted.graph)
+    held = {(scope.id, name): (scope, tensor) for scope, name, tensor, _ in constants(inserted.graph)}
     for key, tensor in constants_by_key(Graph(proto)).items():
         new = moved.get(key, key)
         field = _data_field(original, tensor)
-        if new in held and field is not None and _data(held[new]) == _data(tensor):
+        if new in held and field is not None and _data(held[new][1]) == _data(tensor):
             clear_data(tensor)
             tensor.ClearField("data_location")
             del tensor.external_data[:]
-            tensor.external_data.add(key=_FROM, value=json.dumps([*new, field]))
+            place = [_address(held[new][0]), new[1], field]
+            tensor.external_data.add(key=_FROM, value=json.dumps(place))
     for _, tensor in walk_tensors(proto):
         if original.is_large(tensor):  # in a sparse tensor, an odd attribute or a function that nothing calls
             original.embed(tensor)
@@ -62,14 +63,28 @@ def restore(model: Model, inserted: Inserted) -> Model:
 def _unpack(model: Model, inserted: Inserted) -> onnx.ModelProto:
     try:
         proto = onnx.ModelProto.FromString(zlib.decompress(base64.b85decode(inserted.original)))
-        held = constants_by_key(model.graph)
+        held = {(_address(scope), name): tensor for scope, name, tensor, _ in constants(model.graph)}
         for tensor in constants_by_key(Graph(proto)).values():
             if tensor.external_data and tensor.external_data[0].key == _FROM:
-                *key, field = json.loads(tensor.external_data[0].value)
-                _restore(model, held[key[0], key[1]], tensor, field)
+                address, name, field = json.loads(tensor.external_data[0].value)
+                _restore(model, held[address, name], tensor, field)
     except (ValueError, KeyError, TypeError, zlib.error, DecodeError):
         raise ModelError(f"{model.name} has damaged metadata", do="take the model from before the insertion") from None
     return proto
+
+
+def _address(scope: Scope) -> str:
+    """Return where a scope stands, by what insert leaves alone.
+
+    A scope's id tells an unnamed node by its position, which every node that is put before it moves. What a node with
+    a body gives out keeps its name.
+    """
+    if scope.parent is None or scope.owner is None:
+        return scope.id
+    silent = [node for node in scope.parent.nodes if not any(node.proto.output)]  # which insert adds none of
+    given = next(filter(None, scope.owner.proto.output), None)
+    output = silent.index(scope.owner) if given is None else given
+    return json.dumps([_address(scope.parent), output, scope.owner.subgraphs.index(scope)])
 
 
 _FROM = "sn_graph.from"  # the entry that stands for a constant's data in a packed skeleton

@@ -160,6 +160,8 @@ def test_weights_of_zeros_are_done_without_an_insertion(cli: Cli, model: Path, o
     ended = cli("insert", model, "-o", out, "--json")
     assert ended.code == 0
     assert [site["status"] for site in ended.json["sites"]] == ["unchanged", "unchanged", "skipped"]
+    assert onnx.load(out).graph == proto.graph
+    assert cli("strip", out, "-o", out).code == 0
     assert out.read_bytes() == model.read_bytes()
 
 

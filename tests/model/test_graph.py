@@ -11,6 +11,7 @@ from onnx.parser import parse_model
 
 from sn_graph.errors import ModelError
 from sn_graph.model import Graph, Scope, constant_tensor
+from sn_graph.runtime.engine import open_session
 from tests.support.places import CORPUS
 
 CORPUS_MODELS = sorted(CORPUS.rglob("*.onnx"))
@@ -163,6 +164,17 @@ def test_the_standard_domain_has_two_names() -> None:
     assert graph.opset("local") is None
     assert graph.main.nodes[0].is_standard
     assert graph.main.nodes[0].domain == ""
+
+
+def test_of_several_imports_of_a_domain_the_last_counts() -> None:
+    """As in onnxruntime, which takes both names of ONNX's own domain for one: it runs Clip-6 here, not Clip-11."""
+    model = parse_model(
+        '<ir_version: 8, opset_import: ["": 11, "a": 3, "ai.onnx": 9, "a": 2]> g (float[1] x) => (float[1] y)'
+        "{ y = Clip<max = 1.0>(x) }"
+    )
+    (clipped,) = open_session(model.SerializeToString()).run(None, {"x": np.full(1, 2, np.float32)})
+    assert clipped == 1
+    assert (Graph(model).opset(), Graph(model).opset("a")) == (9, 2)
 
 
 def test_attributes_have_defaults() -> None:

@@ -17,7 +17,7 @@ import sn_graph as sn
 from sn_graph.passes import PassResult
 from sn_graph.proofs import Terms, prove, save
 from sn_graph.rewrite import Copy
-from tests.support.builders import constant, drawn
+from tests.support.builders import branch, constant, drawn, network, node
 from tests.support.tampering import tampering
 
 __all__ = ["tampering"]
@@ -137,9 +137,9 @@ def change_a_node(model: onnx.ModelProto) -> None:
 
 
 def change_an_attribute(model: onnx.ModelProto) -> None:
-    for node in model.graph.node:
-        if node.op_type == "Transpose":
-            node.attribute[0].ints[:] = [0, 1]
+    for each in model.graph.node:
+        if each.op_type == "Transpose":
+            each.attribute[0].ints[:] = [0, 1]
 
 
 def add_a_node(model: onnx.ModelProto) -> None:
@@ -380,3 +380,16 @@ def test_external_data_and_subgraphs(tmp_path: Path) -> None:
     onnx.save(proto(), tmp_path / "in.onnx", save_as_external_data=True, location="in.data", size_threshold=0)
     assert save(sn.fold(tmp_path / "in.onnx"), tmp_path / "out.onnx").verified == "run"
     assert sorted(os.listdir(tmp_path)) == ["in.data", "in.onnx", "out.onnx", "out.onnx.data"]
+
+
+def test_a_copy_before_an_unnamed_body(tmp_path: Path) -> None:
+    """A copied Constant moves the positions that tell unnamed nodes, and the constants in their bodies, apart."""
+    add = node("Add", ["m", "c"], ["o"])
+    bodies = [branch([add], {"c": drawn(4, seed=seed)}) for seed in (1, 2)]
+    choice = node("If", ["yes"], ["b"], then_branch=bodies[0], else_branch=bodies[1])
+    nodes = [constant("w", drawn(4, 4)), node("MatMul", ["x", "w"], ["m"]), choice, node("Add", ["b", "w"])]
+    model = network(nodes, {"yes": np.array(True)}, {"x": (4, 4)})
+    result = sn.fold(model)
+    assert result.copies
+    proof = save(result, tmp_path / "out.onnx")
+    assert proof.verified == "run", proof.note

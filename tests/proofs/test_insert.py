@@ -191,7 +191,7 @@ def test_random_models_are_proved_by_structure(op_type: str, inputs: list[str], 
 
 def test_where_nothing_was_inserted_the_model_is_as_it_was(path: Path) -> None:
     proof = save(path, include=["nosuch"])
-    assert (proof.verified, proof.note) == ("structure", "nothing was inserted, and it is the model as it was")
+    assert (proof.verified, proof.note) == ("structure", "nothing was inserted, and the graph is as it was")
     assert path.with_name("out.onnx").read_bytes() == path.read_bytes()
 
 

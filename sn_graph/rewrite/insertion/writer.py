@@ -14,7 +14,7 @@ from sn_graph.rewrite.insertion.entry import Entry, Iterated
 from sn_graph.rewrite.insertion.iteration import Iteration, choose_gram
 from sn_graph.rewrite.insertion.state import StateLayout, StateMode, StateTensors
 from sn_graph.sites import Action, Site, WeightUse, matrix_of
-from sn_graph.state import Inserted
+from sn_graph.state import Inserted, InsertedSite, InsertedState
 
 
 class Insertion:
@@ -55,14 +55,21 @@ class Insertion:
         state.write(emitter, made)
         edits.last += emitter.take()
         edits.apply(graph)
+        return self._metadata(state.names(), tuple(state.sites()))
+
+    def nothing(self) -> Inserted:
+        """Return the metadata where every weight stays as it is (all zeros), so that strip knows the model."""
+        return self._metadata(InsertedState(str(self._layout), str(self._mode), None, None, None), ())
+
+    def _metadata(self, state: InsertedState, sites: tuple[InsertedSite, ...]) -> Inserted:
         return Inserted(
             convention=str(self._plan.convention),
             power_iterations=self._plan.power_iterations,
             bound=self._plan.bound,
             clip=self._plan.clip,
             norm=self._plan.norm,
-            state=state.names(),
-            sites=tuple(state.sites()),
+            state=state,
+            sites=sites,
             model="",
             result="",
             original="",

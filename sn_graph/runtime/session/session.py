@@ -174,7 +174,8 @@ class StatefulSession:
         This is `normalize_weights` of Keras's wrapper. The first call opens a session of the iterations alone.
         """
         with self._lock:
-            run_bound(self._stepper.session(), self._buffers, (), {})
+            if self._inserted.sites:  # none where every weight was all zeros
+                run_bound(self._stepper.session(), self._buffers, (), {})
             self._advance()
 
     def fork(self) -> StatefulSession:
