@@ -21,11 +21,11 @@ from sn_graph.errors import ModelError, VerificationFailed
 from sn_graph.model import Graph, Key, Model, constants_by_key, random_ops, without_data
 from sn_graph.passes import PassResult
 from sn_graph.proofs.norms import check_norms
+from sn_graph.proofs.outputs import prove_outputs
 from sn_graph.proofs.proof import Proof, Terms
 from sn_graph.proofs.readers import check_readers
-from sn_graph.proofs.rounding import types_passed
 from sn_graph.rewrite import Rescaled
-from sn_graph.runtime import Side, compare_sides, make_feeds
+from sn_graph.runtime import Side, make_feeds
 
 
 def prove_fold(result: PassResult, source: Model, written: Path, terms: Terms) -> Proof:
@@ -50,16 +50,11 @@ def prove_fold(result: PassResult, source: Model, written: Path, terms: Terms) -
     except ModelError as error:
         return Proof("structure", f"the original can't be run, so there is nothing to compare with: {error.reason}")
     terms.progress("verifying", 3, _STEPS)
-    try:
-        # Without optimizations both sides run the same kernels, so that only the weights can make a difference.
-        side = Side(Model.open(written), "the folded model", optimize=False)
-        passed = types_passed(result.plan) if result.plan is not None else ()
-        parity = compare_sides(reference, side, feeds, rtol=terms.rtol, atol=terms.atol, passed=passed)
-    except ModelError as error:
-        raise VerificationFailed("the folded model does not run", str(error)) from None
-    parity.raise_if_different()
+    # Without optimizations both sides run the same kernels, so that only the weights can make a difference.
+    side = Side(Model.open(written), "the folded model", optimize=False)
+    proof = prove_outputs(source, result.plan, reference, side, feeds, terms, "the folded model")
     terms.progress("verifying", _STEPS, _STEPS)
-    return Proof("run", parity.doubt)
+    return proof
 
 
 _STEPS = 4  # structure, norms, the original's run, the comparison

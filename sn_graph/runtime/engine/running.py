@@ -31,8 +31,9 @@ def run_named(
     Raises:
         ModelError: onnxruntime refuses the feeds or fails in a node, or an output is not made of dense tensors.
     """
-    names = [output.name for output in session.get_outputs()]
-    extended = any(is_extended(value.type) for value in [*session.get_inputs(), *session.get_outputs()])
+    given = session.get_outputs()
+    names, types = [output.name for output in given], [output.type for output in given]
+    extended = any(is_extended(value.type) for value in [*session.get_inputs(), *given])
     fed = {name: to_ort_value(array) for name, array in feeds.items()} if extended else dict(feeds)
     try:
         outputs = session.run_with_ort_values(names, fed) if extended else session.run(names, fed)
@@ -44,4 +45,5 @@ def run_named(
             "set dynamic sizes with --dim name=SIZE, or give fitting inputs with --inputs file.npz",
         ) from error
     values = [from_ort_value(value) for value in outputs] if extended else outputs
-    return {key: array for name, value in zip(names, values, strict=True) for key, array in flatten(name, value)}
+    outputs_of = zip(names, values, types, strict=True)
+    return {key: array for output in outputs_of for key, array in flatten(*output)}

@@ -111,22 +111,30 @@ def from_ort_value(value: OrtValue) -> NDArray[Any]:
     return np.frombuffer(data, dtype=dtype).reshape(shape)
 
 
-def flatten(name: str, value: object) -> Iterator[tuple[str, NDArray[Any]]]:
+def flatten(name: str, value: object, type_name: str = "") -> Iterator[tuple[str, NDArray[Any]]]:
     """Yield pairs of a name and an array from what a session returned for the output `name`.
 
     A sequence `y` gives `y[0]`, `y[1]`, …; a map gives `y.keys` (sorted) and `y.values`; an optional without a value
     gives nothing.
+
+    Args:
+        name: The output's name.
+        value: What the session returned.
+        type_name: The output's type in onnxruntime's words, such as "seq(map(int64,tensor(float)))": what a map holds
+            comes as Python's floats, whatever it is.
 
     Raises:
         ModelError: There is something else in it, such as a sparse tensor.
     """
     if isinstance(value, list):
         for index, item in enumerate(value):
-            yield from flatten(f"{name}[{index}]", item)
+            yield from flatten(f"{name}[{index}]", item, type_name)
     elif isinstance(value, dict):
         keys = sorted(value)
         yield f"{name}.keys", np.array(keys)
-        yield f"{name}.values", np.array([value[key] for key in keys])
+        values = np.array([value[key] for key in keys])
+        single = values.dtype == np.float64 and "tensor(double)" not in type_name
+        yield f"{name}.values", values.astype(np.float32) if single else values
     elif isinstance(value, np.ndarray | np.generic):
         yield name, np.asarray(value)
     elif value is not None:

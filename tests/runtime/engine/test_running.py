@@ -105,6 +105,7 @@ def test_maps_become_sorted_keys_and_values() -> None:
     opsets = [helper.make_opsetid("ai.onnx.ml", 1), helper.make_opsetid("", 18)]
     outputs = run_named(session_of(helper.make_model(graph, opset_imports=opsets, ir_version=10)), {"x": X})
     assert outputs["y[0].keys"].tolist() == ["ape", "cat", "dog"]
+    assert outputs["y[0].values"].dtype == np.float32  # and so is its tolerance, though Python has float64 of it
     np.testing.assert_array_equal(outputs["y[1].values"], X[1][[2, 1, 0]])
 
 
