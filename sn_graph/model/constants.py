@@ -11,12 +11,28 @@ Key = tuple[str, str]
 """Where a constant stands: the id of its scope, and its name there."""
 
 
+_PURE_CONTRIB_OPS = frozenset(
+    {
+        "BiasGelu", "DequantizeBFP", "DequantizeLinear", "ExpandDims", "FastGelu", "FusedConv", "FusedGemm",
+        "FusedMatMul", "GatherBlockQuantized", "GatherND", "Gelu", "Inverse", "MatMulBnb4", "MatMulFpQ4",
+        "MatMulIntegerToFloat", "MatMulNBits", "MulInteger", "Pad", "QLinearAdd", "QLinearConcat", "QLinearConv",
+        "QLinearMul", "QuantizeBFP", "QuantizeLinear", "QuickGelu", "TransposeMatMul", "Trilu", "Unique",
+    }
+)  # fmt: skip
+"""The operators of com.microsoft whose outputs depend on their inputs alone; Recv, for one, is not among them."""
+
+
 class ConstantValues:
-    """The values that depend on initializers and Constant nodes only, in every scope."""
+    """The values that depend on initializers and Constant nodes only, in every scope.
+
+    What an operator of an unknown domain makes is none of them, even where all its inputs are, because it may read a
+    file, a socket or a clock. What a local function makes is as constant as what its body makes.
+    """
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
         self._computed: set[tuple[int, str]] = set()
+        self._pure: dict[int, bool] = {}
         for scope in graph.scopes:
             for node in scope.nodes:
                 if self._is_computed(node):
@@ -26,9 +42,22 @@ class ConstantValues:
         if node.is_standard and node.op_type == "Constant":
             return True
         named = [name for name in node.proto.input if name]
-        if not named or node.subgraphs or node.op_type in RANDOM_OPS:
+        if not (named or self._graph.function(node)) or node.subgraphs or not self._is_pure(node):
             return False
         return all(self.holds(node.scope, name) for name in named)
+
+    def _is_pure(self, node: Node) -> bool:
+        """Say whether a node's outputs are known to depend on its inputs alone."""
+        function = self._graph.function(node)
+        if function is not None:
+            if id(function) not in self._pure:
+                self._pure[id(function)] = False  # as long as it is being looked at: one that calls itself is not
+                self._pure[id(function)] = all(map(self._is_pure, function.nodes))
+            return self._pure[id(function)]
+        known = node.is_standard or node.domain.startswith("ai.onnx.")
+        if node.op_type in RANDOM_OPS or not (known or _is_pure_contrib(node)):
+            return False
+        return all(self._is_pure(inner) for body in node.subgraphs for inner in body.nodes)
 
     def holds(self, scope: Scope, name: str) -> bool:
         """Say whether the value `name`, seen in `scope`, is constant."""
@@ -40,6 +69,10 @@ class ConstantValues:
     def all_inputs(self, node: Node) -> bool:
         """Say whether a node reads constants only, so that it is itself part of a computed constant."""
         return all(self.holds(node.scope, name) for name in node.proto.input if name)
+
+
+def _is_pure_contrib(node: Node) -> bool:
+    return node.domain == "com.microsoft" and node.op_type in _PURE_CONTRIB_OPS
 
 
 def constants(graph: Graph) -> Iterator[tuple[Scope, str, onnx.TensorProto, bool]]:

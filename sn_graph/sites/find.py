@@ -11,11 +11,13 @@ import onnx
 
 from sn_graph.model import FLOAT_TYPES, ConstantValues, Model, Scope, Use, constants, sparse_constants
 from sn_graph.sites.chain import is_dequantize
-from sn_graph.sites.computed import looks_like_spectral_norm
+from sn_graph.sites.computed import computed_reason
 from sn_graph.sites.follow import Follower
+from sn_graph.sites.handed import handed_reason
 from sn_graph.sites.operators import operator_of
 from sn_graph.sites.quantized import Quantization
 from sn_graph.sites.site import Site, WeightUse
+from sn_graph.sites.views import Action
 
 _TYPE_NAMES = {code: name.lower() for name, code in onnx.TensorProto.DataType.items()} | {
     onnx.TensorProto.FLOAT: "float32",
@@ -134,7 +136,7 @@ class _Finder:
                 )
 
     def computed(self, sites: Iterable[Site]) -> Iterator[Site]:
-        """Yield the weight inputs whose value the graph computes from constants."""
+        """Yield the weight inputs whose value the graph computes from constants, or its bodies hand on from them."""
         reached = {(id(use.node), use.index) for site in sites for use in site.uses}
         found: dict[tuple[Scope, str], list[WeightUse]] = defaultdict(list)
         for scope in self._graph.scopes:
@@ -142,24 +144,31 @@ class _Finder:
                 for index in operator_of(node).weights:
                     name = node.proto.input[index] if index < len(node.proto.input) else ""
                     owner = self._graph.owner(scope, name)
-                    if owner is None or (id(node), index) in reached or not self._is_computed(owner, name):
-                        continue
-                    if not self._constants.all_inputs(node):
+                    if owner is not None and (id(node), index) not in reached and not self._constants.all_inputs(node):
                         found[owner, name].append(WeightUse(node, index, None))
         for (owner, name), uses in found.items():
             dtype, shape = _declared(owner, name)
             fitting = tuple(use for use in uses if use.operator.slot(use.node, use.index, shape) is not None)
             if not fitting or dtype not in (None, *_FLOAT_NAMES):
                 continue
-            reason = "computed in the graph"
-            if looks_like_spectral_norm(self._graph, owner, name):
-                reason += "; looks like an exported spectral norm: run lift first"
-            yield Site(owner.qualified(name), name, owner, dtype, shape, fitting, refusal=reason)
+            reason = self._why_computed(owner, name, fitting)
+            if reason is not None:
+                yield Site(owner.qualified(name), name, owner, dtype, shape, fitting, refusal=reason)
 
-    def _is_computed(self, owner: Scope, name: str) -> bool:
+    def _why_computed(self, owner: Scope, name: str, uses: Iterable[WeightUse]) -> str | None:
+        """Return why a value at a weight input can't be normalized; None where it does not come of constants."""
         node = owner.producers.get(name)
-        plain = node is None or (node.is_standard and node.op_type == "Constant")
-        return not plain and self._constants.holds(owner, name)
+        if node is not None and self._constants.holds(owner, name):
+            plain = node.is_standard and node.op_type == "Constant"
+            return None if plain else computed_reason(self._graph, owner, name)
+        if all(self._multiplies_a_constant(use) for use in uses):
+            return None  # a recurrent state, whose weight the other operand is
+        return handed_reason(self._graph, self._constants, owner, name)
+
+    def _multiplies_a_constant(self, use: WeightUse) -> bool:
+        others = [name for index, name in enumerate(use.node.proto.input[:2]) if index != use.index]
+        product = use.operator.action is Action.PRODUCT
+        return product and any(self._constants.holds(use.node.scope, name) for name in others)
 
 
 def _is_float_input(use: WeightUse) -> bool:

@@ -69,12 +69,14 @@ class Follower:
         return replace(form, layout=behind, steps=(*form.steps, Step(node, behind, _rounded_to(resolved, form))))
 
     def _is_weight_input(self, form: _Form, node: Node, index: int) -> bool:
+        if _is_third_party(node):
+            return True  # even where it reads constants only, because what it makes of them need not be one
         if self._constants.all_inputs(node):
             return False
         operator = operator_of(node)
         if index in operator.weights:
             return operator.slot(node, index, None if form.blocked else form.layout.shape) is not None
-        return index in operator.integers or _is_third_party(node)
+        return index in operator.integers
 
     def _weight_use(self, at: Reached[_Form], node: Node, index: int) -> WeightUse:
         form = at.state

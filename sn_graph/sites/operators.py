@@ -11,6 +11,7 @@ from sn_graph.model import Node
 from sn_graph.sites.views import Action, Slot
 
 MICROSOFT = "com.microsoft"
+QONNX = frozenset({"qonnx.custom_op.general", "finn.custom_op.general", "onnx.brevitas"})
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,8 @@ import pytest
 from onnx import helper
 
 from sn_graph.model import ConstantValues, Graph, constants, sparse_constants
-from tests.support.builders import constant, drawn, function, graph, model, node, only_site, sites
+from tests.support.builders import MICROSOFT, constant, drawn, function, graph, model, node, only_site, sites
 
-COMPUTED = "computed in the graph"
 LIFT = "computed in the graph; looks like an exported spectral norm: run lift first"
 W, U, V = drawn(4, 6), drawn(4, seed=1), drawn(6, seed=2)
 
@@ -47,22 +46,84 @@ def test_spectral_norm_arithmetic(nodes: list[onnx.NodeProto]) -> None:
 
 
 @pytest.mark.parametrize(
-    "nodes",
+    ("nodes", "by"),
     [
         # weight norm: g * w / |w|
-        [node("ReduceL2", ["w"], ["l"]), node("Div", ["w", "l"], ["d"]), node("Mul", ["d", "g"], ["n"])],
+        (
+            [node("ReduceL2", ["w"], ["l"]), node("Div", ["w", "l"], ["d"]), node("Mul", ["d", "g"], ["n"])],
+            "by Mul, Div, ReduceL2 (first node 'ReduceL2#0', last 'Mul#2'); simplify",
+        ),
         # equalised learning rate, a mask, a low-rank update, a product of factors with a scale
-        [node("Mul", ["w", "g"], ["n"])],
-        [node("Mul", ["w", "w"], ["n"])],
-        [node("MatMul", ["a", "b"], ["ab"]), node("Add", ["w", "ab"], ["n"])],
-        [node("MatMul", ["a", "b"], ["ab"]), node("Mul", ["ab", "g"], ["n"])],
-        [node("Add", ["w", "w"], ["n"])],
-        [node("Slice", ["w", "from", "to"], ["n"])],
+        ([node("Mul", ["w", "g"], ["n"])], "by Mul (node 'Mul#0'); simplify the model first"),
+        ([node("Mul", ["w", "w"], ["n"], name="mask")], "by Mul (node 'mask')"),
+        ([node("MatMul", ["a", "b"], ["ab"]), node("Add", ["w", "ab"], ["n"])], "by Add, MatMul (first"),
+        ([node("MatMul", ["a", "b"], ["ab"]), node("Mul", ["ab", "g"], ["n"])], "by Mul, MatMul (first"),
+        ([node("Add", ["w", "w"], ["n"])], "by Add (node"),
+        ([node("Slice", ["w", "from", "to"], ["n"])], "by Slice (node 'Slice#0'), so it is a part of stored tensors"),
+        ([node("Concat", ["w", "w"], ["n"], axis=0)], "by Concat (node 'Concat#0'), so it is a part"),
+        (
+            [node("QuantizeLinear", ["w", "g", "zero"], ["q"]), node("DequantizeLinear", ["q", "g", "zero"], ["n"])],
+            "by DequantizeLinear, QuantizeLinear (first node 'QuantizeLinear#0', last 'DequantizeLinear#1'), which "
+            "quantizes it there; fold before quantizing",
+        ),
+        ([node("ConstantOfShape", ["to"], ["n"])], "ConstantOfShape (node 'ConstantOfShape#0') fills it with 0, so"),
+        (
+            [
+                node("ConstantOfShape", ["to"], ["c"], value=helper.make_tensor("v", 1, [1], [0.25])),
+                node("Transpose", ["c"], ["n"]),
+            ],
+            "ConstantOfShape (node 'ConstantOfShape#0') fills it with 0.25, so it holds no trained values; export",
+        ),
+        (
+            [node("ConstantOfShape", ["to"], ["c"]), node("Add", ["c", "w"], ["n"])],
+            "by Add, ConstantOfShape (first node 'ConstantOfShape#0', last 'Add#1'); simplify",
+        ),
+        (
+            [
+                node("ConstantOfShape", ["two"], ["c"]),
+                node("Reshape", ["w", "c"], ["r"]),
+                node("Add", ["r", "r"], ["n"]),
+            ],
+            "by Add, Reshape, ConstantOfShape (first",
+        ),
     ],
-)
-def test_other_arithmetic(nodes: list[onnx.NodeProto]) -> None:
-    ends = {"from": np.array([0, 0]), "to": np.array([2, 6])}
-    assert reason(nodes, g=np.array(2, np.float32), a=drawn(4, 2), b=drawn(2, 6), **ends) == COMPUTED
+)  # fmt: skip
+def test_other_arithmetic(nodes: list[onnx.NodeProto], by: str) -> None:
+    given = {"from": np.array([0, 0]), "to": np.array([2, 6]), "two": np.array([2]), "zero": np.array(0, np.int8)}
+    found = reason(nodes, g=np.array(2, np.float32), a=drawn(4, 2), b=drawn(2, 6), **given) or ""
+    assert found.startswith("computed in the graph")
+    assert by in found
+
+
+@pytest.mark.parametrize("domain", ["acme", MICROSOFT])
+@pytest.mark.parametrize("inputs", [[], ["w"]])
+def test_what_an_unknown_operator_receives_is_no_constant(domain: str, inputs: list[str]) -> None:
+    """com.microsoft has a Recv too, whose inputs may all be constants."""
+    nodes = [node("Recv", inputs, ["n"], domain=domain), node("Gemm", ["x", "n"], transB=1)]
+    made = model(nodes, {"w": W})
+    index = Graph(made.proto)
+    assert not ConstantValues(index).holds(index.main, "n")
+    found = sites(made)
+    assert "n" not in found
+    if inputs and domain == "acme":  # what it does with the weight is not known
+        assert "acme::Recv is no operator that sn-graph knows" in (found["w"].reason or "")
+
+
+def test_what_a_function_makes_is_as_constant_as_what_its_body_makes() -> None:
+    held = function("Held", [], [constant("y", W)])
+    receiving = function("Receiving", ["a"], [node("Recv", ["a"], domain="acme")], domains={"acme": 1})
+    outer = function("Outer", ["a"], [node("Receiving", ["a"], domain="local")])
+    drawing = function("Drawing", ["a"], [node("RandomNormalLike", ["a"])])
+    nodes = [
+        node("Held", [], ["h"], domain="local"),
+        *(node(name, ["w"], [name.lower()], domain="local") for name in ("Receiving", "Outer", "Drawing")),
+        node("MatMul", ["x", "h"]),
+    ]
+    made = model(nodes, {"w": W}, functions=[held, receiving, outer, drawing])
+    index = Graph(made.proto)
+    values = ConstantValues(index)
+    assert [values.holds(index.main, name) for name in ("h", "receiving", "outer", "drawing")] == [True, *[False] * 3]
+    assert "by Held (node 'Held#0')" in (sites(made)["h"].reason or "")
 
 
 def test_a_value_that_depends_on_an_input_is_no_weight() -> None:
@@ -76,7 +137,8 @@ def test_a_value_that_depends_on_an_input_is_no_weight() -> None:
 def test_computed_by_a_function() -> None:
     double = function("Double", ["a"], [node("Add", ["a", "a"])])
     nodes = [node("Double", ["w"], ["n"], domain="local"), node("MatMul", ["x", "n"])]
-    assert only_site(model(nodes, {"w": W}, functions=[double])).reason == COMPUTED
+    found = only_site(model(nodes, {"w": W}, functions=[double])).reason or ""
+    assert found.startswith("computed in the graph by Double (node 'Double#0'); simplify the model first (onnxsim")
 
 
 def test_a_node_whose_inputs_are_all_constants_holds_no_weight() -> None:

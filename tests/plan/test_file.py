@@ -79,7 +79,9 @@ def test_the_files_exact_form(tmp_path: Path) -> None:
         "rows",
     ]
     assert list(second.values())[3:] == ["eligible", None, [4, 2, 3, 3], [1, 0, 2, 3], 2, 36, "rows"]
-    assert list(computed.values())[3:] == ["skipped", "computed in the graph", None, None, None, None, None]
+    status, reason, *rest = list(computed.values())[3:]
+    assert (status, rest) == ("skipped", [None] * 5)
+    assert reason.startswith("computed in the graph by")
 
 
 @pytest.mark.parametrize("convention", list(Convention))
@@ -147,7 +149,7 @@ def test_a_plan_wakes_a_recurrent_weight_but_nothing_that_cannot_be(content: Jso
         site["status"] = "eligible"
     plan = read(content, tmp_path)
     assert [site.id for site in plan.eligible()] == ["conv1.kernel", "depth/kernel", "table", "lstm"]
-    assert plan.sites[-1].reason == "computed in the graph"
+    assert (plan.sites[-1].reason or "").startswith("computed in the graph by")
 
 
 def test_skipped_and_left_out(content: Json, tmp_path: Path) -> None:
