@@ -9,6 +9,7 @@ from onnx import TensorProto
 from sn_graph.model import FLOAT_TYPES, Graph, Model, Node
 from sn_graph.sites.layout import Layout
 from sn_graph.sites.operators import MICROSOFT
+from sn_graph.sites.same import given_integers, not_stored, same_elements
 
 
 class Step(NamedTuple):
@@ -30,6 +31,14 @@ CHAIN_OPERATORS: dict[str, frozenset[str]] = {
     "Cast": frozenset({"to"}),
     "Transpose": frozenset({"perm"}),
     "Reshape": frozenset({"allowzero", "shape"}),
+    "Flatten": frozenset({"axis"}),
+    "Squeeze": frozenset({"axes"}),
+    "Unsqueeze": frozenset({"axes"}),
+    "Slice": frozenset({"starts", "ends", "axes"}),
+    "Concat": frozenset({"axis"}),
+    "Expand": frozenset(),
+    "Tile": frozenset(),
+    "Pad": frozenset({"pads", "paddings"}),
     "DequantizeLinear": frozenset({"axis", "block_size", "output_dtype"}),
 }
 """The operators of a chain, each with the attributes that decide what it makes of a weight."""
@@ -54,16 +63,16 @@ def chain_step(model: Model, graph: Graph, node: Node, index: int, layout: Layou
         perm = node.attribute("perm", tuple(reversed(range(rank))))
         return layout.transpose(perm) if sorted(perm) == list(range(rank)) else "its Transpose does not fit its shape"
     if node.op_type == "Reshape":
-        wanted = _reshape_sizes(model, graph, node)
+        wanted = given_integers(model, graph, node, "shape", 1)
         if wanted is None:
-            return "the shape that its Reshape takes is not stored as a constant; simplify the model first"
+            return not_stored(node, "shape")
         shape = _resolve_sizes(wanted, layout.shape, bool(node.attribute("allowzero", 0)))
         if shape is None:
             return f"its Reshape to {list(wanted)} does not fit its shape"
         return (
             layout.reshape(shape) or "its Reshape cuts across the axes of a Transpose, which no matrix view can follow"
         )
-    return None
+    return same_elements(model, graph, node, layout)
 
 
 def cast_type(node: Node) -> int | None:
@@ -76,22 +85,6 @@ def cast_type(node: Node) -> int | None:
 def is_dequantize(node: Node) -> bool:
     """Say whether a node is DequantizeLinear, ONNX's or onnxruntime's."""
     return node.op_type == "DequantizeLinear" and node.domain in ("", MICROSOFT)
-
-
-def _reshape_sizes(model: Model, graph: Graph, node: Node) -> Sequence[int] | None:
-    """Return the shape that a Reshape is given: an attribute up to opset 4, then a value."""
-    given: Sequence[int] | None = node.attribute("shape")
-    if given is not None or len(node.proto.input) < 2:
-        return given
-    name = node.proto.input[1]
-    maker = graph.producer(node.scope, name)
-    if maker is not None and maker.is_standard and maker.op_type == "Constant" and maker.attribute("value_ints"):
-        sizes: Sequence[int] = maker.attribute("value_ints")
-        return sizes
-    tensor = graph.constant(node.scope, name)
-    if tensor is None or model.payload(tensor) is None:
-        return None
-    return [int(size) for size in model.array(tensor).reshape(-1)]
 
 
 def _resolve_sizes(wanted: Sequence[int], shape: Sequence[int], allow_zero: bool) -> tuple[int, ...] | None:

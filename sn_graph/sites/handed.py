@@ -29,7 +29,9 @@ def handed_reason(graph: Graph, constants: ConstantValues, scope: Scope, name: s
 def _carried(node: Node, body: Scope, name: str) -> str:
     states = len(body.inputs) - node.attribute("num_scan_inputs", 0)
     if node.op_type == "Scan" and body.inputs.index(name) >= states:
-        return f"another slice of a stored tensor in each turn of Scan (node '{node.path}'); unroll it to normalize them"
+        return (
+            f"another slice of a stored tensor in each turn of Scan (node '{node.path}'); unroll it to normalize them"
+        )
     return (
         f"handed to the body of {node.op_type} (node '{node.path}') as a value that each turn may replace; "
         "let the body read the stored tensor itself, without carrying it"

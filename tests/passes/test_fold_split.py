@@ -225,3 +225,21 @@ def test_a_weight_that_is_left_out_leaves_the_proto_as_it_was() -> None:
     proto = model(TWO)
     result = sn.fold(proto, exclude=["w"])
     assert result.to_proto() == proto
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_behind_operators_that_keep_the_elements(shared: bool, tmp_path: Path) -> None:
+    """What else reads the weight keeps the original, through the same operators."""
+    held = {
+        "w": W.reshape(1, 4, 4), "first": np.array([0]), "last": np.array([-1]), "begin": np.array([0, 0]),
+        "end": np.array([4, 99]), "ones": np.array([1, 1]),
+    }  # fmt: skip
+    text = """g (float[2,4] x) => (float[2,4] y) {
+        a = Squeeze(w, first)  b = Unsqueeze(a, last)  c = Flatten <axis = -2> (b)  d = Slice(c, begin, end)
+        e = Concat <axis = 1> (d)  f = Expand(e, ones)  h = MatMul(x, f)  y = %s}"""
+    proto, statuses = folded(model(text % ("MatMul(h, d)" if not shared else "Sub(h, x)"), held), tmp_path)
+    assert statuses == ("folded",)
+    check(proto, X @ S @ S if not shared else X @ S - X)
+    text = text.replace("y = %s", "k = Relu(f)  y = MatMul(h, k)")
+    proto, statuses = folded(model(text, held), tmp_path)
+    check(proto, X @ S @ np.maximum(W, 0.0))

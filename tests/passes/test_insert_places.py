@@ -26,6 +26,19 @@ CHAINS: dict[str, tuple[Callable[[Array], Array], list[tuple[str, dict[str, Any]
     "Identity": (lambda read: read, [("Identity", {}, None)]),
     "Reshape": (lambda read: read.reshape(2, 3, 4), [("Reshape", {}, np.array((6, 4)))]),
     "Cast": (lambda read: read.astype(np.float16), [("Cast", {"to": TensorProto.FLOAT}, None)]),
+    "Squeeze Unsqueeze": (
+        lambda read: read.T.reshape(1, 4, 1, 6),
+        [
+            ("Squeeze", {}, np.array([0, 2])),
+            ("Unsqueeze", {}, np.array([-1])),
+            ("Reshape", {}, np.array((4, 6))),
+            ("Transpose", {}, None),
+        ],
+    ),
+    "Flatten": (lambda read: read.reshape(6, 2, 2), [("Flatten", {}, None)]),
+    "Concat": (lambda read: read, [("Concat", {"axis": 0}, None)]),
+    "Expand": (lambda read: read, [("Expand", {}, np.array((1, 4)))]),
+    "Tile Pad": (lambda read: read, [("Tile", {}, np.array((1, 1))), ("Pad", {}, np.array((0, 0, 0, 0)))]),
     "Reshape Transpose": (
         lambda read: read.T.reshape(4, 2, 3),
         [("Reshape", {}, np.array((4, -1))), ("Transpose", {"perm": [1, 0]}, None)],
@@ -52,8 +65,8 @@ def test_behind_operators(chain: str, scale: str, held: str) -> None:
     for number, (op_type, attributes, shape) in enumerate(steps):
         inputs = [name]
         if shape is not None:
-            weights["shape"] = shape
-            inputs.append("shape")
+            weights[f"shape{number}"] = shape
+            inputs.append(f"shape{number}")
         name = f"v{number}"
         nodes.append(node(op_type, inputs, [name], name=f"chain{number}", **attributes))
     model = network([*nodes, node("MatMul", ["x", name], ["y"])], weights, {"x": (3, 6)})

@@ -59,9 +59,10 @@ def evaluate(nodes: Sequence[onnx.NodeProto], initializers: dict[str, Array], ou
 def chains(draw: st.DrawFn) -> tuple[tuple[int, ...], list[onnx.NodeProto], dict[str, Array], bool]:
     """A stored shape, a chain of nodes from `w` to its last output, their constants, and whether one transposes."""
     shape = tuple(draw(st.lists(st.sampled_from([2, 3, 4, 6]), min_size=2, max_size=4)))
-    stored, nodes, consts, last, transposed = shape, [], {}, "w", False
+    stored, nodes, last, transposed = shape, [], "w", False
+    consts: dict[str, Array] = {}
     for step in range(draw(st.integers(1, 4))):
-        op = draw(st.sampled_from(["Identity", "Cast", "Transpose", "Transpose", "Reshape", "Reshape"]))
+        op = draw(st.sampled_from(["Identity", "Cast", "Transpose", "Transpose", "Reshape", "Reshape", *SAME]))
         output = f"v{step}"
         if op == "Identity":
             nodes.append(node(op, [last], [output]))
@@ -72,6 +73,9 @@ def chains(draw: st.DrawFn) -> tuple[tuple[int, ...], list[onnx.NodeProto], dict
             perm = draw(st.permutations(range(len(shape)))) if given else list(reversed(range(len(shape))))
             nodes.append(node(op, [last], [output], **({"perm": perm} if given else {})))
             shape, transposed = tuple(shape[axis] for axis in perm), True
+        elif op in SAME:
+            more, shape = draw(same_elements(op, shape, last, output, consts))
+            nodes.append(more)
         else:
             target, shape = draw(targets(shape))
             wanted = np.array(target, np.int64)
@@ -82,6 +86,60 @@ def chains(draw: st.DrawFn) -> tuple[tuple[int, ...], list[onnx.NodeProto], dict
             nodes.append(node(op, [last, f"shape{step}"], [output]))
         last = output
     return stored, nodes, consts, transposed
+
+
+SAME = ("Flatten", "Squeeze", "Unsqueeze", "Slice", "Concat", "Expand", "Tile", "Pad")
+
+
+@st.composite
+def same_elements(
+    draw: st.DrawFn, op: str, shape: tuple[int, ...], last: str, output: str, consts: dict[str, Array]
+) -> tuple[onnx.NodeProto, tuple[int, ...]]:
+    """A node that keeps every element, its constants put among `consts`, and the shape behind it."""
+    rank = len(shape)
+
+    def held(what: str, *integers: int) -> str:
+        consts[f"{what} of {output}"] = np.array(integers, np.int64)
+        return f"{what} of {output}"
+
+    def signed(axis: int, ranks: int) -> int:
+        return axis - ranks if draw(st.booleans()) else axis
+
+    if op == "Flatten":
+        axis = draw(st.integers(-rank, rank))
+        at = axis + rank if axis < 0 else axis
+        return node(op, [last], [output], axis=axis), (prod(shape[:at]), prod(shape[at:]))
+    if op == "Concat":
+        return node(op, [last], [output], axis=draw(st.integers(-rank, rank - 1))), shape
+    if op == "Unsqueeze" and rank < 5:
+        axes = sorted(draw(st.sets(st.integers(0, rank + 1), min_size=2, max_size=2)))
+        wider = list(shape)
+        for axis in axes:
+            wider.insert(axis, 1)
+        return node(op, [last, held("axes", *(signed(axis, rank + 2) for axis in axes))], [output]), tuple(wider)
+    ones = [axis for axis, size in enumerate(shape) if size == 1]
+    if op == "Squeeze" and ones and rank - len(ones) >= 2:
+        if draw(st.booleans()):
+            return node(op, [last], [output]), tuple(size for size in shape if size != 1)
+        axis = draw(st.sampled_from(ones))
+        return node(op, [last, held("axes", signed(axis, rank))], [output]), (*shape[:axis], *shape[axis + 1 :])
+    if op == "Slice":
+        axis = draw(st.integers(0, rank - 1))
+        start = draw(st.sampled_from([0, -shape[axis], -shape[axis] - 5]))
+        end = draw(st.sampled_from([shape[axis], 2**63 - 1]))
+        bounds = [held("starts", start), held("ends", end), held("axes", signed(axis, rank))]
+        return node(op, [last, *bounds, *([held("steps", 1)] if draw(st.booleans()) else [])], [output]), shape
+    if op == "Expand":
+        ahead = draw(st.integers(0, 1))
+        target = (
+            [draw(st.sampled_from([1, size])) for size in shape][draw(st.integers(0, rank)) :]
+            if not ahead
+            else [1, *shape]
+        )
+        return node(op, [last, held("shape", *target)], [output]), (*(1,) * (len(target) - rank), *shape)
+    if op == "Pad":
+        return node(op, [last, held("pads", *[0] * (2 * rank))], [output]), shape
+    return node("Tile", [last, held("repeats", *[1] * rank)], [output]), shape
 
 
 @st.composite
@@ -115,7 +173,7 @@ def test_chains(chain: Any, convention: str, data: st.DataObject) -> None:
     assert list(found.site.via) == list(dict.fromkeys(n.op_type for n in nodes if n.op_type != "Constant"))
     if found.status == "skipped":
         assert transposed, "without a Transpose every Reshape can be followed"
-        assert "Reshape cuts across" in (found.reason or "")
+        assert "cuts across the axes of a Transpose" in (found.reason or "")
         return
     assert found.view is not None
     assert found.view.fits(shape)
@@ -221,6 +279,64 @@ def test_shape_stored_in_an_external_file(tmp_path: Any) -> None:
     view = only_site(Model.open(tmp_path / "m.onnx")).view
     assert view is not None
     assert (view.rows, view.cols) == (6, 4)
+
+
+TO_MATMUL = node("MatMul", ["x", "m"])
+
+
+@pytest.mark.parametrize(
+    ("changing", "by"),
+    [
+        (node("Slice", ["w", "one", "many"], ["m"]), "by Slice"),
+        (node("Slice", ["w", "none", "many", "one", "two"], ["m"]), "by Slice"),
+        (node("Concat", ["w", "w"], ["m"], axis=0), "by Concat"),
+        (node("Expand", ["w", "wide"], ["m"]), "by Expand"),
+        (node("Tile", ["w", "repeats"], ["m"]), "by Tile"),
+        (node("Pad", ["w", "pads"], ["m"]), "by Pad"),
+    ],
+    ids=lambda given: getattr(given, "op_type", ""),
+)
+def test_what_changes_the_elements_is_no_chain(changing: onnx.NodeProto, by: str) -> None:
+    held = {"none": ints(0), "one": ints(1), "two": ints(2), "many": ints(99)}
+    held |= {"wide": ints(2, 3, 4), "repeats": ints(1, 2), "pads": ints(0, 0, 0, 1)}
+    found = only_site(model([changing, TO_MATMUL], {"w": drawn(3, 4), **held}))
+    assert (found.id, found.status) == ("m", "skipped")
+    assert f"computed in the graph {by} (node" in (found.reason or "")
+    assert "a part of stored tensors or put together of them" in (found.reason or "")
+
+
+@pytest.mark.parametrize(
+    ("fed", "reason"),
+    [
+        (node("Slice", ["w", "n", "x"], ["m"]), "the ends that its Slice takes are not stored as a constant"),
+        (node("Slice", ["w", "x", "n"], ["m"]), "the starts that its Slice takes are not stored as a constant"),
+        (node("Expand", ["w", "x"], ["m"]), "the shape that its Expand takes is not stored as a constant"),
+        (node("Unsqueeze", ["w", "x"], ["m"]), "the axes that its Unsqueeze takes are not stored as a constant"),
+        (node("Squeeze", ["w", "n"], ["m"]), "its Squeeze does not fit its shape"),
+        (node("Unsqueeze", ["w", "far"], ["m"]), "its Unsqueeze does not fit its shape"),
+        (node("Flatten", ["w"], ["m"], axis=3), "its Flatten does not fit its shape"),
+    ],
+    ids=lambda given: getattr(given, "op_type", ""),
+)
+def test_layouts_that_cannot_be_told(fed: onnx.NodeProto, reason: str) -> None:
+    found = only_site(model([fed, TO_MATMUL], {"w": drawn(3, 4), "n": ints(0), "far": ints(9)}))
+    assert (found.id, found.status) == ("w", "skipped")
+    assert reason in (found.reason or "")
+
+
+@pytest.mark.parametrize("op_type", ["Squeeze", "Unsqueeze", "Slice", "Pad"])
+def test_attributes_of_older_opsets(op_type: str) -> None:
+    attributes = {
+        "Squeeze": {"axes": [0]},
+        "Unsqueeze": {"axes": [0]},
+        "Slice": {"starts": [0, 0], "ends": [99, 4], "axes": [0, 2]},
+        "Pad": {"pads": [0] * 6},
+    }[op_type]
+    made = model([node(op_type, ["w"], ["m"], **attributes), TO_MATMUL], {"w": drawn(1, 3, 4)}, opset=9)
+    found = only_site(made)
+    assert (found.status, found.site.via) == ("eligible", (op_type,))
+    assert found.view is not None
+    assert (found.view.rows, found.view.cols) == (3, 4)
 
 
 def test_cast_to_integers_is_no_chain() -> None:
