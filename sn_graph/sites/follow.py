@@ -92,10 +92,7 @@ class Follower:
         return replace(use, slot=use.operator.slot(resolved, index, form.layout.shape))
 
     def _quantization(self, node: Node, resolved: Node, form: _Form) -> Quantization | str:
-        read = read_quantization(self._graph, resolved, form.layout.shape)
-        moved = any(step.node.op_type in ("Transpose", "Reshape") for step in form.steps)
-        if isinstance(read, Quantization) and moved and not read.per_tensor:
-            return "its DequantizeLinear has a scale for each channel and stands behind a Transpose or Reshape"
+        read = read_quantization(self._graph, resolved, form.layout)
         return replace(read, node=node) if isinstance(read, Quantization) else read
 
     def _resolve(self, node: Node, calls: tuple[Node, ...]) -> Node | None:

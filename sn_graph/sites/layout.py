@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,16 @@ class Layout:
         flat = np.ascontiguousarray(stored).reshape(-1)
         sizes, strides = [atom.size for atom in atoms], [atom.stride * flat.itemsize for atom in atoms]
         return np.lib.stride_tricks.as_strided(flat, sizes, strides, writeable=False).reshape(self.shape)
+
+    def stored_array(self, made: NDArray[np.generic], shape: Sequence[int]) -> NDArray[Any]:
+        """Return what a chain has made of a stored tensor of `shape` as it was stored: the inverse of `array`."""
+        sizes, order = self.split()
+        return made.reshape(sizes).transpose(order).reshape(shape)
+
+    def split(self) -> tuple[list[int], list[int]]:
+        """Return the sizes of the runs that the axes walk, and their places in stored order."""
+        atoms = [atom for dim in self.dims for atom in dim]
+        return [atom.size for atom in atoms], sorted(range(len(atoms)), key=lambda place: atoms[place], reverse=True)
 
     def transpose(self, perm: Sequence[int]) -> "Layout":
         """Return the layout with its axes in another order."""

@@ -1,31 +1,59 @@
-"""Quantized weights: stored as integers or float8 behind DequantizeLinear, W = (stored - zero_point) * scale.
+"""Quantized weights: stored as integers or float8, W = (stored - zero_point) * scale.
 
-https://onnx.ai/onnx/operators/onnx__DequantizeLinear.html. Dividing the scale divides W, exactly.
+https://onnx.ai/onnx/operators/onnx__DequantizeLinear.html. Multiplying the scale multiplies W, exactly. Operators that
+take the integers themselves have scale and zero point among their own inputs, or behind them: see `integers`.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
 from sn_graph.model import FLOAT_TYPES, Graph, Model, Node, Scope
+from sn_graph.sites.layout import Atom, Layout
 
 SCALE, ZERO_POINT = 1, 2
 """The inputs of DequantizeLinear behind the weight."""
 
 
+class Packing(NamedTuple):
+    """Integers of few bits, several in a byte, the lowest bits first: rows of bytes, each `size` integers long.
+
+    https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md#com.microsoft.MatMulNBits
+    """
+
+    bits: int
+    rows: int
+    size: int
+
+    def unpack(self, packed: NDArray[np.generic]) -> NDArray[np.generic]:
+        """Return the integers, uint8 [rows, size]; what the last byte of a row holds besides is left out."""
+        octets = packed.view(np.uint8).reshape(self.rows, -1)
+        parts = [octets >> np.uint8(shift) & np.uint8(2**self.bits - 1) for shift in range(0, 8, self.bits)]
+        return np.stack(parts, axis=-1).reshape(self.rows, -1)[:, : self.size]
+
+    @property
+    def middle(self) -> int:
+        """The integer that stands for 0 where no zero point is given."""
+        return 1 << self.bits - 1
+
+
 @dataclass(frozen=True, eq=False)
 class Quantization:
-    """How DequantizeLinear reads a weight.
+    """How a weight is dequantized.
 
     Attributes:
-        node: The DequantizeLinear.
+        node: What reads the scale, at its input `scale_input`: a DequantizeLinear, the consumer, or a Mul behind it.
         scale: The scale's TensorProto, which `scale_owner` holds under the name `scale_name`.
-        zero_point: Its TensorProto, or None for 0.
-        axis: The weight's axis that a scale of rank 1, or a block, runs along.
+        zero_point: Its TensorProto, which `zero_owner` holds under the name `zero_name`; None for 0.
+        axis: The axis that scales for several channels, or a block, run along: of what `dims` describes.
         block_size: How many elements along `axis` share a scale; 0 where there are no blocks.
         output_type: The element type that it gives: that of the scale, or one that opset 23 lets it name.
+        dims: What the stored tensor has become where it is dequantized: the axes of its layout.
+        packing, zero_packing: How several integers, and zero points, share a byte; None where they don't.
+        fixed: Why another scale would change more than the weight; None where it would not.
     """
 
     node: Node
@@ -36,16 +64,33 @@ class Quantization:
     axis: int
     block_size: int
     output_type: int
+    dims: tuple[tuple[Atom, ...], ...]
+    scale_input: int = SCALE
+    zero_owner: Scope | None = None
+    zero_name: str = ""
+    packing: Packing | None = None
+    zero_packing: Packing | None = None
+    fixed: str | None = None
+
+    @property
+    def layout(self) -> Layout:
+        """What the stored tensor has become where it is dequantized."""
+        return Layout(self.dims)
 
     @property
     def per_tensor(self) -> bool:
         """Whether one scale serves the whole weight."""
         return all(size == 1 for size in self.scale.dims)
 
+    @property
+    def is_dequantizer(self) -> bool:
+        """Whether a DequantizeLinear on the way to the consumers reads the weight."""
+        return self.node.op_type == "DequantizeLinear"
+
     def dequantize(
         self, model: Model, stored: NDArray[np.generic], factor: float | None = None
     ) -> NDArray[np.floating]:
-        """Return the weight, of the shape of `stored`, in float32 (float64 for a float64 scale); read-only.
+        """Return the weight, of the shape of `stored` unpacked, in float32 (float64 for a float64 scale); read-only.
 
         Runtimes round that to `output_type`.
 
@@ -58,17 +103,27 @@ class Quantization:
     def multiplied(self, model: Model, stored: NDArray[np.generic], scale: NDArray[np.generic]) -> NDArray[np.floating]:
         """Return the weight as `dequantize` does, with these elements of its scale."""
         work = np.float64 if scale.dtype == np.float64 else np.float32
+        if self.packing is not None:
+            stored = self.packing.unpack(stored)
         weight: NDArray[np.floating] = stored.astype(work)
-        if self.zero_point is not None:
-            weight -= self._spread(model.array(self.zero_point).astype(work), stored.shape)
+        zero = self._zero_point(model)
+        if zero is not None:
+            weight -= self._spread(zero.astype(work), stored.shape)
         weight *= self._spread(scale.astype(work), stored.shape)
         weight.flags.writeable = False
         return weight
 
+    def _zero_point(self, model: Model) -> NDArray[np.generic] | None:
+        if self.zero_point is None:
+            return None if self.packing is None else np.array(self.packing.middle, np.uint8)
+        zero = model.array(self.zero_point)
+        return zero if self.zero_packing is None else self.zero_packing.unpack(zero)
+
     def same_reading(self, model: Model, other: "Quantization") -> bool:
-        """Say whether another DequantizeLinear gives the same weight."""
+        """Say whether another reading gives the same weight."""
         tensors = ((self.scale, other.scale), (self.zero_point, other.zero_point))
-        alike = (self.axis, self.block_size) == (other.axis, other.block_size) or (self.per_tensor and other.per_tensor)
+        mine, theirs = ((one.axis, one.block_size, one.dims) for one in (self, other))
+        alike = (mine == theirs or (self.per_tensor and other.per_tensor)) and self.packing == other.packing
         types = (self.scale.data_type, self.output_type) == (other.scale.data_type, other.output_type)
         return (
             alike
@@ -79,39 +134,94 @@ class Quantization:
             )
         )
 
-    def _spread(self, values: NDArray[np.floating], shape: tuple[int, ...]) -> NDArray[np.floating]:
+    def _spread(self, values: NDArray[np.floating], stored_shape: tuple[int, ...]) -> NDArray[np.floating]:
+        """Return scales or zero points as they stand beside the elements of the stored tensor."""
+        shape = self.layout.shape
         if values.size == 1:
             return values.reshape(())
-        if values.ndim == 1:
-            return values.reshape([-1 if axis == self.axis else 1 for axis in range(len(shape))])
-        return np.repeat(values, self.block_size, self.axis).take(range(shape[self.axis]), self.axis)
+        if not self.block_size or values.ndim == 1:
+            spread = values.reshape([-1 if axis == self.axis else 1 for axis in range(len(shape))])
+        else:
+            blocks = [-(-size // self.block_size) if axis == self.axis else size for axis, size in enumerate(shape)]
+            repeated = np.repeat(values.reshape(blocks), self.block_size, self.axis)
+            spread = repeated.take(range(shape[self.axis]), self.axis)
+        if self.layout == Layout.stored(stored_shape):
+            return spread
+        return self.layout.stored_array(np.broadcast_to(spread, shape), stored_shape)
 
 
-def read_quantization(graph: Graph, node: Node, shape: tuple[int, ...]) -> Quantization | str:
-    """Return how a DequantizeLinear reads a weight of this shape, or why that can't be told."""
-    names = list(node.proto.input)
-    holder = graph.holder(node.scope, names[1]) if len(names) > 1 else None
-    scale = graph.constant(node.scope, names[1]) if holder is not None else None
-    if scale is None or holder is None:
-        return "the scale of its DequantizeLinear is not a constant"
-    if scale.data_type not in FLOAT_TYPES:
-        return "the scale of its DequantizeLinear is of a type that holds powers of two only"
-    zero_point = None
-    if len(names) > 2 and names[2]:
-        zero_point = graph.constant(node.scope, names[2])
-        if zero_point is None:
-            return "the zero point of its DequantizeLinear is not a constant"
-    axis = int(node.attribute("axis", 1)) % len(shape)
+def read_quantization(graph: Graph, node: Node, layout: Layout) -> Quantization | str:
+    """Return how a DequantizeLinear reads a weight of this layout, or why that can't be told."""
+    axis = int(node.attribute("axis", 1)) % len(layout.dims)
     block_size = int(node.attribute("block_size", 0))
-    for name, tensor in (("scale", scale), ("zero point", zero_point)):
+    return read_scale(
+        graph,
+        node,
+        layout,
+        axis,
+        "DequantizeLinear",
+        (node, SCALE),
+        ZERO_POINT,
+        block_size=block_size,
+        output_type=int(node.attribute("output_dtype", 0)),
+    )
+
+
+def read_scale(
+    graph: Graph,
+    node: Node,
+    layout: Layout,
+    axis: int,
+    what: str,
+    scale_at: tuple[Node, int],
+    zero_index: int | None,
+    *,
+    block_size: int = 0,
+    output_type: int = 0,
+    fixed: str | None = None,
+) -> Quantization | str:
+    """Return a weight's quantization, or why it can't be told.
+
+    Args:
+        graph: The index of the model.
+        node: What reads the integers, and the zero point at its input `zero_index`.
+        layout, axis, block_size, output_type, fixed: As `Quantization` has them; an output type of 0 is the scale's.
+        what: The operator, as reasons name it.
+        scale_at: What reads the scale, and at which input.
+        zero_index: None where the operator takes no zero point.
+    """
+    reader, scale_input = scale_at
+    scale, owner, name = _held(graph, reader, scale_input)
+    if scale is None or owner is None:
+        return f"the scale of its {what} is not a constant"
+    if scale.data_type not in FLOAT_TYPES:
+        return f"the scale of its {what} is of a type that holds powers of two only"
+    zero_point, zero_owner, zero_name = None, None, ""
+    if zero_index is not None and len(node.proto.input) > zero_index and node.proto.input[zero_index]:
+        zero_point, zero_owner, zero_name = _held(graph, node, zero_index)
+        if zero_point is None:
+            return f"the zero point of its {what} is not a constant"
+    shape = layout.shape
+    for word, tensor in (("scale", scale), ("zero point", zero_point)):
         if tensor is not None and not _fits(tuple(tensor.dims), shape, axis, block_size):
-            return f"the {name} of its DequantizeLinear has shape {list(tensor.dims)}, which does not fit the weight"
-    output_type = int(node.attribute("output_dtype", 0)) or scale.data_type
-    return Quantization(node, scale, *holder, zero_point, axis, block_size, output_type)
+            return f"the {word} of its {what} has shape {list(tensor.dims)}, which does not fit the weight"
+    given_type = output_type or scale.data_type
+    return Quantization(
+        reader, scale, owner, name, zero_point, axis, block_size, given_type, layout.dims, scale_input,
+        zero_owner, zero_name, fixed=fixed,
+    )  # fmt: skip
+
+
+def _held(graph: Graph, node: Node, index: int) -> tuple[onnx.TensorProto | None, Scope | None, str]:
+    """Return the constant at an input of a node, the scope that holds it and its name there."""
+    name = node.proto.input[index] if len(node.proto.input) > index else ""
+    holder = graph.holder(node.scope, name) if name else None
+    return (graph.constant(node.scope, name), *holder) if holder is not None else (None, None, "")
 
 
 def _fits(dims: tuple[int, ...], shape: tuple[int, ...], axis: int, block_size: int) -> bool:
-    if all(size == 1 for size in dims) or dims == (shape[axis],):
+    channels = tuple(size for size in dims if size != 1)
+    if not channels or dims == (shape[axis],):
         return True
     blocks = [-(-size // block_size) if block_size and i == axis else size for i, size in enumerate(shape)]
     return block_size > 0 and list(dims) == blocks

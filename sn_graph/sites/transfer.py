@@ -5,7 +5,7 @@ from dataclasses import replace
 import onnx
 
 from sn_graph.model import Graph, Node, Scope, constant_tensor
-from sn_graph.sites.quantized import ZERO_POINT, Quantization
+from sn_graph.sites.quantized import Quantization
 from sn_graph.sites.site import Site, WeightUse
 
 
@@ -48,13 +48,12 @@ class Transfer:
         if not isinstance(read, Quantization):
             return read
         node, owner = self._node(read.node), self._scope(read.scale_owner)
-        zero_point = None
-        if read.zero_point is not None:
-            zero_point = self._graph.constant(node.scope, node.proto.input[ZERO_POINT])
+        zero_owner = None if read.zero_owner is None else self._scope(read.zero_owner)
+        zero_point = None if zero_owner is None else self._graph.constant(zero_owner, read.zero_name)
         scale = self._graph.constant(owner, read.scale_name)
         if scale is None or scale.dims != read.scale.dims:
             raise KeyError(read.scale_name)
-        return replace(read, node=node, scale=scale, scale_owner=owner, zero_point=zero_point)
+        return replace(read, node=node, scale=scale, scale_owner=owner, zero_point=zero_point, zero_owner=zero_owner)
 
     def _node(self, node: Node) -> Node:
         self._scope(node.scope)

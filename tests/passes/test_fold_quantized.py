@@ -172,3 +172,16 @@ def test_integers_that_only_an_integer_op_reads_are_refused() -> None:
     (site,) = sn.fold(proto).sites
     assert site.status == "skipped"
     assert "fold the floating-point model" in str(site.reason)
+
+
+@pytest.mark.parametrize("blocked", [False, True])
+def test_scales_by_channel_behind_a_transpose(blocked: bool, tmp_path: Path) -> None:
+    scale = np.repeat(PER_AXIS[None], 3, 0) if blocked else PER_AXIS
+    attributes = {"axis": 0, "block_size": 2} if blocked else {"axis": 1}
+    nodes = [node("Transpose", ["q"], ["t"]), dequantize("w", "t", "s", **attributes), matmul("x", "w", "y")]
+    proto = quantized({"q": np.ascontiguousarray(Q.T), "s": scale}, nodes)
+    proto.opset_import[0].version, proto.ir_version = 21, 10
+    weight = Q * PER_AXIS.astype(np.float64)
+    written = folded(proto, tmp_path)
+    np.testing.assert_allclose(run(written, {"x": X})[0], X @ (weight / sigma_max(weight)), rtol=0, atol=3e-6)
+    assert sn.fold(written).sites[0].sigma == pytest.approx(1.0, abs=1e-6)

@@ -101,6 +101,37 @@ def test_behind_dequantize(kind: str, scale: str) -> None:
     strips_to(inserted.to_proto(), model)
 
 
+@pytest.mark.parametrize("kind", ["transposed", "reshaped", "blocked"])
+def test_scales_by_channel_behind_a_transpose_or_reshape(kind: str) -> None:
+    """The iteration dequantizes the weight in the layout that the model does."""
+    generator = np.random.default_rng(0)
+    read = generator.integers(-100, 100, (6, 4)).astype(np.int8)
+    scales = generator.uniform(0.01, 0.1, (3, 4) if kind == "blocked" else 4).astype(np.float32)
+    if kind == "reshaped":
+        stored, chain = (
+            read.T.reshape(2, 2, 6),
+            [
+                node("Reshape", ["w", "shape"], ["r"]),
+                node("Transpose", ["r"], ["t"]),
+            ],
+        )
+    else:
+        stored, chain = read.T, [node("Transpose", ["w"], ["t"])]
+    attributes = {"axis": 0, "block_size": 2} if kind == "blocked" else {"axis": 1}
+    nodes = [*chain, node("DequantizeLinear", ["t", "s"], ["d"], **attributes), node("MatMul", ["x", "d"], ["y"])]
+    held: Weights = {"w": np.ascontiguousarray(stored), "s": scales, "shape": np.array([4, 6])}
+    model = network(nodes, held, {"x": (3, 6)}, opset=21, ir=10)
+    full = read * (np.repeat(scales, 2, 0) if kind == "blocked" else scales)
+    x = drawn(3, 6)
+    inserted = sn.insert(model, convention="keras").to_proto()
+    y, u_next, sigma = session(inserted).run(None, {"x": x})
+    expected, u = power_iteration(full.T, seeded("w", 4))
+    close(y, x @ full / expected, 1e-5, "y")
+    close(u_next, u.reshape(-1, 1), 1e-5, "u")
+    close(sigma, np.array([expected]), 1e-5, "σ")
+    strips_to(inserted, model)
+
+
 def test_dequantized_to_another_type_than_its_scale() -> None:
     """output_dtype (opset 23) decides what the consumer reads."""
     if newest_opset() < 23:

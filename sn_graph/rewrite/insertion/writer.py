@@ -13,7 +13,7 @@ from sn_graph.rewrite import Edits, Emitter, Rewiring
 from sn_graph.rewrite.insertion.entry import Entry, Iterated
 from sn_graph.rewrite.insertion.iteration import Iteration, choose_gram
 from sn_graph.rewrite.insertion.state import StateLayout, StateMode, StateTensors
-from sn_graph.sites import Action, Site, WeightUse, matrix_of
+from sn_graph.sites import Action, Layout, Site, WeightUse, matrix_of
 from sn_graph.state import Inserted, InsertedSite, InsertedState
 
 
@@ -143,8 +143,11 @@ def _matrix(emitter: Emitter, entry: Entry) -> str:
             names = [emitter.copy(f"{at}/{name}", tensor) for name, tensor in tensors.items() if tensor is not None]
         node = quantization.node.proto
         attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-        inputs = [value, *names]
+        layout = quantization.layout
+        moved = not quantization.per_tensor and layout != Layout.stored(entry.shape)
+        inputs = [_as_read(emitter, value, layout, f"{at}/read") if moved else value, *names]
         value = emitter.op(node.op_type, inputs, f"{at}/dequantized", domain=node.domain or None, **attributes)
+        value = _as_stored(emitter, value, layout, entry.shape, f"{at}/stored") if moved else value
     if entry.stored_type not in (TensorProto.FLOAT, TensorProto.DOUBLE):
         value = emitter.cast(value, TensorProto.FLOAT, f"{at}/float32")
     shape = entry.shape
@@ -156,6 +159,22 @@ def _matrix(emitter: Emitter, entry: Entry) -> str:
     if shape != target:
         value = emitter.reshape(value, target, f"{at}/matrix")
     return value
+
+
+def _as_read(emitter: Emitter, stored: str, layout: Layout, at: str) -> str:
+    """Emit what a chain makes of a stored tensor."""
+    sizes, order = layout.split()
+    value = emitter.reshape(stored, [sizes[place] for place in order], f"{at}/split")
+    value = emitter.op("Transpose", [value], f"{at}/moved", perm=[order.index(place) for place in range(len(order))])
+    return emitter.reshape(value, layout.shape, f"{at}/shape")
+
+
+def _as_stored(emitter: Emitter, read: str, layout: Layout, shape: Sequence[int], at: str) -> str:
+    """Emit the stored form, of `shape`, of what a chain made of it."""
+    sizes, order = layout.split()
+    value = emitter.reshape(read, sizes, f"{at}/split")
+    value = emitter.op("Transpose", [value], f"{at}/moved", perm=order)
+    return emitter.reshape(value, shape, f"{at}/shape")
 
 
 def _revived(emitter: Emitter, entry: Entry, piece: str) -> str:
