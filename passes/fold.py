@@ -82,8 +82,9 @@ class Fold(Pass[FoldOptions]):
         vectors: dict[str, NDArray[np.float64]] = {}
         for planned in with_progress(plan, progress):
             target = planned.target
-            if target is None:
-                records.append(record_of(planned))
+            fixed = None if target is None else next((use.fixed for use in target.uses if use.fixed), None)
+            if target is None or fixed is not None:
+                records.append(record_of(planned, None if fixed is None else "skipped", fixed))
                 continue
             matrix = target.matrix(model)
             found = options.known_divisors(target) or divider.measure(target, matrix)

@@ -218,6 +218,9 @@ class _Decider:
 
 
 def _not_linear(target: Target) -> str | None:
+    taking = next((use.node.op_type for use in target.uses if use.takes_integers), None)
+    if taking is not None:
+        return f"{taking} takes it as integers, of which the graph has no floating-point form to iterate on; fold it"
     op_type = next((use.node.op_type for use in target.uses if not use.operator.linear), None)
     if op_type is None or target.site.quantization is None:
         return None

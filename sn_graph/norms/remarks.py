@@ -8,6 +8,7 @@ from sn_graph.plan import Target
 from sn_graph.report import Reading
 from sn_graph.sites import Convention, MatrixView, WeightUse, is_dequantize
 
+_CALIBRATED = frozenset({"QLinearConv", "QLinearMatMul", "QGemm"})  # whose outputs are integers too
 KERAS_FLOOR = 1e-6  # of tf.keras 2.x; Keras 3 has 1e-7
 
 
@@ -43,7 +44,14 @@ def notes(target: Target, sigma: float) -> tuple[str, ...]:
             f"its norm {sigma:.3g} is so small that Keras's own epsilon would act "
             "(a floor of 1e-6 in 2.x, 1e-7 in 3) and divide by something else"
         )
-    if any(_has_quantized_bias(use) for use in target.uses if use.quantization is not None):
+    fixed = next((use.fixed for use in target.uses if use.fixed), None)
+    if fixed is not None:
+        found.append(f"fold leaves it as it is: {fixed}")
+    elif any(use.node.op_type in _CALIBRATED for use in target.uses if use.takes_integers):
+        found.append(
+            "its output keeps the scale that it was calibrated with, and so loses bits where the norm was large"
+        )
+    if any(_has_quantized_bias(use) for use in target.uses if not use.takes_integers and use.quantization is not None):
         found.append(
             "its consumer's bias is quantized by the scales of input and weight; runtimes that fuse the three into an "
             "integer operator do so no more once the weight's scale is another (fold before quantizing to keep that)"

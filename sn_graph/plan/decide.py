@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from sn_graph.errors import UsageError
 from sn_graph.plan.plan import PlannedSite
-from sn_graph.sites import DEFAULT_OP_TYPES, WEIGHT_OP_TYPES, Convention, Site
+from sn_graph.sites import DEFAULT_OP_TYPES, QUANTIZED_OP_TYPES, WEIGHT_OP_TYPES, Convention, Site
 
 
 def check_op_types(op_types: Sequence[str]) -> None:
@@ -14,7 +14,7 @@ def check_op_types(op_types: Sequence[str]) -> None:
     if isinstance(op_types, str):
         raise UsageError("op types are a list", do=f"give ['{op_types}']")
     for op_type in op_types:
-        if op_type not in WEIGHT_OP_TYPES:
+        if op_type not in (*WEIGHT_OP_TYPES, *QUANTIZED_OP_TYPES):
             raise UsageError(
                 f"no weights are known at op type '{op_type}'",
                 do=f"choose from {', '.join(WEIGHT_OP_TYPES)}",
@@ -27,7 +27,7 @@ def decide(site: Site, convention: Convention, op_types: Sequence[str]) -> Plann
     found = [(use, matrix) for use in site.uses if (matrix := use.matrix(shape, convention)) is not None]
     if not found or site.shape is None:
         return PlannedSite(site, None, "skipped", site.refusal, site.uses)
-    wanted = op_types or DEFAULT_OP_TYPES
+    wanted = op_types or DEFAULT_OP_TYPES.union(QUANTIZED_OP_TYPES)
     chosen = [(use, matrix) for use, matrix in found if use.node.op_type in wanted]
     known, uses = tuple(use for use, _ in found), tuple(use for use, _ in chosen)
     matrices = [matrix for _, matrix in chosen or found]

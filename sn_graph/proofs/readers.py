@@ -11,7 +11,7 @@ from sn_graph.model import Graph, Node, Scope
 from sn_graph.passes import PassResult
 from sn_graph.plan import Plan, Target
 from sn_graph.rewrite import Rescaled
-from sn_graph.sites import SCALE, Quantization, WeightUse
+from sn_graph.sites import Quantization, WeightUse
 
 Reads = Mapping[tuple[str, int], frozenset[str]]
 """The scaled tensors that a use may read, by the site's id and the use's place among the target's uses."""
@@ -42,13 +42,14 @@ def check_readers(result: PassResult, plan: Plan, folded: Graph, originals: Mapp
             if node is None:
                 raise VerificationFailed(f"node '{use.node.path}' got lost")
             planned.add((id(node), use.index))
-            if isinstance(use.quantization, Quantization) and not target.splits:  # its own DequantizeLinear
-                reader = nodes.get((use.quantization.node.scope.id, _key(use.quantization.node)))
-                planned.add((id(reader), SCALE))
+            quantization, reader = use.quantization, None
+            if isinstance(quantization, Quantization) and not (quantization.is_dequantizer and target.splits):
+                reader = nodes.get((quantization.node.scope.id, _key(quantization.node)))
+                planned.add((id(reader), quantization.scale_input))
             if target.id not in done:
                 continue
             wanted = _scaled_for(target, turn, result.rescaled)
-            read = wanted if use.calls else frozenset({_reached(folded, node, use)})
+            read = wanted if use.calls else frozenset({_reached(folded, node, use, reader)})
             if not read <= wanted:
                 raise VerificationFailed(f"node '{use.node.path}' does not read the normalized weight '{target.id}'")
             reads[target.id, turn] = read
@@ -75,15 +76,21 @@ def _scaled_for(target: Target, turn: int, rescaled: Sequence[Rescaled]) -> froz
     return frozenset({own[turn]} if apart else own)
 
 
-def _reached(folded: Graph, node: Node, use: WeightUse) -> str:
-    """Return the tensor that a use reads: the one that its chain begins with, or the scale of its DequantizeLinear."""
+def _reached(folded: Graph, node: Node, use: WeightUse, reader: Node | None) -> str:
+    """Return the tensor that a use reads: the one that its chain begins with, or the scale that it is dequantized by.
+
+    `reader` is what reads the scale in the folded model, where that is known.
+    """
+    read = use.quantization
+    if isinstance(read, Quantization) and not read.is_dequantizer:
+        return "" if reader is None else _behind_identities(folded, reader.scope, reader.proto.input[read.scale_input])
     scope, name = node.scope, node.proto.input[use.index]
     for step in reversed(use.steps):
         maker = folded.producer(scope, name)
         if maker is None or maker.op_type != step.node.op_type:
             return name
-        if use.quantization is not None and step.node.op_type == "DequantizeLinear":
-            return _behind_identities(folded, maker.scope, maker.proto.input[SCALE])
+        if isinstance(read, Quantization) and step.node is read.node:
+            return _behind_identities(folded, maker.scope, maker.proto.input[read.scale_input])
         scope, name = maker.scope, maker.proto.input[0]
     return name
 

@@ -15,7 +15,7 @@ from sn_graph.errors import ModelError, leave_out
 from sn_graph.model import Model, Scope
 from sn_graph.plan import Target
 from sn_graph.rewrite.rewire import Copy, Rewiring
-from sn_graph.sites import SCALE, Quantization, WeightUse
+from sn_graph.sites import Quantization, WeightUse
 
 
 @dataclass(frozen=True)
@@ -91,12 +91,12 @@ class Scaling:
                 done[original] = Rescaled(scope.id, name, original, factor)
             if done[original].name != original:
                 reader = copies.get(id(quantization.node)) or quantization.node.proto
-                reader.input[SCALE] = self._through_identities(quantization, done[original].name)
+                reader.input[quantization.scale_input] = self._through_identities(quantization, done[original].name)
         self.rescaled += done.values()
 
     def _through_identities(self, quantization: Quantization, name: str) -> str:
         """Return what to read in place of the scale that an Identity may hand on: `name`, through copies of those."""
-        scope, read, passed = quantization.node.scope, quantization.node.proto.input[SCALE], []
+        scope, read, passed = quantization.node.scope, quantization.node.proto.input[quantization.scale_input], []
         while read != quantization.scale_name and (maker := self._graph.producer(scope, read)) is not None:
             passed.append(maker)
             scope, read = maker.scope, maker.proto.input[0]

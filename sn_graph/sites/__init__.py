@@ -3,15 +3,15 @@
 from sn_graph.sites.chain import is_dequantize
 from sn_graph.sites.find import find_sites, locate_sites
 from sn_graph.sites.layout import Atom, Layout
-from sn_graph.sites.operators import DEFAULT_OP_TYPES, WEIGHT_OP_TYPES, product_perm
-from sn_graph.sites.quantized import SCALE, Quantization
+from sn_graph.sites.operators import DEFAULT_OP_TYPES, QUANTIZED_OP_TYPES, WEIGHT_OP_TYPES, product_perm
+from sn_graph.sites.quantized import Quantization
 from sn_graph.sites.site import Site, WeightUse
 from sn_graph.sites.transfer import Transfer
 from sn_graph.sites.views import Action, Convention, MatrixView, matrix_of
 
 __all__ = [
     "DEFAULT_OP_TYPES",
-    "SCALE",
+    "QUANTIZED_OP_TYPES",
     "WEIGHT_OP_TYPES",
     "Action",
     "Atom",

@@ -81,7 +81,7 @@ class _Finder:
                     weight=name,
                     scope=scope,
                     dtype=_type_name(tensor.data_type),
-                    shape=tuple(tensor.dims),
+                    shape=_unpacked(tensor, uses),
                     uses=uses,
                     other_uses=others,
                     tensor=tensor,
@@ -172,7 +172,14 @@ class _Finder:
 
 
 def _is_float_input(use: WeightUse) -> bool:
-    return use.index in use.operator.weights
+    return use.index in use.operator.weights or isinstance(use.quantization, Quantization)
+
+
+def _unpacked(tensor: onnx.TensorProto, uses: Iterable[WeightUse]) -> tuple[int, ...]:
+    """Return the shape of the weight that a tensor holds, in which several integers may share a byte."""
+    readings = (use.quantization for use in uses)
+    packing = next((read.packing for read in readings if isinstance(read, Quantization) and read.packing), None)
+    return tuple(tensor.dims) if packing is None else (packing.rows, packing.size)
 
 
 def _reads_integers(tensor: onnx.TensorProto, use: WeightUse) -> bool:

@@ -11,6 +11,7 @@ import onnx
 
 from sn_graph.model import ConstantValues, Model, Node, Reached, Reading, Scope, Use, follow
 from sn_graph.sites.chain import CHAIN_OPERATORS, Step, cast_type, chain_step, is_dequantize
+from sn_graph.sites.integers import in_function, read_integers
 from sn_graph.sites.layout import Layout
 from sn_graph.sites.operators import MICROSOFT, operator_of
 from sn_graph.sites.quantized import Quantization, read_quantization
@@ -83,13 +84,23 @@ class Follower:
         use = WeightUse(node, index, None, form.steps, form.quantization, at.calls)
         if _is_third_party(node):
             return replace(use, reason=f"its consumer {node.domain}::{node.op_type} is no operator that sn-graph knows")
-        if index not in use.operator.weights:
-            what = f"stored as integers for {node.op_type}; fold the floating-point model before quantizing it"
-            return replace(use, reason=what)
         resolved = self._resolve(node, at.calls)
         if form.blocked or resolved is None:
             return replace(use, reason=form.blocked or _given_by_callers(node))
+        if index not in use.operator.weights:
+            return self._integer_use(use, resolved, form)
         return replace(use, slot=use.operator.slot(resolved, index, form.layout.shape))
+
+    def _integer_use(self, use: WeightUse, resolved: Node, form: _Form) -> WeightUse:
+        """Return the use of a weight by an operator that takes it as integers."""
+        what = f"stored as integers for {use.node.op_type}"
+        if use.operator.packed and form.steps:
+            return replace(use, reason=f"{what}, packed and behind other operators; simplify the model first")
+        read = read_integers(self._graph, resolved, use.operator, use.index, form.layout)
+        if isinstance(read, str):
+            return replace(use, reason=f"{what}, {read}")
+        slot, quantization = read
+        return replace(use, slot=slot, quantization=in_function(quantization, resolved, use.node))
 
     def _quantization(self, node: Node, resolved: Node, form: _Form) -> Quantization | str:
         read = read_quantization(self._graph, resolved, form.layout)

@@ -22,7 +22,11 @@ class Operator:
         op_type, domain: Its name; the domain of ONNX's own operators is "".
         action: What it computes of a weight; None where it reads none.
         weights: The inputs where a floating-point weight may stand.
-        integers: The inputs that take a weight as integers, where a factor has no place of its own.
+        integers: The inputs that take a weight as integers.
+        scales: For each of those the inputs of its scale and its zero point; a scale of None is multiplied behind the
+            operator. Empty where sn-graph can't read the integers.
+        integer_bias: The input of a bias that is stored in steps of the scales of input and weight.
+        packed: Whether several integers share a byte, as attributes N, K, bits and block_size say.
         ranks: The least and the greatest rank of a weight.
         linear: Whether the output is linear in the other input, bias and activation aside, so that X/σ stands for W/σ.
         alpha: Whether an attribute `alpha` multiplies the product.
@@ -34,6 +38,9 @@ class Operator:
     action: Action | None
     weights: tuple[int, ...] = ()
     integers: tuple[int, ...] = ()
+    scales: tuple[tuple[int | None, int], ...] = ()
+    integer_bias: int | None = None
+    packed: bool = False
     ranks: tuple[int, int] = (2, 2)
     domain: str = ""
     linear: bool = True
@@ -65,8 +72,21 @@ class Operator:
             return None
         if self.action is None or (self.action is Action.LOOKUP and node.attribute("axis", 0) not in (0, -rank)):
             return None
+        return self._slot(node, index, rank)
+
+    def integer_slot(self, node: Node, index: int, shape: Sequence[int]) -> Slot | None:
+        """Return what a node does with a weight that it takes as integers; None where sn-graph can't read those."""
+        least, greatest = self.ranks
+        if index not in self.integers or not self.scales or not least <= len(shape) <= greatest:
+            return None
+        return self._slot(node, index, len(shape))
+
+    def _slot(self, node: Node, index: int, rank: int) -> Slot | None:
         if self.action is Action.PRODUCT:
-            return Slot(self.action, left=index == 0, perm=product_perm(node, index, rank))
+            perm = (1, 0) if self.packed else product_perm(node, index, rank)
+            return Slot(self.action, left=index == 0, perm=perm)
+        if self.action is None:
+            return None
         return Slot(self.action, group=node.attribute("group", 1) if self.is_convolution else 1)
 
 
@@ -103,18 +123,23 @@ OPERATORS: tuple[Operator, ...] = (
     Operator("Attention", Action.PRODUCT, (1,), domain=MICROSOFT, linear=False),
     Operator("EmbedLayerNormalization", Action.LOOKUP, (2, 3, 4), domain=MICROSOFT, linear=False),
     # Those that take a weight as integers only.
-    Operator("QLinearConv", Action.CONVOLUTION, integers=(3,)),
-    Operator("ConvInteger", Action.CONVOLUTION, integers=(1,)),
-    Operator("QLinearMatMul", Action.PRODUCT, integers=(0, 3)),
-    Operator("MatMulInteger", Action.PRODUCT, integers=(0, 1)),
-    Operator("QLinearConv", Action.CONVOLUTION, integers=(3,), domain=MICROSOFT),
-    Operator("QGemm", Action.PRODUCT, integers=(0, 3), domain=MICROSOFT),
-    Operator("QAttention", Action.PRODUCT, integers=(1,), domain=MICROSOFT),
-    Operator("QEmbedLayerNormalization", Action.LOOKUP, integers=(2, 3, 4), domain=MICROSOFT),
-    Operator("MatMulIntegerToFloat", Action.PRODUCT, integers=(0, 1), domain=MICROSOFT),
-    Operator("DynamicQuantizeMatMul", Action.PRODUCT, integers=(1,), domain=MICROSOFT),
+    Operator("QLinearConv", Action.CONVOLUTION, integers=(3,), scales=((4, 5),), integer_bias=8, ranks=_CONV,
+             decisive=_GROUP),
+    Operator("ConvInteger", Action.CONVOLUTION, integers=(1,), scales=((None, 3),), ranks=_CONV, decisive=_GROUP),
+    Operator("QLinearMatMul", Action.PRODUCT, integers=(0, 3), scales=((1, 2), (4, 5))),
+    Operator("MatMulInteger", Action.PRODUCT, integers=(0, 1), scales=((None, 2), (None, 3))),
+    Operator("QLinearConv", Action.CONVOLUTION, integers=(3,), scales=((4, 5),), integer_bias=8, ranks=_CONV,
+             domain=MICROSOFT, decisive=_GROUP),
+    Operator("QGemm", Action.PRODUCT, integers=(0, 3), scales=((1, 2), (4, 5)), integer_bias=6, domain=MICROSOFT,
+             alpha=True, decisive=_TRANSPOSES),
+    Operator("QAttention", Action.PRODUCT, integers=(1,), scales=((4, 7),), domain=MICROSOFT),
+    Operator("QEmbedLayerNormalization", Action.LOOKUP, integers=(2, 3, 4), scales=((8, 13), (9, 14), (10, 15)),
+             domain=MICROSOFT),
+    Operator("MatMulIntegerToFloat", Action.PRODUCT, integers=(0, 1), scales=((2, 4), (3, 5)), domain=MICROSOFT),
+    Operator("DynamicQuantizeMatMul", Action.PRODUCT, integers=(1,), scales=((2, 3),), domain=MICROSOFT),
     Operator("DynamicQuantizeLSTM", Action.RECURRENCE, integers=(1, 2), domain=MICROSOFT),
-    Operator("MatMulNBits", Action.PRODUCT, integers=(1,), domain=MICROSOFT),
+    Operator("MatMulNBits", Action.PRODUCT, integers=(1,), scales=((2, 3),), packed=True, domain=MICROSOFT,
+             decisive=frozenset({"N", "K", "bits", "block_size"})),
     Operator("MatMulBnb4", Action.PRODUCT, integers=(1,), domain=MICROSOFT),
 )
 # fmt: on
@@ -123,6 +148,7 @@ _BY_NAME = {(operator.domain, operator.op_type): operator for operator in OPERAT
 _NO_OPERATOR = Operator("", None)
 
 WEIGHT_OP_TYPES = tuple(dict.fromkeys(operator.op_type for operator in OPERATORS if operator.weights))
+QUANTIZED_OP_TYPES = tuple(dict.fromkeys(operator.op_type for operator in OPERATORS if operator.scales))
 DEFAULT_OP_TYPES = frozenset(operator.op_type for operator in OPERATORS if operator.weights and operator.by_default)
 
 

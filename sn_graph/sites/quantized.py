@@ -139,7 +139,7 @@ class Quantization:
         shape = self.layout.shape
         if values.size == 1:
             return values.reshape(())
-        if not self.block_size or values.ndim == 1:
+        if not self.block_size or (values.shape == (shape[self.axis],) and self.packing is None):
             spread = values.reshape([-1 if axis == self.axis else 1 for axis in range(len(shape))])
         else:
             blocks = [-(-size // self.block_size) if axis == self.axis else size for axis, size in enumerate(shape)]
@@ -178,6 +178,7 @@ def read_scale(
     *,
     block_size: int = 0,
     output_type: int = 0,
+    tail: int | None = None,
     fixed: str | None = None,
 ) -> Quantization | str:
     """Return a weight's quantization, or why it can't be told.
@@ -189,21 +190,22 @@ def read_scale(
         what: The operator, as reasons name it.
         scale_at: What reads the scale, and at which input.
         zero_index: None where the operator takes no zero point.
+        tail: Of a scale that is a factor of the output, how many axes that has behind the scaled one.
     """
     reader, scale_input = scale_at
-    scale, owner, name = _held(graph, reader, scale_input)
+    scale, owner, name = held_constant(graph, reader, scale_input)
     if scale is None or owner is None:
         return f"the scale of its {what} is not a constant"
     if scale.data_type not in FLOAT_TYPES:
         return f"the scale of its {what} is of a type that holds powers of two only"
     zero_point, zero_owner, zero_name = None, None, ""
     if zero_index is not None and len(node.proto.input) > zero_index and node.proto.input[zero_index]:
-        zero_point, zero_owner, zero_name = _held(graph, node, zero_index)
+        zero_point, zero_owner, zero_name = held_constant(graph, node, zero_index)
         if zero_point is None:
             return f"the zero point of its {what} is not a constant"
     shape = layout.shape
-    for word, tensor in (("scale", scale), ("zero point", zero_point)):
-        if tensor is not None and not _fits(tuple(tensor.dims), shape, axis, block_size):
+    for word, tensor, behind in (("scale", scale, tail), ("zero point", zero_point, None)):
+        if tensor is not None and not _fits(tuple(tensor.dims), shape, axis, block_size, behind):
             return f"the {word} of its {what} has shape {list(tensor.dims)}, which does not fit the weight"
     given_type = output_type or scale.data_type
     return Quantization(
@@ -212,16 +214,20 @@ def read_scale(
     )  # fmt: skip
 
 
-def _held(graph: Graph, node: Node, index: int) -> tuple[onnx.TensorProto | None, Scope | None, str]:
+def held_constant(graph: Graph, node: Node, index: int) -> tuple[onnx.TensorProto | None, Scope | None, str]:
     """Return the constant at an input of a node, the scope that holds it and its name there."""
     name = node.proto.input[index] if len(node.proto.input) > index else ""
     holder = graph.holder(node.scope, name) if name else None
     return (graph.constant(node.scope, name), *holder) if holder is not None else (None, None, "")
 
 
-def _fits(dims: tuple[int, ...], shape: tuple[int, ...], axis: int, block_size: int) -> bool:
-    channels = tuple(size for size in dims if size != 1)
-    if not channels or dims == (shape[axis],):
+def _fits(dims: tuple[int, ...], shape: tuple[int, ...], axis: int, block_size: int, tail: int | None) -> bool:
+    if all(size == 1 for size in dims):
+        return True
+    if tail is not None:
+        ahead = len(dims) - tail - 1
+        return ahead >= 0 and dims == (*(1,) * ahead, shape[axis], *(1,) * tail)
+    if dims == (shape[axis],):
         return True
     blocks = [-(-size // block_size) if block_size and i == axis else size for i, size in enumerate(shape)]
     return block_size > 0 and list(dims) == blocks

@@ -42,6 +42,16 @@ class WeightUse:
         return bool(self.calls)
 
     @property
+    def takes_integers(self) -> bool:
+        """Whether the consumer takes the weight as integers, and nothing before it makes a float of them."""
+        return self.index in self.operator.integers
+
+    @property
+    def fixed(self) -> str | None:
+        """Why the scale of a quantized weight can't be multiplied for this use without changing more; or None."""
+        return self.quantization.fixed if isinstance(self.quantization, Quantization) else None
+
+    @property
     def order(self) -> tuple[int, ...]:
         """What sorts uses in graph order; the body of a function stands where it is called."""
         return (*(call.order for call in self.calls), self.node.order, self.index)
