@@ -222,6 +222,8 @@ def _not_linear(target: Target) -> str | None:
     if taking is not None:
         return f"{taking} takes it as integers, of which the graph has no floating-point form to iterate on; fold it"
     op_type = next((use.node.op_type for use in target.uses if not use.operator.linear), None)
+    if op_type is not None and any(use.is_joined for use in target.uses):
+        return f"its parts are joined in another order, and {op_type} is not linear in its input; fold it instead"
     if op_type is None or target.site.quantization is None:
         return None
     return f"quantized, and {op_type} is not linear in its input, so nothing can be scaled; fold it instead"

@@ -16,6 +16,7 @@ from sn_graph.sites.follow import Follower
 from sn_graph.sites.handed import handed_reason
 from sn_graph.sites.operators import operator_of
 from sn_graph.sites.quantized import Quantization
+from sn_graph.sites.rearranged import rearranged
 from sn_graph.sites.site import Site, WeightUse
 from sn_graph.sites.views import Action
 
@@ -152,7 +153,10 @@ class _Finder:
             if not fitting or dtype not in (None, *_FLOAT_NAMES):
                 continue
             reason = self._why_computed(owner, name, fitting)
-            if reason is not None:
+            stored = self._rearranged(owner, name, fitting) if reason is not None else None
+            if stored is not None and not any(stored.tensor is site.tensor for site in sites):
+                yield stored
+            elif reason is not None:
                 yield Site(owner.qualified(name), name, owner, dtype, shape, fitting, refusal=reason)
 
     def _why_computed(self, owner: Scope, name: str, uses: Iterable[WeightUse]) -> str | None:
@@ -164,6 +168,30 @@ class _Finder:
         if all(self._multiplies_a_constant(use) for use in uses):
             return None  # a recurrent state, whose weight the other operand is
         return handed_reason(self._graph, self._constants, owner, name)
+
+    def _rearranged(self, owner: Scope, name: str, uses: tuple[WeightUse, ...]) -> Site | None:
+        """Return the site of the stored tensor whose rows or columns a computed weight only has in another order."""
+        found = rearranged(self._model, self._graph, uses[0], owner, name) if len(uses) == 1 else None
+        if found is None:
+            return None
+        scope, held = found.scope, found.name
+        tensor = self._graph.constant(scope, held)
+        assert tensor is not None
+        _, others = self._uses(scope, held, tuple(tensor.dims))
+        if any(use.node not in found.nodes for use in others):
+            return None  # who would read a weight that is not its own
+        return Site(
+            id=scope.qualified(held),
+            weight=held,
+            scope=scope,
+            dtype=_type_name(tensor.data_type),
+            shape=tuple(tensor.dims),
+            uses=(found.use,),
+            tensor=tensor,
+            from_node=held in scope.producers,
+            refusal=self._refusal(tensor, (found.use,)),
+            notes=tuple(_notes(scope, held, ())),
+        )
 
     def _multiplies_a_constant(self, use: WeightUse) -> bool:
         others = [name for index, name in enumerate(use.node.proto.input[:2]) if index != use.index]

@@ -47,6 +47,11 @@ class WeightUse:
         return self.index in self.operator.integers
 
     @property
+    def is_joined(self) -> bool:
+        """Whether the weight is put together of its parts again on its way, so that no chain of copies leads there."""
+        return any(step.node.op_type == "Concat" and len(step.node.proto.input) > 1 for step in self.steps)
+
+    @property
     def fixed(self) -> str | None:
         """Why the scale of a quantized weight can't be multiplied for this use without changing more; or None."""
         return self.quantization.fixed if isinstance(self.quantization, Quantization) else None

@@ -33,7 +33,8 @@ class Insertion:
         operators = {use.operator for use in start.target.uses}
         uses = tuple(use for use in site.uses if use.operator in operators)
         linear = all(operator.linear for operator in operators)
-        scaled = site.quantization is None and (self._weights or not linear)
+        whole = site.quantization is None and not any(use.is_joined for use in start.target.uses)
+        scaled = whole and (self._weights or not linear)
         self._entries.append(Entry(start, site, uses, weight_scaled=scaled))
 
     def finish(self) -> Inserted:
