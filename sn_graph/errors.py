@@ -1,10 +1,44 @@
 """Errors: the exceptions that users meet, each with the exit code that the command line ends with."""
 
+import unicodedata
 from typing import ClassVar, Self
+
+_LONGEST = 4000  # characters of a message; a name may have millions
+
+
+def printable(text: str) -> str:
+    r"""Return a text that may hold names from a file as it can be shown: in one line, with nothing in it that acts.
+
+    Control characters, line breaks, what turns the direction of writing, and halves of characters become escapes, which
+    regular expressions read as what they stand for.
+
+    >>> printable("conv\x1b[2J\nkernel\u202e/größe")
+    'conv\\x1b[2J\\nkernel\\u202e/größe'
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(_shown(character) for character in text)
+
+
+def _shown(character: str) -> str:
+    if unicodedata.category(character) in _ACTING:
+        return ascii(character)[1:-1]
+    return character
+
+
+_ACTING = frozenset({"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"})
+
+
+def shortened(text: str) -> str:
+    """Return a message with its middle left out where it is longer than anybody reads."""
+    half = _LONGEST // 2
+    return text if len(text) <= _LONGEST else f"{text[:half]} … {text[-half:]}"
 
 
 class SnGraphError(Exception):
     """Base of every error that sn-graph raises on purpose: what happened, why, and what to do, in one line.
+
+    The message can be printed whatever names from files the parts hold; the parts hold them as they are.
 
     Attributes:
         what: What happened.
@@ -33,7 +67,7 @@ class SnGraphError(Exception):
         return self.what + separator + self.why
 
     def __str__(self) -> str:
-        return f"{self.reason}; {self.do}" if self.do else self.reason
+        return printable(f"{self.reason}; {self.do}" if self.do else self.reason)
 
     def about(self, what: str) -> Self:
         """Return the same error, said of something: a file's path, say."""

@@ -7,6 +7,7 @@ import functools
 import importlib
 import inspect
 import io
+import os
 import signal
 import sys
 import traceback
@@ -137,6 +138,7 @@ def _explain(error: Exception) -> int:
 
 def main() -> NoReturn:
     """Run the command line of this process."""
+    _open_closed()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # where a σ can't be written, a ? will do
     signal.signal(signal.SIGTERM, _terminate)
@@ -150,6 +152,17 @@ def main() -> NoReturn:
     except KeyboardInterrupt:  # while importing; later ones end here as exit 130 too, by way of typer
         sys.exit(_INTERRUPTED)
     sys.exit(0)
+
+
+def _open_closed() -> None:
+    """Put nowhere in place of standard streams that were closed: a file would get their number, and be written to."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # which gets the lowest free number
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, mode, encoding="utf-8", errors="replace", closefd=False))  # noqa: SIM115
 
 
 def _terminate(number: int, _frame: FrameType | None) -> NoReturn:

@@ -1,19 +1,21 @@
 """Console: data to stdout, logs and progress to stderr."""
 
+import contextlib
 import json
 import os
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sn_graph.errors import printable, shortened
 from sn_graph.progress import Progress, silent
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
+    from rich.text import Text
 
 _PATIENCE = 1.0  # seconds of work before a progress bar appears
 _PLAIN_WIDTH = 100_000  # a pipe has no width: nothing is wrapped or cut
@@ -34,20 +36,21 @@ class Settings:
     def say(self, message: str) -> None:
         """Print a line to stderr, unless --quiet."""
         if not self.quiet:
-            print(message, file=sys.stderr)
+            _say(message)
 
     def explain(self, message: str) -> None:
         """Print a line to stderr under --verbose."""
         if self.verbose:
             self.say(message)
 
-    @contextmanager
+    @contextlib.contextmanager
     def progress(self) -> Iterator[Progress]:
         """Give a Progress that draws a bar on a terminal once the work takes over a second."""
         if self.quiet or not sys.stderr.isatty():
             yield silent
             return
         from rich.console import Console
+        from rich.markup import escape
         from rich.progress import Progress as Bar
         from rich.progress import TaskID
 
@@ -56,7 +59,7 @@ class Settings:
 
         def advance(task: str, done: int, total: int) -> None:
             if task not in tasks:
-                tasks[task] = bar.add_task(task)
+                tasks[task] = bar.add_task(escape(printable(task)))
             bar.update(tasks[task], completed=done, total=total)
 
         patience = threading.Timer(_PATIENCE, bar.start)  # one long step would else keep the bar from showing
@@ -71,7 +74,13 @@ class Settings:
 
 def say_error(message: str) -> None:
     """Print an error in one line to stderr."""
-    print(f"sn-graph: error: {message}", file=sys.stderr)
+    _say(f"sn-graph: error: {message}")
+
+
+def _say(message: str) -> None:
+    """Print one line to stderr; that its reader has gone does not change how the command ends."""
+    with contextlib.suppress(OSError):
+        print(shortened(printable(message)), file=sys.stderr)
 
 
 def print_json(content: dict[str, Any]) -> None:
@@ -79,8 +88,15 @@ def print_json(content: dict[str, Any]) -> None:
     _emit(json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
+def plain_text(text: str, style: str = "") -> "Text":
+    """Return a text with names from a file in it as rich prints it: no markup, no emoji, nothing that acts."""
+    from rich.text import Text
+
+    return Text(printable(text), style=style)
+
+
 def print_rich(*renderables: "RenderableType") -> None:
-    """Print tables and text to stdout: as wide as the terminal, or unlimited where it is piped."""
+    """Print tables and texts to stdout: as wide as the terminal, or unlimited where it is piped."""
     from rich.console import Console
 
     console = Console(highlight=False, soft_wrap=False, width=None if on_terminal() else _PLAIN_WIDTH)

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sn_graph.cli.console import Settings, new_table, number, on_terminal, print_rich
+from sn_graph.cli.console import Settings, new_table, number, on_terminal, plain_text, print_rich
+from sn_graph.errors import printable
 from sn_graph.model import write_file
 from sn_graph.report import Reading, Report, SiteRecord
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from rich.text import Text
 
 _NAMED = 3  # weights that share a remark, named before "and so many more"
 
@@ -36,8 +38,6 @@ def explain_sites(settings: Settings, report: Report) -> None:
 
 def _wide_table(sites: Iterable[SiteRecord]) -> "Table":
     """Return the table that has every column, with `-` where nothing is known: a row a weight."""
-    from rich.text import Text
-
     sites = tuple(sites)
     norms = [norm for norm in _NORMS if norm.always or norm.known(sites)]
     table = new_table("weight", "op", "type", "shape", "matrix", *(norm.title for norm in norms), "status", "remarks")
@@ -57,14 +57,12 @@ def _wide_table(sites: Iterable[SiteRecord]) -> "Table":
             site.status,
             "; ".join([*_remarks(site), *readings]),
         )
-        table.add_row(*(Text(cell or "-") for cell in cells))  # as Text: brackets in names are not markup
+        table.add_row(*(plain_text(cell or "-") for cell in cells))
     return table
 
 
 def _narrow_table(sites: tuple[SiteRecord, ...]) -> "Table":
     """Return the table without columns that say nothing, with a row for each other reading of a weight."""
-    from rich.text import Text
-
     norms = [norm for norm in _NORMS if norm.known(sites) and not (norm.title == "σ used" and _says_nothing_new(sites))]
     titles = ["weight", "op", "type", "shape", "matrix", *(norm.title for norm in norms), "status"]
     rows = []
@@ -81,7 +79,7 @@ def _narrow_table(sites: tuple[SiteRecord, ...]) -> "Table":
         column.no_wrap = True
     for row in rows:
         style = "" if row[-1] else "dim"  # another reading
-        table.add_row(*(Text(row[column], style=style) for column in shown))
+        table.add_row(*(plain_text(row[column], style) for column in shown))
     return table
 
 
@@ -91,7 +89,7 @@ _LEAST_WANTED = ("1 step", "shape", "proven")
 
 def _columns_that_fit(titles: list[str], rows: list[list[str]], one_type: bool) -> list[int]:
     """Return which columns to show: on a narrow terminal not those that are wanted least."""
-    widths = [max(map(len, column)) + 2 for column in zip(titles, *rows, strict=True)]
+    widths = [max(len(printable(cell)) for cell in column) + 2 for column in zip(titles, *rows, strict=True)]
     shown = [column for column, title in enumerate(titles) if not (one_type and title == "type")]
     for title in _LEAST_WANTED:
         if _NAME + 2 + sum(widths[column] for column in shown[1:]) > shutil.get_terminal_size().columns:
@@ -155,10 +153,8 @@ def _others(site: SiteRecord) -> Iterator[Reading]:
             yield reading
 
 
-def _remark_lines(sites: Iterable[SiteRecord]) -> Iterator[str]:
+def _remark_lines(sites: Iterable[SiteRecord]) -> Iterator["Text"]:
     """Yield each remark once, behind the weights that it is about."""
-    from rich.markup import escape
-
     about: dict[str, list[str]] = defaultdict(list)
     for site in sites:
         for remark in _remarks(site):
@@ -166,7 +162,7 @@ def _remark_lines(sites: Iterable[SiteRecord]) -> Iterator[str]:
     for remark, weights in about.items():
         named = ", ".join(weights[:_NAMED])
         more = f" and {len(weights) - _NAMED} more" if len(weights) > _NAMED else ""
-        yield escape(f"{named}{more}: {remark}")
+        yield plain_text(f"{named}{more}: {remark}")
 
 
 def _remarks(site: SiteRecord) -> list[str]:
@@ -195,7 +191,7 @@ def write_html(report: Report, path: Path) -> None:
 
     table = _wide_table(report.sites)
     table.box = box.SIMPLE_HEAD
-    table.title = f"{report.model} ({report.convention}: {report.convention_reason})"
+    table.title = plain_text(f"{report.model} ({report.convention}: {report.convention_reason})")
     console = Console(record=True, file=io.StringIO(), width=220)
     console.print(table)
     write_file(path, console.export_html(inline_styles=True).encode())

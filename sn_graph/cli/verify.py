@@ -10,7 +10,7 @@ import typer
 
 from sn_graph.cli import options as o
 from sn_graph.cli.app import app, command
-from sn_graph.cli.console import Settings, new_table, number, on_terminal, print_json, print_rich
+from sn_graph.cli.console import Settings, new_table, number, on_terminal, plain_text, print_json, print_rich
 from sn_graph.cli.native import quiet_libraries
 from sn_graph.errors import UsageError
 
@@ -131,27 +131,22 @@ def _refuse_comparison(*given: bool) -> None:
 
 
 def _state_table(result: "ParityResult") -> "Table":
-    from rich.text import Text
-
     table = new_table("provider", "output", "moves by", "relative", "alive")
     for row in result.comparisons:
         cells = (row.provider, row.output, number(row.max_abs), number(row.max_rel_norm), "yes" if row.ok else "NO")
-        table.add_row(*map(Text, cells))
+        table.add_row(*map(plain_text, cells))
     return table
 
 
 def _by_sides(result: "ParityResult") -> Iterator["RenderableType"]:
     """Yield, for each two sides, what they are and a table narrow enough for a terminal."""
-    from rich.text import Text
-
     for (left, right), rows in groupby(result.comparisons, key=lambda row: (row.left, row.right)):
-        yield Text(f"a: {left}\nb: {right}")
+        yield plain_text(f"a: {left}")
+        yield plain_text(f"b: {right}")
         yield _table(rows, sides=False)
 
 
 def _table(rows: Iterable["Comparison"], sides: bool) -> "Table":
-    from rich.text import Text
-
     named = ("left", "right") if sides else ()
     rows = list(rows)
     remarks = ("remarks",) if any(row.notes for row in rows) else ()
@@ -160,7 +155,7 @@ def _table(rows: Iterable["Comparison"], sides: bool) -> "Table":
         numbers = (number(row.max_abs), number(row.max_rel_norm), f"{row.atol:g} + {row.rtol:g}·max|b|")
         names = (row.left, row.right) if sides else ()
         cells = (*names, row.provider, str(row.step), row.output, *numbers, "yes" if row.ok else "NO")
-        table.add_row(*map(Text, (*cells, *("; ".join(row.notes) for _ in remarks))))
+        table.add_row(*map(plain_text, (*cells, *("; ".join(row.notes) for _ in remarks))))
     return table
 
 

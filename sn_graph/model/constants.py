@@ -94,7 +94,7 @@ def sparse_constants(graph: Graph) -> Iterator[tuple[Scope, str, onnx.SparseTens
             yield scope, name, sparse
         for node in scope.nodes:
             if node.is_standard and node.op_type == "Constant":
-                held = node.attribute("sparse_value")
+                held = node.attribute("sparse_value", onnx.AttributeProto.SPARSE_TENSOR)
                 if held is not None:
                     yield scope, node.proto.output[0], held
 

@@ -5,16 +5,19 @@ A scope is the main graph, a subgraph of a node's attribute, or a local function
 """
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import onnx
+from onnx import AttributeProto
 
 from sn_graph.errors import ModelError
 
 ONNX_DOMAINS = frozenset({"", "ai.onnx"})
+MOST_CALLS = 20_000
+"""Calls of local functions that a model may make, counted as a runtime counts them that inlines them all."""
 
 
 @dataclass(eq=False)
@@ -70,12 +73,16 @@ class Scope:
         """The node that makes each value."""
         return {name: node for node in self.nodes for name in node.proto.output if name}
 
+    @cached_property
+    def _input_names(self) -> frozenset[str]:
+        return frozenset(self.inputs)
+
     def defines(self, name: str) -> bool:
         """Say whether a value is made in this scope: by a node, as an initializer or as an input."""
         return (
             name in self.producers
             or name in self.initializers
-            or name in self.inputs
+            or name in self._input_names
             or name in self.sparse_initializers
         )
 
@@ -124,12 +131,47 @@ class Node:
         """Whether the operator is one of ONNX's own."""
         return self.domain == ""
 
-    def attribute(self, name: str, default: Any = None) -> Any:
-        """Return an attribute's value, or `default` where the node lacks it (or a function's caller gives it)."""
+    def attribute(self, name: str, *kinds: int) -> Any:
+        """Return an attribute's value; None where the node lacks it (or a function's caller gives it).
+
+        Args:
+            name: The attribute's name.
+            kinds: The types that its operator allows, as `AttributeProto.INT`.
+
+        Raises:
+            ModelError: The attribute is of another type.
+        """
         for attribute in self.proto.attribute:
             if attribute.name == name and not attribute.ref_attr_name:
+                if attribute.type not in kinds:
+                    found, *wanted = (AttributeProto.AttributeType.Name(kind) for kind in (attribute.type, *kinds))
+                    raise ModelError(
+                        f"attribute '{name}' of node '{self.path}' is of type {found}",
+                        f"where {self.op_type} takes {' or '.join(wanted)}",
+                        "export or download the model again",
+                    )
                 return onnx.helper.get_attribute_value(attribute)
-        return default
+        return None
+
+    def integer(self, name: str, default: int) -> int:
+        """Return an attribute that is a whole number, or `default`. Raises ModelError where it is something else."""
+        value = self.attribute(name, AttributeProto.INT)
+        return default if value is None else int(value)
+
+    def integers(self, name: str) -> tuple[int, ...] | None:
+        """Return an attribute that is a list of whole numbers, or None. Raises ModelError where it is another thing."""
+        value = self.attribute(name, AttributeProto.INTS)
+        return None if value is None else tuple(value)
+
+    def number(self, name: str, default: float) -> float:
+        """Return an attribute that is a number, or `default`. Raises ModelError where it is something else."""
+        value = self.attribute(name, AttributeProto.FLOAT)
+        return default if value is None else float(value)
+
+    def text(self, name: str, default: str) -> str:
+        """Return an attribute that is text, or `default`. Raises ModelError where it is something else."""
+        value = self.attribute(name, AttributeProto.STRING)
+        return default if value is None else bytes(value).decode(errors="replace")
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,38 +193,47 @@ class Graph:
     """The index of a model as it is now.
 
     Raises:
-        ModelError: A name in the model is not text.
+        ModelError: A name in the model is not text; a function is defined twice, calls itself, or is called more often
+            than any runtime could run it.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.model = model
         self.main = Scope("", model.graph)
         self.scopes: list[Scope] = []
+        self._ids: set[str] = set()
         self.functions: dict[tuple[str, str, str], Scope] = {}
         self._uses: dict[tuple[int, str], list[Use]] = defaultdict(list)
         self._names: set[str] | None = None
         self._count = 0
+        _check_names(tuple(entry.domain for entry in model.opset_import))
         for function in model.functions:
+            _check_names((function.domain, function.name, function.overload))
             label = f"{function.domain}::{function.name}" + (f":{function.overload}" if function.overload else "")
             key = (_domain(function.domain), function.name, function.overload)
+            if key in self.functions:
+                raise ModelError("the file is corrupt", f"it defines function '{label}' twice", "export it again")
             self.functions[key] = Scope(label, function)
         self._add(self.main)
         for scope in self.functions.values():
             self._add(scope)
+        _bound_calls([self.main, *self.functions.values()], self.function)
         for scope in (self.main, *self.functions.values()):
             self._link(scope)
 
     def _add(self, scope: Scope) -> None:
         self.scopes.append(scope)
+        self._ids.add(scope.id)
         _check_names((*scope.inputs, *scope.outputs, *scope.initializers, *scope.sparse_initializers))
         for position, proto in enumerate(scope.proto.node):
-            _check_names((proto.name, proto.op_type, proto.domain, *proto.input, *proto.output))
+            _check_names((proto.name, proto.op_type, proto.domain, proto.overload, *proto.input, *proto.output))
+            _check_names(tuple(attribute.name for attribute in proto.attribute))
             node = Node(proto, scope, position, self._count)
             self._count += 1
             scope.nodes.append(node)
             for name, graph in subgraphs(proto):
                 path = f"{node.path}/{name}"
-                if any(path == other.id for other in self.scopes):  # a second node of that name
+                if path in self._ids:  # a second node of that name
                     path = f"{node.path}#{position}/{name}"
                 node.subgraphs.append(Scope(path, graph, scope, node))
                 self._add(node.subgraphs[-1])
@@ -297,6 +348,45 @@ def constant_tensor(node: Node) -> onnx.TensorProto | None:
 def _check_names(names: tuple[str, ...]) -> None:
     if not all(isinstance(name, str) for name in names):  # protobuf gives bytes for what is not UTF-8
         raise ModelError("the file is corrupt", "a name in it is not text (UTF-8)", "export or download it again")
+
+
+def _bound_calls(roots: Sequence[Scope], function: Callable[[Node], Scope | None]) -> None:
+    """Refuse a model whose functions call themselves, or call each other so often that nothing could run it."""
+    called = {root: [called for node in _nodes(root) if (called := function(node)) is not None] for root in roots}
+    counts: dict[Scope, int] = {}
+    for root in roots:
+        waiting, open_ = [root], dict[Scope, None]()
+        while waiting:
+            scope = waiting[-1]
+            if scope in counts:
+                waiting.pop()
+                continue
+            missing = [inner for inner in called[scope] if inner not in counts]
+            if not missing:
+                counts[scope] = sum(1 + counts[inner] for inner in called[scope])
+                open_.pop(scope, None)
+                continue
+            if scope in open_:
+                raise ModelError(
+                    "the file is corrupt", f"its function '{scope.id}' calls itself", "export or download it again"
+                )
+            open_[scope] = None
+            waiting += dict.fromkeys(missing)
+    if counts[roots[0]] > MOST_CALLS:
+        raise ModelError(
+            f"the model's functions are called {min(counts[roots[0]], 10**15):.3g} times or more",
+            f"which is above the {MOST_CALLS:,} that sn-graph follows",
+            "inline them where it is exported",
+        )
+
+
+def _nodes(scope: Scope) -> Iterator[Node]:
+    """Yield the nodes of a scope and of the subgraphs in it."""
+    waiting = [scope]
+    while waiting:
+        for node in waiting.pop().nodes:
+            yield node
+            waiting += node.subgraphs
 
 
 def _domain(domain: str) -> str:

@@ -86,13 +86,13 @@ class Operators:
         node = use.node
         made = Convolution(
             kernel=kernel,
-            strides=tuple(node.attribute("strides") or plain),
-            dilations=tuple(node.attribute("dilations") or plain),
-            pads=tuple(node.attribute("pads") or (0,) * (2 * rank)),
-            group=int(node.attribute("group", 1)),
+            strides=node.integers("strides") or plain,
+            dilations=node.integers("dilations") or plain,
+            pads=node.integers("pads") or (0,) * (2 * rank),
+            group=node.integer("group", 1),
             input_size=self._input_size(use, rank),
             transposed=transposed,
-            output_padding=tuple(node.attribute("output_padding") or (0,) * rank) if transposed else (),
+            output_padding=(node.integers("output_padding") or (0,) * rank) if transposed else (),
         )
         return made if made.input_size is None else replace(made, pads=_pads(use, made, made.input_size))
 
@@ -107,7 +107,7 @@ class Operators:
             if use.operator.is_convolution:
                 kernel = use.layout(stored.shape).array(stored)
                 by_first = kernel.sum(axis=tuple(range(1, kernel.ndim))).max()
-                groups = kernel.reshape(int(use.node.attribute("group", 1)), -1, *kernel.shape[1:])
+                groups = kernel.reshape(use.node.integer("group", 1), -1, *kernel.shape[1:])
                 by_second = groups.sum(axis=(1, *range(3, groups.ndim))).max()
                 bounds.append(math.sqrt(by_first * by_second))
             else:
@@ -203,7 +203,7 @@ def state_length(target: Target, through: "Convolution | None") -> int:
 
 def alpha(use: WeightUse) -> float:
     """Return what the consumer multiplies the product by: the attribute of Gemm and its relatives."""
-    return float(use.node.attribute("alpha", 1.0)) if use.operator.alpha else 1.0
+    return use.node.number("alpha", 1.0) if use.operator.alpha else 1.0
 
 
 def _different(target: Target) -> Sequence[WeightUse]:
@@ -236,13 +236,13 @@ def _pads(use: WeightUse, made: "Convolution", size: tuple[int, ...]) -> tuple[i
     from sn_graph.spectral.convolution import resolve_pads, resolve_transposed_pads
 
     node = use.node
-    auto_pad = node.attribute("auto_pad", b"NOTSET").decode()
+    auto_pad = node.text("auto_pad", "NOTSET")
     taps = made.kernel.shape[2:]
     if made.transposed:
-        shape = node.attribute("output_shape")
+        shape = node.integers("output_shape")
         if auto_pad == "NOTSET" and not shape:
             return made.pads
-        given = tuple(shape)[-made.rank :] if shape else None
+        given = shape[-made.rank :] if shape else None
         return resolve_transposed_pads(auto_pad, size, taps, made.strides, made.dilations, made.output_padding, given)
     if auto_pad == "NOTSET":
         return made.pads

@@ -25,7 +25,11 @@ def save_plan(plan: Plan, path: str | os.PathLike[str]) -> None:
     content = plan.to_json()
     if plan.state is not None:
         content["state"] = Path(os.path.relpath(plan.state, Path(path).parent)).as_posix()
-    write_file(Path(path), (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+    try:
+        text = json.dumps(content, indent=1, ensure_ascii=False).encode()
+    except UnicodeEncodeError:  # a file's name that is not UTF-8
+        text = json.dumps(content, indent=1).encode()
+    write_file(Path(path), text + b"\n")
 
 
 def load_plan(path: str | os.PathLike[str], model: Model, *, convention: str | None = None) -> Plan:

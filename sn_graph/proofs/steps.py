@@ -12,7 +12,7 @@ from typing import Any
 
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import AttributeProto, TensorProto, helper
 
 from sn_graph.model import ConstantValues, Graph, Model, Node, subgraphs
 from sn_graph.runtime import Side
@@ -48,11 +48,11 @@ def is_step(node: Node) -> bool:
     if not node.is_standard:
         return False
     if node.op_type == "Cast":  # to integers, or to a type much coarser than what is allowed
-        return node.attribute("to") not in _EXACT
+        return node.attribute("to", AttributeProto.INT, AttributeProto.STRING) not in _EXACT
     if node.op_type == "MaxPool":
         return len(node.proto.output) > 1 and node.proto.output[1] != ""
     if node.op_type in ("GridSample", "Resize", "Upsample"):
-        return node.attribute("mode") in (None, b"nearest")
+        return node.text("mode", "nearest") == "nearest"
     return node.op_type == "CastLike"
 
 

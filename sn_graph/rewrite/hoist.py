@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import onnx
 from onnx import inliner
 
+from sn_graph.errors import ModelError
 from sn_graph.model import ONNX_DOMAINS, Graph, Key, Model, Node, Scope, constants
 from sn_graph.plan import Target
 
@@ -167,7 +168,14 @@ def _inline(proto: onnx.ModelProto, names: set[tuple[str, str]]) -> None:
     others = [function for function in proto.functions if (function.domain, function.name) not in names]
     del part.functions[:]
     part.functions.extend(chosen)
-    inlined = inliner.inline_selected_functions(part, sorted(names))
+    try:
+        inlined = inliner.inline_selected_functions(part, sorted(names))
+    except (ValueError, RuntimeError, onnx.checker.ValidationError) as error:  # onnx's own have no base of their own
+        raise ModelError(
+            "the local functions that weights pass can't be inlined",
+            " ".join(str(error).split()),
+            "inline them where it is exported",
+        ) from None
     inlined.functions.extend(others)
     imported = {_domain(entry.domain) for entry in inlined.opset_import}
     for entry in (entry for function in chosen for entry in function.opset_import):

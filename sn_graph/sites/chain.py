@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from onnx import TensorProto
+from onnx import AttributeProto, TensorProto
 
 from sn_graph.model import FLOAT_TYPES, Graph, Model, Node
 from sn_graph.sites.layout import Layout
@@ -60,13 +60,14 @@ def chain_step(model: Model, graph: Graph, node: Node, index: int, layout: Layou
     if node.op_type == "Cast":
         return layout if cast_type(node) is not None else None
     if node.op_type == "Transpose":
-        perm = node.attribute("perm", tuple(reversed(range(rank))))
+        given = node.integers("perm")
+        perm = tuple(reversed(range(rank))) if given is None else given
         return layout.transpose(perm) if sorted(perm) == list(range(rank)) else "its Transpose does not fit its shape"
     if node.op_type == "Reshape":
         wanted = given_integers(model, graph, node, "shape", 1)
         if wanted is None:
             return not_stored(node, "shape")
-        shape = _resolve_sizes(wanted, layout.shape, bool(node.attribute("allowzero", 0)))
+        shape = _resolve_sizes(wanted, layout.shape, bool(node.integer("allowzero", 0)))
         if shape is None:
             return f"its Reshape to {list(wanted)} does not fit its shape"
         return (
@@ -77,7 +78,7 @@ def chain_step(model: Model, graph: Graph, node: Node, index: int, layout: Layou
 
 def cast_type(node: Node) -> int | None:
     """Return the element type that a Cast gives; None where that is no float, or not told."""
-    to = node.attribute("to")
+    to = node.attribute("to", AttributeProto.INT, AttributeProto.STRING)
     code = _WORDS.get(to) if isinstance(to, bytes) else to
     return code if code in FLOAT_TYPES else None
 

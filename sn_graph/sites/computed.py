@@ -97,7 +97,7 @@ def _is_layout(node: Node) -> bool:
 
 
 def _fill(node: Node) -> str:
-    tensor = node.attribute("value")
+    tensor = node.attribute("value", onnx.AttributeProto.TENSOR)
     if not isinstance(tensor, onnx.TensorProto):
         return "0"
     try:

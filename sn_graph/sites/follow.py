@@ -17,6 +17,7 @@ from sn_graph.sites.operators import MICROSOFT, operator_of
 from sn_graph.sites.quantized import Quantization, read_quantization
 from sn_graph.sites.site import WeightUse
 
+_LONGEST = 256  # operators of a chain; each way to a consumer keeps them all
 _VALUE_BLIND = frozenset({"Shape", "Size"})  # what reads a tensor's shape does not read its elements
 
 
@@ -57,6 +58,10 @@ class Follower:
     def _onward(self, at: Reached[_Form], node: Node, index: int) -> _Form | None:
         """Return the form behind a chain operator."""
         form, resolved = at.state, self._resolve(node, at.calls)
+        if node.op_type == "Identity" and form.steps and form.steps[-1].node.op_type == "Identity":
+            return form if index == 0 and node.is_standard else None  # one step for all that follow each other
+        if len(form.steps) >= _LONGEST:
+            return _too_long(form, node)
         behind = chain_step(self._model, self._graph, resolved or node, index, form.layout)
         if behind is None:
             return None
@@ -143,6 +148,13 @@ class Follower:
                 return None
             attribute = found[0]
         return None if attribute.ref_attr_name else attribute
+
+
+def _too_long(form: _Form, node: Node) -> _Form | None:
+    """Return the form behind one more operator of a chain whose steps are not told any more."""
+    if node.op_type not in CHAIN_OPERATORS or not (node.is_standard or is_dequantize(node)):
+        return None
+    return replace(form, blocked=form.blocked or f"more than {_LONGEST} operators stand between it and its consumer")
 
 
 def _rounded_to(node: Node | None, form: _Form) -> int | None:

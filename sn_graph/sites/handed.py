@@ -27,7 +27,7 @@ def handed_reason(graph: Graph, constants: ConstantValues, scope: Scope, name: s
 
 
 def _carried(node: Node, body: Scope, name: str) -> str:
-    states = len(body.inputs) - node.attribute("num_scan_inputs", 0)
+    states = len(body.inputs) - node.integer("num_scan_inputs", 0)
     if node.op_type == "Scan" and body.inputs.index(name) >= states:
         return (
             f"another slice of a stored tensor in each turn of Scan (node '{node.path}'); unroll it to normalize them"

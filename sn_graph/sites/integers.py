@@ -137,7 +137,7 @@ def _read_packed(
     graph: Graph, node: Node, operator: Operator, index: int, layout: Layout
 ) -> tuple[Slot, Quantization] | str:
     """Read MatMulNBits: W [N, K] in blocks of columns, a row of bytes for each of its rows."""
-    rows, size, bits, block = (int(node.attribute(name, 0)) for name in ("N", "K", "bits", "block_size"))
+    rows, size, bits, block = (node.integer(name, 0) for name in ("N", "K", "bits", "block_size"))
     bits = bits or 4
     if bits not in (2, 4, 8) or min(rows, size, block) < 1 or block * bits % 8:
         return f"in {bits} bits and blocks of {block}, which sn-graph does not read; {_FLOAT_FIRST}"

@@ -3,6 +3,8 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from operator import mul
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,7 +27,8 @@ class Layout:
     @classmethod
     def stored(cls, shape: Sequence[int]) -> "Layout":
         """Return the layout of a tensor as it is stored."""
-        atoms = [Atom(math.prod(shape[axis + 1 :]), size) for axis, size in enumerate(shape)]
+        strides = [1, *accumulate(reversed(shape[1:]), mul)]
+        atoms = [Atom(stride, size) for stride, size in zip(reversed(strides), shape, strict=False)]
         return cls(tuple((atom,) if atom.size != 1 else () for atom in atoms))
 
     @property

@@ -70,7 +70,7 @@ class Operator:
         rank = least if shape is None else len(shape)
         if index not in self.weights or not least <= rank <= greatest:
             return None
-        if self.action is None or (self.action is Action.LOOKUP and node.attribute("axis", 0) not in (0, -rank)):
+        if self.action is None or (self.action is Action.LOOKUP and node.integer("axis", 0) not in (0, -rank)):
             return None
         return self._slot(node, index, rank)
 
@@ -87,15 +87,15 @@ class Operator:
             return Slot(self.action, left=index == 0, perm=perm)
         if self.action is None:
             return None
-        return Slot(self.action, group=node.attribute("group", 1) if self.is_convolution else 1)
+        return Slot(self.action, group=node.integer("group", 1) if self.is_convolution else 1)
 
 
 def product_perm(node: Node, index: int, rank: int) -> tuple[int, ...] | None:
     """Return how a product transposes an operand first; None where it does not."""
     perm, operand = list(range(rank)), "B" if index else "A"
-    if node.attribute(f"transBatch{operand}", 0):  # the first axis moves behind the other batch axes
+    if node.integer(f"transBatch{operand}", 0):  # the first axis moves behind the other batch axes
         perm = [*perm[1:-1], perm[0], perm[-1]]
-    if node.attribute(f"trans{operand}", 0):
+    if node.integer(f"trans{operand}", 0):
         perm[-2:] = perm[:-3:-1]
     return None if perm == sorted(perm) else tuple(perm)
 

@@ -152,8 +152,8 @@ class Quantization:
 
 def read_quantization(graph: Graph, node: Node, layout: Layout) -> Quantization | str:
     """Return how a DequantizeLinear reads a weight of this layout, or why that can't be told."""
-    axis = int(node.attribute("axis", 1)) % len(layout.dims)
-    block_size = int(node.attribute("block_size", 0))
+    axis = node.integer("axis", 1) % len(layout.dims)
+    block_size = node.integer("block_size", 0)
     return read_scale(
         graph,
         node,
@@ -163,7 +163,7 @@ def read_quantization(graph: Graph, node: Node, layout: Layout) -> Quantization 
         (node, SCALE),
         ZERO_POINT,
         block_size=block_size,
-        output_type=int(node.attribute("output_dtype", 0)),
+        output_type=node.integer("output_dtype", 0),
     )
 
 

@@ -19,7 +19,7 @@ def same_elements(model: Model, graph: Graph, node: Node, layout: Layout) -> Lay
     shape = layout.shape
     rank = len(shape)
     if node.op_type == "Flatten":
-        axis = node.attribute("axis", 1)
+        axis = node.integer("axis", 1)
         return _reshaped(layout, node, _flat(shape, axis) if -rank <= axis <= rank else None)
     if node.op_type == "Concat":
         return layout if len(node.proto.input) == 1 else None
@@ -59,14 +59,13 @@ _READS = {
 
 def given_integers(model: Model, graph: Graph, node: Node, attribute: str, index: int) -> Sequence[int] | None:
     """Return the integers that a node is given by an attribute or a stored input; None where they are not stored."""
-    given: Sequence[int] | None = node.attribute(attribute)
+    given = node.integers(attribute)
     if given is not None or not _has_input(node, index):
         return given
     name = node.proto.input[index]
     maker = graph.producer(node.scope, name)
-    if maker is not None and maker.is_standard and maker.op_type == "Constant" and maker.attribute("value_ints"):
-        integers: Sequence[int] = maker.attribute("value_ints")
-        return integers
+    if maker is not None and maker.is_standard and maker.op_type == "Constant" and maker.integers("value_ints"):
+        return maker.integers("value_ints")
     tensor = graph.constant(node.scope, name)
     if tensor is None or model.payload(tensor) is None:
         return None

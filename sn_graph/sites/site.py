@@ -146,7 +146,7 @@ class Site:
         first = self.uses[0]
         if first.slot is not None:
             return first.slot.group
-        return int(first.node.attribute("group", 1)) if first.operator.is_convolution else 1
+        return first.node.integer("group", 1) if first.operator.is_convolution else 1
 
     @property
     def quantization(self) -> Quantization | None:

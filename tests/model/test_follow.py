@@ -252,16 +252,6 @@ def test_a_value_of_a_function_leaves_it_by_no_call() -> None:
     assert origin(graph, Reached(outer, "q", None)) is None
 
 
-def test_a_function_that_calls_itself_is_entered_once_more_at_most() -> None:
-    graph = graph_of(
-        """g (float[2] x) => (float[2] y) { y = local.again(x) }
-        <domain: "local", opset_import: ["": 18, "local": 1]>
-        again (a) => (b) { [self] c = local.again(a)  b = Abs(c) }"""
-    )
-    deep = "again#0 > local::again/self > local::again/self[0]"
-    assert met(graph, "x") == met(graph, "x", through=True) == [deep]
-
-
 def test_arguments_beyond_those_of_the_function_are_plain_uses() -> None:
     model = parse_model(f"{HEAD} {CALLS}")
     model.graph.node[0].input.append("x")

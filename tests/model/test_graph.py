@@ -183,9 +183,9 @@ def test_attributes_have_defaults() -> None:
         "{ y = Gemm <transB = 1, alpha = 0.5> (x, x) }"
     )
     node = Graph(model).main.nodes[0]
-    assert (node.attribute("transB"), node.attribute("alpha"), node.attribute("beta", 1.0)) == (1, 0.5, 1.0)
+    assert (node.integer("transB", 0), node.number("alpha", 1.0), node.number("beta", 1.0)) == (1, 0.5, 1.0)
     node.proto.attribute[0].ref_attr_name = "from_the_caller"
-    assert node.attribute("transB", 0) == 0
+    assert node.integer("transB", 0) == 0
 
 
 def test_fresh_names_are_free_and_reserved(graph: Graph) -> None:

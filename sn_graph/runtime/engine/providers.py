@@ -141,5 +141,5 @@ def import_onnxruntime() -> ModuleType:
 def one_line(error: BaseException, limit: int = 300) -> str:
     """Return the text of an onnxruntime error without its codes, build paths and line breaks."""
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(error).strip())
-    text = re.sub(r"\S*/onnxruntime_src/\S+\s*", "", " ".join(text.split())).rstrip(" .")
+    text = " ".join(word for word in text.split() if "/onnxruntime_src/" not in word).rstrip(" .")
     return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -101,13 +101,13 @@ def _indexed_size(node: Node, table: Shape | None, indices: Shape | None) -> int
     if not table:
         return None
     if node.op_type in ("GatherND", "ScatterND"):  # each index counts along its own axis: stay within the shortest
-        batch = node.attribute("batch_dims", 0)
+        batch = node.integer("batch_dims", 0)
         depth = indices[-1] if indices and indices[-1] is not None else len(table) - batch
         sizes = [size for size in table[batch : batch + depth] if size is not None]
         return min(sizes) if len(sizes) == depth > 0 else None
     if node.op_type == "ArrayFeatureExtractor":
         return table[-1]
-    axis = node.attribute("gather_axis" if node.op_type == "GatherBlockQuantized" else "axis", 0)
+    axis = node.integer("gather_axis" if node.op_type == "GatherBlockQuantized" else "axis", 0)
     return table[axis] if -len(table) <= axis < len(table) else None
 
 
@@ -120,15 +120,15 @@ def _fitting_shape(reading: Reading[bool], known: _Shapes) -> tuple[int, ...]:
     if len(weight) < 2 or weight[0] is None or weight[1] is None:
         return ()
     if node.op_type == "Conv":
-        return (2, weight[1] * node.attribute("group", 1), *[_SPATIAL] * (len(weight) - 2))
+        return (2, weight[1] * node.integer("group", 1), *[_SPATIAL] * (len(weight) - 2))
     if node.op_type == "ConvTranspose":
         return (2, weight[0], *[_SPATIAL] * (len(weight) - 2))
-    transposed = node.op_type == "Gemm" and node.attribute("transB", 0) == 1
+    transposed = node.op_type == "Gemm" and node.integer("transB", 0) == 1
     contracted = weight[1] if transposed else weight[-2]
     return (2, contracted) if contracted is not None else ()
 
 
-_Turns = tuple[list[int] | None, ...]  # the perm of each Transpose passed on the way back; None reverses the axes
+_Turns = tuple[tuple[int, ...] | None, ...]  # the perm of each Transpose passed on the way back; None reverses the axes
 
 
 class _Shapes:
@@ -176,7 +176,7 @@ def _source(at: Reached[_Turns]) -> Reached[_Turns] | None:
     if node is None or not node.proto.input:
         return None
     if node.op_type == "Transpose":
-        return replace(at, name=node.proto.input[0], state=(*at.state, node.attribute("perm")))
+        return replace(at, name=node.proto.input[0], state=(*at.state, node.integers("perm")))
     return replace(at, name=node.proto.input[0]) if node.op_type in _KEEPS_SHAPE else None
 
 
