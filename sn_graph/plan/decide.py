@@ -5,8 +5,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from sn_graph.errors import UsageError
+from sn_graph.plan.patience import time_limit
 from sn_graph.plan.plan import PlannedSite
 from sn_graph.sites import DEFAULT_OP_TYPES, QUANTIZED_OP_TYPES, WEIGHT_OP_TYPES, Convention, Site
+
+SECONDS = 2.0  # for the expressions and one name: Python's engine may take longer than the world stands
 
 
 def check_op_types(op_types: Sequence[str]) -> None:
@@ -76,16 +79,26 @@ def patterns(expressions: Sequence[str]) -> list[re.Pattern[str]]:
         raise UsageError(f"'{error.pattern!s}' is not a regular expression", error.msg) from None
 
 
+def _too_slow(weight: str) -> UsageError:
+    return UsageError(
+        f"--include and --exclude take more than {SECONDS:g} s to tell whether they find '{weight[:80]}'",
+        "because a repetition in them holds another",
+        "write the expression without it, or with a possessive one (a++)",
+    )
+
+
 def filter_names(
     planned: PlannedSite, include: Sequence[re.Pattern[str]], exclude: Sequence[re.Pattern[str]]
 ) -> PlannedSite:
     """Skip an eligible site whose weight's name `--include` does not find or `--exclude` does."""
     weight = planned.site.weight
-    if planned.status == "skipped":
+    if planned.status == "skipped" or not (include or exclude):
         return planned
-    if include and not any(pattern.search(weight) for pattern in include):
+    with time_limit(SECONDS, _too_slow(weight)):
+        included = not include or any(pattern.search(weight) for pattern in include)
+        hit = next((pattern for pattern in exclude if pattern.search(weight)), None)
+    if not included:
         return replace(planned, status="skipped", reason="no --include matches it")
-    hit = next((pattern for pattern in exclude if pattern.search(weight)), None)
     if hit is not None:
         return replace(planned, status="skipped", reason=f"left out by --exclude '{hit.pattern}'")
     return planned

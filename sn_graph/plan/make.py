@@ -14,6 +14,9 @@ from sn_graph.plan.options import PathName
 from sn_graph.plan.plan import NORMS, Plan, PlannedSite
 from sn_graph.sites import Transfer, find_sites
 
+MOST_ITERATIONS = 200_000
+"""Power iterations of all weights together: some seconds for small ones, and no estimate gets better by more."""
+
 
 def make_plan(
     model: Model,
@@ -111,7 +114,7 @@ def build_plan(
         made = replace(made, sites=tuple(replace(site, power_iterations=None) for site in made.sites))
     if norm is not None and norm not in NORMS:
         raise UsageError(f"no norm '{norm}'", do=f"choose one of {', '.join(NORMS)}")
-    return replace(
+    made = replace(
         made,
         norm=norm or made.norm,
         power_iterations=made.power_iterations if power_iterations is None else power_iterations,
@@ -119,3 +122,11 @@ def build_plan(
         clip=made.clip if clip is None else clip,
         state=made.state if state is None else Path(state),
     )
+    total = sum(made.iterations(target) for target in made.targets())
+    if total > MOST_ITERATIONS:
+        raise UsageError(
+            f"{min(total, 10**18):,} power iterations in all are too many" if total < 10**18 else "too many iterations",
+            f"where at most {MOST_ITERATIONS:,} are made of all weights together",
+            "ask for fewer, or for --sigma exact",
+        )
+    return made

@@ -89,6 +89,10 @@ def _reached(folded: Graph, node: Node, use: WeightUse, reader: Node | None) -> 
         maker = folded.producer(scope, name)
         if maker is None or maker.op_type != step.node.op_type:
             return name
+        while step.node.op_type == "Identity" and (inner := folded.producer(maker.scope, maker.proto.input[0])):
+            if inner.op_type != "Identity":
+                break
+            maker = inner  # one step stands for all that follow each other
         if isinstance(read, Quantization) and step.node is read.node:
             return _behind_identities(folded, maker.scope, maker.proto.input[read.scale_input])
         scope, name = maker.scope, maker.proto.input[0]

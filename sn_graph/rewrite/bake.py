@@ -51,10 +51,10 @@ def insertion_plan(bare: Model, inserted: Inserted) -> Plan:
         inserted: The metadata of the inserted model.
 
     Raises:
-        ModelError: The model lacks a weight that was inserted.
+        ModelError: The model lacks a weight that was inserted, or can't have been inserted as the metadata say.
     """
     entries, convention = {entry.id: entry for entry in inserted.sites}, Convention(inserted.convention)
-    sites = tuple(_planned(decide(site, convention, ()), entries) for site in find_sites(bare))
+    sites = tuple(_planned(decide(site, convention, ()), entries, bare.name) for site in find_sites(bare))
     lost = sorted(set(entries) - {planned.id for planned in sites})
     if lost:
         raise ModelError(
@@ -72,17 +72,25 @@ def insertion_plan(bare: Model, inserted: Inserted) -> Plan:
     )
 
 
-def _planned(planned: PlannedSite, entries: Mapping[str, InsertedSite]) -> PlannedSite:
+def _planned(planned: PlannedSite, entries: Mapping[str, InsertedSite], name: str) -> PlannedSite:
     """Return what the insertion had decided about a site."""
     entry = entries.get(planned.id)
     if entry is None:
         return replace(planned, status="skipped", reason=planned.reason or "the insertion left it out")
+    view = MatrixView(entry.split, entry.perm, entry.rows, entry.cols, "rows" if entry.side == "rows" else "cols")
+    uses = tuple(use for use in planned.site.uses if use.node.op_type in entry.op_types)
+    if planned.site.shape is None or planned.site.refusal is not None or not view.fits(planned.site.shape) or not uses:
+        raise ModelError(
+            f"{name} has damaged metadata",
+            f"weight '{planned.id}' can't be what they say",
+            "take the model from before the insertion",
+        )
     return replace(
         planned,
-        view=MatrixView(entry.split, entry.perm, entry.rows, entry.cols, "rows" if entry.side == "rows" else "cols"),
+        view=view,
         status="eligible",
         reason=None,
-        uses=tuple(use for use in planned.site.uses if use.node.op_type in entry.op_types),
+        uses=uses,
         power_iterations=entry.power_iterations,
         per_use=entry.per_use,
     )

@@ -62,13 +62,13 @@ def restore(model: Model, inserted: Inserted) -> Model:
 
 def _unpack(model: Model, inserted: Inserted) -> onnx.ModelProto:
     try:
-        proto = onnx.ModelProto.FromString(zlib.decompress(base64.b85decode(inserted.original)))
+        proto = onnx.ModelProto.FromString(_unzipped(base64.b85decode(inserted.original), _most(model)))
         held = {(_address(scope), name): tensor for scope, name, tensor, _ in constants(model.graph)}
         for tensor in constants_by_key(Graph(proto)).values():
             if tensor.external_data and tensor.external_data[0].key == _FROM:
                 address, name, field = json.loads(tensor.external_data[0].value)
                 _restore(model, held[address, name], tensor, field)
-    except (ValueError, KeyError, TypeError, zlib.error, DecodeError):
+    except (ValueError, KeyError, TypeError, RecursionError, zlib.error, DecodeError):
         raise ModelError(f"{model.name} has damaged metadata", do="take the model from before the insertion") from None
     return proto
 
@@ -85,6 +85,21 @@ def _address(scope: Scope) -> str:
     given = next(filter(None, scope.owner.proto.output), None)
     output = silent.index(scope.owner) if given is None else given
     return json.dumps([_address(scope.parent), output, scope.owner.subgraphs.index(scope)])
+
+
+def _most(model: Model) -> int:
+    """Return a size that no original's skeleton has: insertion adds, and what it inlines was there once at least."""
+    sizes = (payload.size for _, tensor in walk_tensors(model.proto) if (payload := model.payload(tensor)) is not None)
+    return 8 * (model.proto.ByteSize() + sum(sizes)) + (1 << 20)
+
+
+def _unzipped(data: bytes, most: int) -> bytes:
+    """Return what is compressed in `data`. Raises ValueError past `most` bytes, zlib.error for what is not whole."""
+    unpacker = zlib.decompressobj()
+    content = unpacker.decompress(data, most)
+    if not unpacker.eof:
+        raise ValueError("larger than any original, or cut off")
+    return content
 
 
 _FROM = "sn_graph.from"  # the entry that stands for a constant's data in a packed skeleton

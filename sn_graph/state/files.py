@@ -18,6 +18,7 @@ from sn_graph.model import Model, without_data, write_file
 VERSION = "1"
 
 
+_DIGITS = 19  # more runs than anybody makes
 _FLOATS = ("F16", "BF16", "F32", "F64")  # safetensors' names of the element types
 
 
@@ -122,8 +123,9 @@ def _check_header(path: Path, header: Mapping[str, str], model_hash: str | None,
         )
     if model_hash is not None and header.get("model", model_hash) != model_hash:
         raise ModelError(f"state {path} belongs to another model", do=f"use the state saved with {name}")
-    if not (step.isascii() and step.isdecimal()):
-        raise ModelError(f"state {path} has step {step!r}", "which is not a number of runs", "save the state again")
+    if not (step.isascii() and step.isdecimal() and len(step) < _DIGITS):
+        told = step if len(step) < _DIGITS else f"{step[:_DIGITS]}…"
+        raise ModelError(f"state {path} has step {told!r}", "which is not a number of runs", "save the state again")
     return int(step)
 
 
@@ -133,9 +135,11 @@ def _vector(path: Path, site: str, stored: NDArray[np.floating], length: int) ->
     flat = stored.reshape(-1)
     if flat.dtype not in (np.float32, np.float64):
         flat = flat.astype(np.float32)
-    if not np.isfinite(flat).all() or not flat.any():
+    with np.errstate(over="ignore", under="ignore"):
+        norm = np.float32(np.linalg.norm(flat.astype(np.float32).astype(np.float64)))  # as a graph can hold it
+    if not (np.isfinite(norm) and norm > 0.0):
         raise ModelError(
-            f"state {path}: '{site}.u' is zero or not finite, and no iteration can start from it",
+            f"state {path}: '{site}.u' has the norm {norm:g}, from which no iteration can start",
             do="reset it",
         )
     return flat

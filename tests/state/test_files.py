@@ -83,8 +83,8 @@ A = U["a.u"]
         ({"a.u": A[:3]}, {}, r"'a.u' has shape \[3\], where \[4\] is needed"),
         ({"a.u": A.reshape(2, 2)}, {}, r"shape \[2, 2\]"),
         ({"a.u": A.reshape(1, 1, 4)}, {}, r"shape \[1, 1, 4\]"),
-        ({"a.u": A * np.float32(np.nan)}, {}, "zero or not finite"),
-        ({"a.u": A * 0}, {}, "zero or not finite"),
+        ({"a.u": A * np.float32(np.nan)}, {}, "from which no iteration can start"),
+        ({"a.u": A * 0}, {}, "from which no iteration can start"),
         ({"a.u": A.astype(np.int32)}, {}, "element type I32"),
         ({"a.u": A.astype(ml_dtypes.float8_e4m3fn)}, {}, "element type F8"),
         ({"a.sigma": np.ones(2, np.float32)}, {}, r"'a.sigma' has shape \[2\]"),
@@ -141,3 +141,17 @@ def test_a_truncated_file_a_missing_one_and_a_folder(tmp_path: Path) -> None:
         with pytest.raises(ModelError) as failure:
             load_state(where, network(), LENGTHS)
         assert "\n" not in str(failure.value)
+
+
+@pytest.mark.parametrize("step", ["9" * 5000, "9" * 19, "-1", "1.5", "", "٣"])
+def test_steps_that_are_no_number_of_runs_are_refused(step: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="not a number of runs") as refused:
+        load_state(saved(tmp_path, U, step=step), network(), LENGTHS)
+    assert len(str(refused.value)) < 400
+
+
+@pytest.mark.parametrize("element", [1e300, 3e38, 1e-300, np.nan, -np.inf, 0.0])
+def test_a_u_whose_norm_is_none_is_refused_by_its_site(element: float, tmp_path: Path) -> None:
+    u: dict[str, Array] = {**U, "a.u": np.full(4, element, np.float64)}
+    with pytest.raises(ModelError, match=r"'a\.u' has the norm (inf|nan|0), from which no iteration can start"):
+        load_state(saved(tmp_path, u), network(), LENGTHS)

@@ -35,7 +35,9 @@ def test_a_plain_model_has_none(proto: onnx.ModelProto) -> None:
 @pytest.mark.parametrize("layout", ["packed", "per-weight"])
 def test_what_is_written_is_read_back(layout: str, proto: onnx.ModelProto) -> None:
     model, found = inserted(proto, state_layout=layout)
-    changed = replace(found, clip=True, sites=(replace(found.sites[0], power_iterations=4, per_use=True),))
+    changed = replace(
+        found, clip=True, sites=(replace(found.sites[0], power_iterations=4, per_use=True), *found.sites[1:])
+    )
     del model.proto.metadata_props[:]
     write_inserted(model, changed)
     again = read_inserted(model)

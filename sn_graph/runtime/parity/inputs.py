@@ -8,6 +8,7 @@ or MatMul can take ((2, channels, 16, …) or (2, features)), else (2, 2).
 
 from __future__ import annotations
 
+import math
 import os
 import zipfile
 from collections.abc import Mapping
@@ -19,12 +20,15 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from sn_graph.errors import ModelError, UsageError
-from sn_graph.model import Model
+from sn_graph.model import Model, walk_tensors
 from sn_graph.runtime.engine import EXTENDED, element_dtype
 from sn_graph.runtime.parity.ranges import trace
 from sn_graph.runtime.parity.signature import Value, describe, signature
 
 DYNAMIC_SIZE = 2
+_MOST_INPUTS = 4096  # onnxruntime takes time that grows with their square
+_MOST_BYTES = 1 << 26  # of all inputs, or so many times the bytes of the weights:
+_LARGER = 16
 _FLOATS = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16} | {
     element_type for element_type, name in EXTENDED.items() if "float" in name
 }
@@ -44,11 +48,12 @@ def make_inputs(
 
     Raises:
         UsageError: A name in `dims` is not that of a dynamic dimension of an input, or a size is negative.
-        ModelError: An input is a sequence, a map or a sparse tensor.
+        ModelError: An input is a sequence, a map or a sparse tensor; there are too many; or they are too large.
     """
     dims = dims or {}
     inputs = signature(model).inputs
     _check_dims(dims, inputs)
+    _require_modest(model, inputs, dims)
     known = {value.name: _resolve(value, dims) for value in inputs if value.shape is not None}
     trails = trace(model, known)
     rng = np.random.default_rng([seed, step])
@@ -61,6 +66,26 @@ def make_inputs(
         shape = known.get(value.name, trails.shapes.get(value.name, (DYNAMIC_SIZE, DYNAMIC_SIZE)))
         drawn[value.name] = _draw(rng, value.element_type, shape, trails.limits.get(value.name))
     return drawn
+
+
+def _require_modest(model: Model, inputs: tuple[Value, ...], dims: Mapping[str, int]) -> None:
+    """Raise ModelError for inputs that a small file asks for and no ordinary machine holds."""
+    if len(inputs) > _MOST_INPUTS:
+        raise ModelError(
+            f"the model has {len(inputs):,} inputs", f"and runtimes take hours for more than {_MOST_INPUTS:,}"
+        )
+    stored = (model.payload(tensor) for _, tensor in walk_tensors(model.proto))
+    most = max(_MOST_BYTES, _LARGER * sum(payload.size for payload in stored if payload is not None))
+    size = 0
+    for value in inputs:
+        if value.shape is not None and value.element_type != TensorProto.UNDEFINED:
+            size += math.prod(_resolve(value, dims)) * element_dtype(value.element_type).itemsize
+    if size > most:
+        raise ModelError(
+            f"the model's inputs take {size / 1e6:,.0f} MB",
+            f"and sn-graph draws no more than {most / 1e6:,.0f} MB for a model of its size",
+            "give inputs of your own with verify --inputs",
+        )
 
 
 def load_inputs(path: str | os.PathLike[str], model: Model) -> dict[str, NDArray[Any]]:

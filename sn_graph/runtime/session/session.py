@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from threading import RLock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import onnx
@@ -29,7 +28,7 @@ from sn_graph.runtime.engine import (
     state_device,
 )
 from sn_graph.runtime.session.binding import FixedBinding, StateBuffers, run_bound, run_fed
-from sn_graph.runtime.session.stepping import Stepper
+from sn_graph.runtime.session.stepping import Stepper, reads_state
 from sn_graph.state import State, read_inserted, read_state, save_state, state_tensors
 
 if TYPE_CHECKING:
@@ -107,6 +106,13 @@ class StatefulSession:
                 f"{self._model.name} lost its state '{lost[0]}'",
                 "another tool froze or removed it",
                 "insert after that tool has run, or with --state-mode required",
+            )
+        frozen = next((tensor for tensor in self._buffers.tensors if not reads_state(self._model, tensor)), None)
+        if frozen is not None:
+            raise ModelError(
+                f"{self._model.name} has a frozen state",
+                f"because nothing that '{frozen.output}' is computed from reads '{frozen.input}' any more",
+                "insert after the tool has run that froze it, or with --state-mode required",
             )
 
     # Running
@@ -189,9 +195,24 @@ class StatefulSession:
                 "a CUDA graph holds the addresses of one stream", do="open another StatefulSession instead"
             )
         with self._lock:
-            twin = copy.copy(self)
-            twin._lock, twin._buffers = RLock(), self._buffers.twin()
+            twin = object.__new__(type(self))
+            twin.__dict__.update(self.__dict__, _lock=RLock(), _buffers=self._buffers.twin())
         return twin
+
+    def __copy__(self) -> StatefulSession:
+        """Return a `fork`, because two sessions that share buffers would advance each other's state."""
+        return self.fork()
+
+    def __deepcopy__(self, _: dict[int, Any]) -> NoReturn:
+        """Raise UsageError: onnxruntime's session can't be copied."""
+        raise UsageError("a StatefulSession can't be copied deeply", do="take a fork() of it")
+
+    def __reduce__(self) -> NoReturn:
+        """Raise UsageError: onnxruntime's session can't be pickled."""
+        raise UsageError(
+            "a StatefulSession can't be pickled",
+            do="save its state with save_state(path), and give that to a StatefulSession of the same model there",
+        )
 
     # The state
 

@@ -6,13 +6,13 @@ onnxruntime's run option only_execute_path_to_fetches does nothing outside its t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from threading import Lock
 from typing import TYPE_CHECKING
 
 import onnx
 
-from sn_graph.model import Graph, Model
+from sn_graph.model import Graph, Model, Scope
 from sn_graph.runtime.engine import Chain, open_on, quiet_options, source_of, without_graph
 from sn_graph.state import StateTensor
 
@@ -47,17 +47,9 @@ def cut_iterations(model: Model, tensors: Sequence[StateTensor]) -> Model:
     """Return a model of what the state outputs are computed from, with the state as its only inputs."""
     cut = model.copy()
     main, graph = Graph(cut.proto).main, cut.proto.graph
-    wanted = [name for tensor in tensors for name in (tensor.output, tensor.sigma)]
-    outputs, inputs = set(wanted), {tensor.input for tensor in tensors}
-    needed, positions = set[str](), set[int]()
-    while wanted:
-        name = wanted.pop()
-        if name in needed:
-            continue
-        needed.add(name)
-        if (node := main.producers.get(name)) is not None:
-            positions.add(node.position)
-            wanted += [read for read in node.proto.input if read]
+    outputs = {name for tensor in tensors for name in (tensor.output, tensor.sigma)}
+    inputs = {tensor.input for tensor in tensors}
+    needed, positions = _needed(main, outputs)
     kept = onnx.GraphProto(
         name=graph.name,
         node=[node for position, node in enumerate(graph.node) if position in positions],
@@ -69,3 +61,24 @@ def cut_iterations(model: Model, tensors: Sequence[StateTensor]) -> Model:
     del cut.proto.functions[:]
     del cut.proto.training_info[:]
     return cut
+
+
+def reads_state(model: Model, tensor: StateTensor) -> bool:
+    """Say whether a state's next value is still computed from the state; where a body may read it, it is thought to."""
+    main = model.graph.main
+    needed, positions = _needed(main, {tensor.output})
+    return tensor.input in needed or any(main.nodes[position].subgraphs for position in positions)
+
+
+def _needed(main: Scope, outputs: Collection[str]) -> tuple[set[str], set[int]]:
+    """Return the values that some outputs of the main graph are computed from, and the positions of the nodes."""
+    wanted, needed, positions = list(outputs), set[str](), set[int]()
+    while wanted:
+        name = wanted.pop()
+        if name in needed:
+            continue
+        needed.add(name)
+        if (node := main.producers.get(name)) is not None:
+            positions.add(node.position)
+            wanted += [read for read in node.proto.input if read]
+    return needed, positions
