@@ -346,7 +346,8 @@ def constant_tensor(node: Node) -> onnx.TensorProto | None:
 
 
 def _check_names(names: tuple[str, ...]) -> None:
-    if not all(isinstance(name, str) for name in names):  # protobuf gives bytes for what is not UTF-8
+    # protobuf gives bytes for what is not UTF-8; a zero ends a name where C reads it
+    if not all(isinstance(name, str) and "\0" not in name for name in names):
         raise ModelError("the file is corrupt", "a name in it is not text (UTF-8)", "export or download it again")
 
 

@@ -94,3 +94,5 @@ def test_names_that_are_no_text_are_refused_wherever_they_stand() -> None:
         broken = onnx.ModelProto.FromString(raw.replace(name, b"\xff" + name[1:]))
         with pytest.raises(sn.ModelError, match="not text"):
             Graph(broken)
+    with pytest.raises(sn.ModelError, match="not text"):
+        Graph(network([node("MatMul", ["x", "w\0"])], {"w\0": drawn(4, 4)}, {"x": (1, 4)}))

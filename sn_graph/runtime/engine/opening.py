@@ -78,7 +78,7 @@ def open_on(source: Path | bytes, chain: Chain, options: SessionOptions, label: 
         ModelError: onnxruntime can't load the model.
     """
     ort = import_onnxruntime()
-    model = str(source) if isinstance(source, Path) else source
+    model = _given(source)
     names = [name for name, _ in chain]
     try:
         if CUDA in names:
@@ -97,6 +97,17 @@ def open_on(source: Path | bytes, chain: Chain, options: SessionOptions, label: 
         if name not in session.get_providers():
             raise _cannot_start(name, "onnxruntime put another in its place without an error")
     return session
+
+
+def _given(source: Path | bytes) -> str | bytes:
+    """Return what onnxruntime takes; the bytes of a file whose path is not UTF-8, which it can't be given."""
+    if isinstance(source, bytes):
+        return source
+    try:
+        str(source).encode()
+    except UnicodeEncodeError:
+        return source.read_bytes()
+    return str(source)
 
 
 def _preload_cuda(ort: ModuleType) -> None:

@@ -1,0 +1,151 @@
+"""Foreign names: forty that act or forge, at every place that prints a name; none does anything."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+import unicodedata
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+import sn_graph as sn
+from sn_graph.errors import printable
+from tests.support.builders import drawn, network, node
+from tests.support.command_line import invoke
+
+NAMES = [
+    "a\x1b[2Jb", "a\x1b[31mred", "a\x1b]0;title\x07", "a\x1b]8;;http://x\x1b\\link", "a\x1bP q\x1b\\", "a\x9b31m",
+    "a\x9d0;t\x9c", "a\x08\x08b", "a\rforged", "a\nforged line", "a\r\nforged", "a\x0bb", "a\x0cb", "a\x7fb",
+    "a\x85b", "a\u2028b", "a\u2029b", "a\u202eb", "a\u202db", "a\u2066b\u2069", "a\u200fb", "a\u200bb", "a\ufeffb",
+    "a\u061cb", "a\U000e0041b", "a\ue000b", "a\ufffeb", "[/]", "[bold]a[/bold]", "[link=javascript:alert(1)]a[/link]",
+    "[red]a", "a[/red]", ":warning:", "<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "a\" onclick=\"b",
+    "&lt;b&gt;", "a%s%n{0}", "\\x1b[2J", "a\tb",
+]  # fmt: skip
+FORBIDDEN = {"Cc", "Cf", "Zl", "Zp", "Cs", "Co", "Cn"}
+
+
+def acts(text: str) -> list[str]:
+    return [c for c in text if unicodedata.category(c) in FORBIDDEN and c != "\n"]
+
+
+def model(name: str) -> onnx.ModelProto:
+    """Every name in it is the hostile one, with a letter behind it where two must differ."""
+    first, hidden, last = node("MatMul", ["x", name], [name + "h"], name=name), name + "h", name + "y"
+    second = node("MatMul", [hidden, name + "2"], [last], name=name + "n")
+    weights = {name: drawn(4, 6), name + "2": drawn(6, 6)}
+    proto = network([first, second], weights, {"x": (1, 4)}, outputs=[last])
+    proto.producer_name = name
+    return proto
+
+
+def unusable(name: str) -> onnx.ModelProto:
+    """A model whose refusal names its weight."""
+    proto = model(name)
+    proto.graph.initializer[0].raw_data = np.full((4, 6), np.nan, np.float32).tobytes()
+    return proto
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_name_acts_in_a_pipe_a_page_or_json(name: str, tmp_path: Path) -> None:
+    paths = {kind: tmp_path / f"{kind}.onnx" for kind in ("plain", "bad", "in", "out")}
+    onnx.save(model(name), paths["plain"])
+    onnx.save(unusable(name), paths["bad"])
+    page = tmp_path / "page.html"
+    runs = [
+        invoke("inspect", paths["plain"], "-v", "--html", page),
+        invoke("fold", paths["plain"], "-o", paths["out"], "-v"),
+        invoke("insert", paths["plain"], "-o", paths["in"], "-v"),
+        invoke("verify", paths["in"]),
+        invoke("verify", paths["plain"], "--state"),
+        invoke("strip", paths["in"], "-o", paths["out"]),
+        invoke("fold", paths["bad"], "-o", paths["out"]),
+    ]
+    assert [run.code for run in runs] == [0, 0, 0, 0, 3, 0, 3], runs
+    for run in runs:
+        assert acts(run.out + run.err) == []
+        assert "forged" not in {line.split(" ")[0] for line in (run.out + run.err).splitlines()}
+    assert runs[6].err.count("\n") == 1
+    assert len(runs[0].out.splitlines()) == 3
+    told = page.read_text(encoding="utf-8")
+    assert acts(told) == []
+    assert not re.search(r"<script>alert|<img|href=|onclick=\"", told)
+    found = invoke("inspect", paths["plain"], "--json")
+    assert found.out.isascii()
+    assert [site["id"] for site in json.loads(found.out)["sites"]] == [name, name + "2"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_errors_of_the_library_can_be_printed(name: str) -> None:
+    with pytest.raises(sn.ModelError) as refused:
+        sn.fold(unusable(name))
+    assert acts(str(refused.value)) == []
+    assert "\n" not in str(refused.value)
+
+
+def test_no_name_acts_on_a_terminal(tmp_path: Path) -> None:
+    """All names at once, in one model; what stays are the sequences that rich makes itself, for colours."""
+    nodes = [node("MatMul", ["x", name], [f"y{place}"], name=name) for place, name in enumerate(NAMES)]
+    proto = network(nodes, {name: drawn(4, 4) for name in NAMES}, {"x": (1, 4)}, [f"y{i}" for i in range(len(NAMES))])
+    proto.producer_name = NAMES[0]
+    onnx.save(proto, tmp_path / "m.onnx")
+    master, slave = pty.openpty()
+    environment = {**os.environ, "COLUMNS": "200", "TERM": "xterm-256color"}
+    command = [sys.executable, "-m", "sn_graph.cli", "inspect", "-v", str(tmp_path / "m.onnx")]
+    with subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, env=environment, close_fds=True) as process:
+        os.close(slave)
+        said = b""
+        try:
+            while piece := os.read(master, 1 << 16):
+                said += piece
+        except OSError:  # how a terminal says that the last writer has gone
+            pass
+    os.close(master)
+    assert process.returncode == 0
+    text = re.sub(r"\x1b\[[0-9;]*m", "", said.decode()).replace("\r\n", "\n")
+    assert acts(text) == []
+    assert r"a\x1b[2Jb" in text
+    assert r"a\nforged line" in text
+    assert ":warning:" in text
+
+
+def test_letters_of_all_languages_stay() -> None:
+    for name in ("größe/核.weight", "свёртка", "وزن", "é", "🙂"):
+        assert printable(name) == name
+    assert re.search(printable("a\x1b\u202e"), "a\x1b\u202e")
+
+
+@pytest.mark.parametrize("closed", ["2>&-", ">&-", "<&- >&- 2>&-"])
+def test_closed_streams_change_nothing(closed: str, tmp_path: Path) -> None:
+    onnx.save(model("w"), tmp_path / "m.onnx")
+    program = f'"{sys.executable}" -m sn_graph.cli fold m.onnx -o o.onnx {closed}'
+    assert subprocess.run(["sh", "-c", program], cwd=tmp_path, check=False, capture_output=True).returncode == 0
+    expected = sn.fold(tmp_path / "m.onnx").to_proto()
+    assert onnx.load(tmp_path / "o.onnx") == expected
+    failing = f'"{sys.executable}" -m sn_graph.cli fold absent.onnx -o o.onnx {closed}'
+    assert subprocess.run(["sh", "-c", failing], cwd=tmp_path, check=False, capture_output=True).returncode == 3
+
+
+def test_files_whose_names_are_not_utf8(tmp_path: Path) -> None:
+    source, target = (os.path.join(os.fsencode(tmp_path), name) for name in (b"\xff.onnx", b"\xfe.onnx"))
+    with open(source, "wb") as file:
+        file.write(model("w").SerializeToString())
+    program = [sys.executable, "-m", "sn_graph.cli"]
+    plan, page = target + b".json", target + b".html"
+    for command in (
+        ["fold", source, "-o", target],
+        ["insert", source, "-o", target],
+        ["verify", source],
+        ["inspect", source, "--json", "--plan", plan, "--html", page],
+        ["fold", source, "-o", target, "--plan", plan],
+    ):
+        done = subprocess.run([*program, *command], check=False, capture_output=True)
+        assert done.returncode == 0, done.stderr
+        assert b"structure" not in done.stderr
+        done.stderr.decode()
