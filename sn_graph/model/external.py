@@ -3,6 +3,8 @@
 https://onnx.ai/onnx/repo-docs/ExternalData.html
 """
 
+import errno
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,10 +12,11 @@ import onnx
 
 from sn_graph.errors import ModelError
 from sn_graph.model import wire
-from sn_graph.model.payload import Payload, Source
+from sn_graph.model.payload import READING, Payload, Source
 
 ALIGNMENT = 64  # bytes; a cache line
 PAGE_ALIGNMENT = 4096  # for payloads that a runtime would rather map than read
+_LINK_MET = (errno.ELOOP, errno.ENOTDIR, errno.EMLINK)  # EMLINK is FreeBSD's
 _PLACE = ("location", "offset", "length", "checksum", "basepath")
 
 
@@ -41,12 +44,36 @@ def resolve_location(location: str, folder: Path, tensor: str) -> Path:
         path = root
     escapes = Path(location).is_absolute() or "\\" in location or path == root
     if escapes or path != root.joinpath(*Path(location).parts):
-        raise ModelError(
-            f"tensor '{tensor}' refers to data outside the model's folder or behind a link ({location!r})",
-            "which is refused",
-            "put the data file beside the model",
-        )
+        raise _escapes(location, tensor)
     return path
+
+
+def _escapes(location: str, tensor: str) -> ModelError:
+    return ModelError(
+        f"tensor '{tensor}' refers to data outside the model's folder or behind a link ({location!r})",
+        "which is refused",
+        "put the data file beside the model",
+    )
+
+
+def _open_within(folder: Path, path: Path) -> int:
+    """Open a file below a folder, and no link on the way: one may have been put there since the path was looked at.
+
+    Raises:
+        OSError: It can't be opened; with ELOOP or ENOTDIR, a link is in its path.
+    """
+    if os.open not in os.supports_dir_fd or not hasattr(os, "O_NOFOLLOW"):
+        return os.open(path, READING)
+    *inner, name = path.relative_to(folder).parts
+    here = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        for part in inner:
+            below = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=here)
+            os.close(here)
+            here = below
+        return os.open(name, READING | os.O_NOFOLLOW, dir_fd=here)
+    finally:
+        os.close(here)
 
 
 def external_payload(tensor: onnx.TensorProto, model: Path | None, files: dict[Path, Source]) -> Payload:
@@ -63,8 +90,12 @@ def external_payload(tensor: onnx.TensorProto, model: Path | None, files: dict[P
     entries = {entry.key: entry.value for entry in tensor.external_data}
     path = resolve_location(external_location(tensor), model.parent, tensor.name)
     try:
-        source = files.get(path) or files.setdefault(path, Source.map(path))
+        if path not in files:
+            files[path] = Source.map_opened(path, _open_within(model.parent.resolve(), path))
+        source = files[path]
     except OSError as error:
+        if error.errno in _LINK_MET:
+            raise _escapes(external_location(tensor), tensor.name) from None
         raise ModelError(
             f"the data file {path.name} of tensor '{tensor.name}' can't be read",
             str(error.strerror),

@@ -1,50 +1,58 @@
 """Files put in place atomically: a kill at any moment leaves the old model or the new one.
 
-Everything is written under temporary names in the target folder. The data file gets its final name first, a name
-that no file had; the model file, which refers to it, takes its place last, in one rename.
+Everything is written under temporary names in the target folder. The data file has a final name from the beginning, one
+that no file had, as a second link to the temporary file; a note tells of it until the model stands. The model file,
+which refers to it, takes its place last, in one rename. What a killed process leaves, the next one in that folder
+removes.
 """
 
 import contextlib
+import errno
 import os
+import re
 import secrets
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import BinaryIO, Self
 
-from sn_graph.errors import EnvironmentUnavailable, ModelError
-from sn_graph.model.external import external_location, is_external
-from sn_graph.model.payload import Source
-from sn_graph.model.skeleton import read_skeleton
-from sn_graph.model.tensors import walk_tensors
+from sn_graph.errors import EnvironmentUnavailable
+from sn_graph.model.neighbours import data_files
+from sn_graph.model.temporary import Identity, collect, identity, note_of, remove_unused, temporary_path
+from sn_graph.model.watch import note_in_place
 
 _CHUNK = 1 << 23  # bytes written between two looks at the progress
+_WAIT = 5.0  # seconds for another writer's commit in the same folder
+_NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV})
 
 
 class StagedFiles:
     """A model file, and its data file where it has one, written beside their final place.
 
+    Args:
+        target: Where the model will stand; a link stays, and what it leads to is replaced.
+        sync: Whether the files are on the disk itself before the model takes its place.
+
     Attributes:
-        target: Where the model will stand.
+        target: Where the model will stand, links followed.
         model: The temporary model file; it loads, with its data file, from where it is.
-        data_name: The name of the data file.
     """
 
-    def __init__(self, target: Path) -> None:
-        target = _followed(target)
-        self.target = target
-        self.model = _temporary(target)
-        free = target.with_name(f"{target.name}.data")
-        if os.path.lexists(free):
-            free = target.with_name(f"{target.name}.{secrets.token_hex(4)}.data")
-        self._data = free
-        self._created: list[Path] = []
+    def __init__(self, target: Path, sync: bool = True) -> None:
+        self.target = _followed(target)
+        self._folder = self.target.parent
+        self._sync = sync
+        collect(self._folder)
+        self.model = temporary_path(self._folder)
+        self._temporary: list[Path] = []
+        self._note: Path | None = None
+        self._part: Path | None = None
+        self._data: Path | None = None
+        self._data_identity: Identity | None = None
+        self._data_file: BinaryIO | None = None
+        self._replaced: list[tuple[str, Identity]] = []
         self._committing = False
-
-    @property
-    def data_name(self) -> str:
-        """The data file's name, in the folder of the model."""
-        return self._data.name
 
     def __enter__(self) -> Self:
         return self
@@ -54,72 +62,144 @@ class StagedFiles:
     ) -> None:
         self.discard()
 
+    def reserve_data(self) -> str:
+        """Return the data file's name, in the folder of the model: one that is this writer's from now on."""
+        if self._data is None:
+            with _explained(self.target):
+                self._data = self._reserve()
+        return self._data.name
+
+    def _reserve(self) -> Path:
+        self._part = part = temporary_path(self._folder)
+        self._temporary.append(part)
+        self._data_file = open(part, "xb", buffering=0)  # noqa: SIM115 - closed by discard
+        self._data_identity = identity(part)
+        for name in self._data_names():
+            path = self.target.with_name(name)
+            if os.path.lexists(path):
+                continue
+            self._write_note([(name, self._data_identity)])  # before the name is there
+            self._data = path
+            try:
+                os.link(part, path)
+            except FileExistsError:
+                self._data = None
+                continue
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+                self._reserve_without_links(path)
+            return path
+        raise FileExistsError(errno.EEXIST, "its folder has no name free for a data file")
+
+    def _reserve_without_links(self, path: Path) -> None:
+        """Make the data file under its final name, where the file system has no hard links."""
+        assert self._data_file is not None
+        self._data_file.close()
+        self._data_file = open(path, "xb", buffering=0)  # noqa: SIM115
+        self._data_identity = identity(path)
+        self._write_note([(path.name, self._data_identity)])
+
+    def _data_names(self) -> Iterator[str]:
+        yield f"{self.target.name}.data"
+        for _ in range(100):
+            yield f"{self.target.name}.{secrets.token_hex(4)}.data"
+
+    def _write_note(self, names: list[tuple[str, Identity]]) -> None:
+        """Tell whoever comes after a kill which data files belong to this save."""
+        note = temporary_path(self._folder)
+        self._temporary.append(note)
+        with open(note, "xb") as file:
+            file.write(note_of(names))
+        if self._note is not None:
+            self._remove(self._note)
+        self._note = note
+
     def write_data(self, chunks: Iterable[memoryview], tick: Callable[[int], None]) -> None:
-        """Write the data file, complete, under its final name."""
-        part = _temporary(self._data)
-        self._write(part, chunks, tick)
-        self._created.append(self._data)
-        with _explained(self._data):
-            os.rename(part, self._data)
+        """Write the data file, complete."""
+        self.reserve_data()
+        assert self._data is not None
+        assert self._data_file is not None
+        assert self._part is not None
+        with _explained(self.target):
+            self._fill(self._data_file, self._data, chunks, tick)
+            self._remove(self._part)  # its other name stays
 
     def write_model(self, chunks: Iterable[memoryview], tick: Callable[[int], None]) -> None:
         """Write the model file under its temporary name."""
-        self._write(self.model, chunks, tick)
-
-    def _write(self, path: Path, chunks: Iterable[memoryview], tick: Callable[[int], None]) -> None:
-        self._created.append(path)
+        self._temporary.append(self.model)
         # "x": never into a file that is already there, whatever the name.
-        with _explained(self.target), open(path, "xb", buffering=0) as file:
-            with contextlib.suppress(OSError):
-                os.chmod(path, self.target.stat().st_mode & 0o777)  # as private as the model that it will replace
-            for chunk in chunks:
-                for start in range(0, len(chunk), _CHUNK):
-                    part = chunk[start : start + _CHUNK]
-                    tick(len(part))
-                    while part:
-                        part = part[file.write(part) :]
+        with _explained(self.target), open(self.model, "xb", buffering=0) as file:
+            self._fill(file, self.model, chunks, tick)
 
-    def commit(self) -> None:
-        """Put the model in place of what stood there, then remove the data files that nothing refers to any more."""
-        folder = self.target.parent.resolve()
-        replaced = {path for path in data_files(self.target) if path.is_relative_to(folder) and path.is_file()}
-        self._committing = True
+    def _fill(self, file: BinaryIO, path: Path, chunks: Iterable[memoryview], tick: Callable[[int], None]) -> None:
+        with contextlib.suppress(OSError):
+            os.chmod(path, self.target.stat().st_mode & 0o777)  # as private as the model that it will replace
+        for chunk in chunks:
+            for start in range(0, len(chunk), _CHUNK):
+                part = chunk[start : start + _CHUNK]
+                tick(len(part))
+                while part:
+                    part = part[file.write(part) :]
+
+    def commit(self, tidy: bool = True) -> None:
+        """Put the model in place of what stood there, then remove its data file if it was ours and nothing uses it.
+
+        Args:
+            tidy: Whether what stood there may have had a data file at all.
+        """
         with _explained(self.target):
-            os.replace(self.model, self.target)
-        self._created.clear()
-        if replaced:
-            for other in folder.iterdir():
-                if other.is_file() and other not in replaced:
-                    replaced -= data_files(other)
-            for path in replaced:
-                with contextlib.suppress(OSError):
-                    path.unlink()
+            if self._sync:
+                for path in (self.model, self._data):
+                    if path is not None:
+                        _sync(path)
+                _sync(self._folder)
+            with _alone_in(self._folder):
+                if tidy:
+                    self._find_replaced()
+                self._committing = True
+                os.replace(self.model, self.target)
+            if self._sync:
+                _sync(self._folder)
+        self.discard()
+
+    def _find_replaced(self) -> None:
+        """Find the data file of the model that is replaced, where the name is one that we gave it."""
+        folder = self._folder.resolve()
+        ours = re.compile(re.escape(self.target.name) + r"(\.[0-9a-f]{8})?\.data")
+        for path in data_files(self.target) or ():
+            if path.parent == folder and ours.fullmatch(path.name) and path.is_file():
+                self._replaced.append((path.name, identity(path)))
+        if self._replaced:
+            own = [] if self._data is None else [(self._data.name, identity(self._data))]
+            self._write_note(own + self._replaced)
+
+    @property
+    def _committed(self) -> bool:
+        """Whether the model has taken its place; also where an interruption came right behind the rename."""
+        return self._committing and not os.path.lexists(self.model)
 
     def discard(self) -> None:
-        """Remove what was written and not committed."""
-        for path in reversed(self._created):
-            try:
-                path.unlink()
-            except FileNotFoundError:
-                if path == self.model and self._committing:
-                    break  # interrupted right behind the last rename: the model stands, and its data with it
-            except OSError:
-                pass
-        self._created.clear()
+        """Remove what was written and not committed; behind a commit, what is not needed any more."""
+        if self._committed:
+            note_in_place(self.target)
+            remove_unused(self._folder, self._replaced)
+            self._replaced.clear()
+        elif self._data is not None and self._data_identity is not None:
+            with contextlib.suppress(OSError):
+                if identity(self._data) == self._data_identity:  # never what another process put there
+                    self._data.unlink()
+        for path in reversed(self._temporary.copy()):  # the note is the last but the model's
+            self._remove(path)
+        self._data = None
+        if self._data_file is not None:
+            self._data_file.close()  # not before: no other file could get its inode
 
-
-def data_files(path: Path) -> set[Path]:
-    """Return the data files that a model refers to, there or not; none where the file is not a model."""
-    try:
-        proto, _ = read_skeleton(Source.map(path))
-    except (OSError, ModelError):
-        return set()
-    found = set()
-    for _, tensor in walk_tensors(proto):
-        if is_external(tensor):
-            with contextlib.suppress(OSError, RuntimeError, ValueError):  # names that no file can have, loops of links
-                found.add((path.parent / external_location(tensor)).resolve())
-    return found
+    def _remove(self, path: Path) -> None:
+        with contextlib.suppress(OSError):
+            path.unlink()
+        with contextlib.suppress(ValueError):
+            self._temporary.remove(path)
 
 
 def _followed(target: Path) -> Path:
@@ -132,23 +212,74 @@ def _followed(target: Path) -> Path:
     return target
 
 
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".sn-graph.{secrets.token_hex(4)}.tmp")
+def same_file(one: Path, other: Path) -> bool:
+    """Say whether two paths lead to the same file, by links of either kind too."""
+    try:
+        return one.samefile(other)
+    except (OSError, ValueError):  # one is not there, or is no name
+        return False
 
 
 def write_file(path: Path, content: bytes) -> None:
     """Write a small file atomically. Raises EnvironmentUnavailable where the folder can't be written."""
     with StagedFiles(path) as staged:
         staged.write_model([memoryview(content)], lambda _: None)
-        staged.commit()
+        staged.commit(tidy=False)
 
 
 def require_writable(target: Path) -> None:
     """Raise EnvironmentUnavailable where a file can't be put at `target`: before work is done that would be lost."""
     with _explained(target):
-        probe = _temporary(_followed(target))
+        followed = _followed(target)
+        collect(followed.parent)
+        probe = temporary_path(followed.parent)
         os.close(os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
         probe.unlink()
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file or folder is on the disk; not every file system can do that for folders."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        if path.is_dir():
+            return
+        raise
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Keep other writers of sn-graph from committing in a folder meanwhile, where the system can.
+
+    Without it no model would be torn either, but a data file could stay that nobody uses.
+    """
+    try:
+        import fcntl
+
+        descriptor = os.open(folder, os.O_RDONLY)
+    except (ImportError, OSError):
+        yield
+        return
+    try:
+        until = time.monotonic() + _WAIT
+        while time.monotonic() < until:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(0.01)
+            except OSError:
+                break
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager

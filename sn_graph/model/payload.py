@@ -18,8 +18,9 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from sn_graph.errors import ModelError
+from sn_graph.errors import EnvironmentUnavailable, ModelError
 from sn_graph.model import wire
+from sn_graph.model.watch import tell_read
 
 BLOCK_BYTES = 1 << 19  # source and scaled block together stay in a core's second-level cache
 FLOAT_TYPES = frozenset(
@@ -46,27 +47,64 @@ _FIELDS = {
     "uint64_data": wire.UINT64_DATA,
 }
 _MAX_VARINT = 10  # bytes
+# To open a file for reading: a pipe without a writer would else be waited for.
+READING = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
 class Source:
-    """Bytes that payloads refer to: a memory-mapped file, or a buffer."""
+    """Bytes that payloads refer to: a memory-mapped file, or a buffer.
 
-    def __init__(self, buffer: wire.Buffer) -> None:
+    A mapped file must stay as it is while it is read. That it did can be asked afterwards; one that is cut off
+    meanwhile kills the process (SIGBUS), which the command line turns into an error.
+    """
+
+    def __init__(self, buffer: wire.Buffer, path: Path | None = None, opened: os.stat_result | None = None) -> None:
         self.buffer = buffer
+        self._path = path
+        self._opened = opened
 
     @classmethod
     def map(cls, path: Path) -> "Source":
         """Map a file for reading. Raises OSError where it can't be opened, or is not an ordinary file."""
-        mode = path.stat().st_mode
-        if not stat.S_ISREG(mode):
-            raise OSError(0, "it is a folder" if stat.S_ISDIR(mode) else "it is not an ordinary file")
-        with open(path, "rb", buffering=0) as file:
-            if not os.fstat(file.fileno()).st_size:
-                return cls(memoryview(b""))
-            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return cls.map_opened(path, os.open(path, READING))
+
+    @classmethod
+    def map_opened(cls, path: Path, descriptor: int) -> "Source":
+        """Map the file that was opened, and close it; `path` is what it is called. Raises OSError as `map` does."""
+        try:
+            there = os.fstat(descriptor)
+            if not stat.S_ISREG(there.st_mode):
+                raise OSError(0, "it is a folder" if stat.S_ISDIR(there.st_mode) else "it is not an ordinary file")
+            tell_read(path, there.st_size)
+            if not there.st_size:
+                return cls(memoryview(b""), path, there)
+            content = mmap.mmap(descriptor, there.st_size, access=mmap.ACCESS_READ)
+        finally:
+            os.close(descriptor)
         if hasattr(mmap, "MADV_SEQUENTIAL"):
             content.madvise(mmap.MADV_SEQUENTIAL)  # weights are read from end to end: a cold file goes 1.2x faster
-        return cls(memoryview(content))
+        return cls(memoryview(content), path, there)
+
+    def require_unchanged(self) -> None:
+        """Raise EnvironmentUnavailable where the file is not the one that was mapped, or was written to since."""
+        if self._path is None or self._opened is None:
+            return
+        try:
+            now = os.stat(self._path)
+        except OSError as error:
+            raise _changed(self._path, f"it is gone: {error.strerror}") from None
+        if (now.st_dev, now.st_ino) != (self._opened.st_dev, self._opened.st_ino):
+            raise _changed(self._path, "another file took its place")
+        if now.st_size != self._opened.st_size:
+            raise _changed(self._path, f"it has {now.st_size} bytes where it had {self._opened.st_size}")
+        if now.st_mtime_ns != self._opened.st_mtime_ns:
+            raise _changed(self._path, "it was written to")
+
+
+def _changed(path: Path, how: str) -> EnvironmentUnavailable:
+    return EnvironmentUnavailable(
+        f"{path} was changed while it was read", how, "run it again when nobody writes to it any more"
+    )
 
 
 def element_type(data_type: int) -> np.dtype[np.generic]:

@@ -5,6 +5,7 @@ a block at a time. Where no more than payloads changed, the output is the source
 """
 
 import os
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from sn_graph.errors import ModelError, UsageError
 from sn_graph.model import wire
 from sn_graph.model.external import DataFile, clear_data, external_payload, is_external, set_location
-from sn_graph.model.files import StagedFiles
+from sn_graph.model.files import StagedFiles, same_file
 from sn_graph.model.graph import Graph
 from sn_graph.model.payload import Payload, Source
 from sn_graph.model.skeleton import LARGE, chunks, exchange_payloads, gather, put_data, read_skeleton
@@ -212,13 +213,25 @@ class Model:
 
     # Writing
 
-    def save(self, path: str | os.PathLike[str], storage: Storage = Storage.KEEP, progress: Progress = silent) -> None:
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        storage: Storage = Storage.KEEP,
+        progress: Progress = silent,
+        *,
+        sync: bool = True,
+    ) -> None:
         """Write the model to `path`, atomically; see `stage`."""
-        with self.stage(path, storage, progress) as staged:
+        with self.stage(path, storage, progress, sync=sync) as staged:
             staged.commit()
 
     def stage(
-        self, path: str | os.PathLike[str], storage: Storage = Storage.KEEP, progress: Progress = silent
+        self,
+        path: str | os.PathLike[str],
+        storage: Storage = Storage.KEEP,
+        progress: Progress = silent,
+        *,
+        sync: bool = True,
     ) -> StagedFiles:
         """Write the model beside `path`, to be put in place by `commit`, or dropped.
 
@@ -226,15 +239,15 @@ class Model:
             path: The model file to come; its external data, if any, go to `<path>.data`.
             storage: Inline or external; KEEP is as the source had it, external past 2 GiB.
             progress: Told the bytes written.
+            sync: Whether `commit` waits until everything is on the disk, so that a power cut leaves a whole model too.
 
         Raises:
-            UsageError: INLINE was asked for a model that passes protobuf's 2 GiB.
-            EnvironmentUnavailable: The folder can't be written.
+            UsageError: INLINE was asked for a model that passes protobuf's 2 GiB, or `path` is a data file of this one.
+            EnvironmentUnavailable: The folder can't be written, or a file that the model is read from was changed.
         """
-        staged = StagedFiles(Path(path))
-        pieces, data = self._compose(storage, staged.data_name)
-        total = data.size + sum(map(len, pieces))
-        written = 0
+        self._refuse_own_data(Path(path))
+        staged = StagedFiles(Path(path), sync)
+        total = written = 0
 
         def tick(count: int) -> None:
             nonlocal written
@@ -242,20 +255,39 @@ class Model:
             progress("writing", written, total)
 
         try:
+            pieces, data = self._compose(storage, staged.reserve_data)
+            total = data.size + sum(map(len, pieces))
             if data.used:
                 staged.write_data(data.chunks(), tick)
             staged.write_model(chunks(pieces), tick)
-        except BaseException:
+            self.require_unchanged()
+        except BaseException as error:
             staged.discard()
+            if isinstance(error, Exception):
+                self.require_unchanged()  # which says more than what came of it
             raise
         return staged
 
+    def require_unchanged(self) -> None:
+        """Raise EnvironmentUnavailable where a file that the model is read from was changed, replaced or deleted."""
+        for source in (self._source, *self._files.values()):
+            source.require_unchanged()
+
+    def _refuse_own_data(self, target: Path) -> None:
+        for path in self._files:
+            if same_file(path, target):
+                raise UsageError(
+                    f"{target} would overwrite the weights that are read",
+                    f"because {path.name} is a data file of {self.name}",
+                    "give another file",
+                )
+
     def to_proto(self) -> onnx.ModelProto:
         """Return the complete ModelProto, all data inline. Raises UsageError past protobuf's 2 GiB."""
-        pieces, _ = self._compose(Storage.INLINE, "")
+        pieces, _ = self._compose(Storage.INLINE, str)
         return onnx.ModelProto.FromString(gather(pieces))
 
-    def _compose(self, storage: Storage, data_name: str) -> tuple[list[wire.Piece], DataFile]:
+    def _compose(self, storage: Storage, data_name: Callable[[], str]) -> tuple[list[wire.Piece], DataFile]:
         """Return the model file in pieces, and what goes to the data file."""
         data = DataFile()
         if storage is not Storage.EXTERNAL and not any(is_external(tensor) for _, tensor in walk_tensors(self.proto)):
@@ -269,7 +301,7 @@ class Model:
             raise UsageError("the model passes 2 GiB", "which protobuf can't hold inline", "save it with external data")
         return pieces, data
 
-    def _placed(self, storage: Storage, data: DataFile, data_name: str) -> onnx.ModelProto:
+    def _placed(self, storage: Storage, data: DataFile, data_name: Callable[[], str]) -> onnx.ModelProto:
         """Return a copy of the skeleton with each tensor's place as `storage` says, and fill `data`."""
         proto = onnx.ModelProto()
         proto.CopyFrom(self.proto)
@@ -281,7 +313,7 @@ class Model:
             moved = storage is Storage.EXTERNAL and movable and payload.size >= LARGE
             if moved or (is_external(tensor) and storage is not Storage.INLINE):
                 self._markers.unmark(tensor)
-                set_location(tensor, data_name, *data.add(payload))
+                set_location(tensor, data_name(), *data.add(payload))
             elif is_external(tensor):
                 self._markers.unmark(tensor)
                 set_location(tensor, None)

@@ -1,11 +1,13 @@
 """Putting files in place: the old model or the new one at any moment, and nothing left behind."""
 
+import errno
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +118,145 @@ def test_neighbours_that_are_no_models_do_not_matter(tmp_path: Path) -> None:
     assert names(tmp_path) == {"out.onnx", "notes.txt", "folder", "pipe", "dangling"}
 
 
+def point(path: Path, *locations: str) -> None:
+    """Let the weights of a model file stand in data files of these names, there or not."""
+    proto = weights_model(1.0, len(locations))
+    for tensor, location in zip(proto.graph.initializer, locations, strict=True):
+        content = tensor.raw_data
+        tensor.ClearField("raw_data")
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value=location)
+        place = path.parent / location
+        place.parent.mkdir(exist_ok=True)
+        if not place.exists():
+            place.write_bytes(content)
+    path.write_bytes(proto.SerializeToString())
+
+
+OTHERS = ["thesis.docx", "sub/key.pem", "notes.data", "sub/out.onnx.data", "out.onnx.0123456.data", "OUT.onnx.data"]
+
+
+@pytest.mark.parametrize("storage", [Storage.INLINE, Storage.EXTERNAL])
+def test_of_what_the_replaced_model_names_only_our_own_data_files_go(tmp_path: Path, storage: Storage) -> None:
+    ours = ["out.onnx.data", "out.onnx.01234abc.data"]
+    path = tmp_path / "out.onnx"
+    point(path, *OTHERS, *ours)
+    save(path, 2.0, storage)
+    assert all((tmp_path / name).exists() for name in OTHERS)
+    assert not any((tmp_path / name).exists() for name in ours)
+    assert value_of(path) == 2.0
+
+
+def test_a_data_file_of_our_naming_that_the_replaced_model_did_not_use_stays(tmp_path: Path) -> None:
+    path = tmp_path / "out.onnx"
+    save(path, 1.0, Storage.INLINE)
+    (tmp_path / "out.onnx.data").write_text("mine")
+    save(path, 2.0, Storage.INLINE)
+    assert names(tmp_path) == {"out.onnx", "out.onnx.data"}
+
+
+def _textual(folder: Path) -> None:
+    (folder / "m" / "other.onnxtxt").write_text('key: "location" value: "out.onnx.data"')
+
+
+def _above(folder: Path) -> None:
+    point(folder / "all.onnx", "m/out.onnx.data")
+
+
+def _below(folder: Path) -> None:
+    (folder / "m" / "sub").mkdir()
+    (folder / "m" / "sub" / "settings.json").write_text('{"weights": "../out.onnx.data"}')
+
+
+def _hard_link(folder: Path) -> None:
+    (folder / "elsewhere").hardlink_to(folder / "m" / "out.onnx.data")
+
+
+def _link(folder: Path) -> None:
+    (folder / "n").mkdir()
+    (folder / "n" / "w.bin").symlink_to("../m/out.onnx.data")
+
+
+@pytest.mark.parametrize("use", [_textual, _above, _below, _hard_link, _link])
+def test_a_data_file_that_anything_in_sight_uses_stays(tmp_path: Path, use: Callable[[Path], None]) -> None:
+    (tmp_path / "m").mkdir()
+    path = tmp_path / "m" / "out.onnx"
+    save(path, 1.0)
+    use(tmp_path)
+    save(path, 2.0)
+    assert (tmp_path / "m" / "out.onnx.data").exists()
+    assert value_of(path) == 2.0
+
+
+def test_two_writers_of_one_output_both_leave_a_whole_model(tmp_path: Path) -> None:
+    path = tmp_path / "out.onnx"
+    save(path, 1.0)
+    staged = [Model.open(weights_model(value)).stage(path, Storage.EXTERNAL) for value in (2.0, 3.0, 4.0)]
+    for writer, value in zip(staged[:2], (2.0, 3.0), strict=True):
+        with writer:
+            writer.commit()
+        assert value_of(path) == value
+    staged[2].discard()
+    assert value_of(path) == 3.0
+    assert len(names(tmp_path)) == 2
+
+
+def test_a_name_that_another_writer_takes_first_is_left_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    link = os.link
+
+    def late(source: Path, target: Path) -> None:
+        if target.name == "out.onnx.data" and not target.exists():
+            target.write_text("another's")
+        link(source, target)
+
+    monkeypatch.setattr("sn_graph.model.files.os.link", late)
+    save(tmp_path / "out.onnx", 1.0)
+    assert (tmp_path / "out.onnx.data").read_text() == "another's"
+    assert value_of(tmp_path / "out.onnx") == 1.0
+
+
+def test_what_another_process_put_in_place_of_the_data_is_not_removed(tmp_path: Path) -> None:
+    staged = Model.open(weights_model(2.0)).stage(tmp_path / "out.onnx", Storage.EXTERNAL)
+    (tmp_path / "out.onnx.data").unlink()
+    (tmp_path / "out.onnx.data").write_text("another's")
+    staged.discard()
+    assert names(tmp_path) == {"out.onnx.data"}
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.ENOTSUP])
+def test_where_there_are_no_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, "no links here")
+
+    monkeypatch.setattr("sn_graph.model.files.os.link", refuse)
+    path = tmp_path / "out.onnx"
+    for value in (1.0, 2.0):
+        save(path, value)
+        assert value_of(path) == value
+        assert len(names(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("sync", [True, False])
+def test_everything_is_on_the_disk_before_the_model_takes_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sync: bool
+) -> None:
+    calls: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def synced(descriptor: int) -> None:
+        calls.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).suffix or "folder")
+        fsync(descriptor)
+
+    def replaced(source: Path, target: Path) -> None:
+        calls.append("replace")
+        replace(source, target)
+
+    monkeypatch.setattr("sn_graph.model.files.os.fsync", synced)
+    monkeypatch.setattr("sn_graph.model.files.os.replace", replaced)
+    Model.open(weights_model(1.0)).save(tmp_path / "out.onnx", Storage.EXTERNAL, sync=sync)
+    assert calls == ([".tmp", ".data", "folder", "replace", "folder"] if sync else ["replace"])
+
+
 @pytest.mark.parametrize("storage", [Storage.INLINE, Storage.EXTERNAL])
 def test_a_staged_model_loads_from_where_it_is_and_vanishes_if_dropped(tmp_path: Path, storage: Storage) -> None:
     path = tmp_path / "out.onnx"
@@ -220,16 +361,16 @@ def test_a_model_file_that_cannot_be_made_leaves_no_data_file(tmp_path: Path) ->
     assert names(tmp_path) == set()
 
 
-def test_an_interrupt_behind_the_data_files_rename_leaves_nothing(
+def test_an_interrupt_behind_the_data_files_link_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rename = os.rename
+    link = os.link
 
     def interrupted(source: Path, target: Path) -> None:
-        rename(source, target)
+        link(source, target)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sn_graph.model.files.os.rename", interrupted)
+    monkeypatch.setattr("sn_graph.model.files.os.link", interrupted)
     with pytest.raises(KeyboardInterrupt):
         save(tmp_path / "out.onnx", 2.0)
     assert names(tmp_path) == set()
@@ -267,9 +408,9 @@ def test_a_kill_at_any_moment_leaves_a_whole_model(tmp_path: Path, storage: Stor
             child.send_signal(signal.SIGKILL)
         seen.add(value_of(target))
         torn += len([name for name in names(target.parent) if name.endswith(".tmp")])
-        for leftover in target.parent.glob(".*.tmp"):
-            leftover.unlink()
     assert seen <= {1.0, 2.0, 3.0}
+    Model.open(weights_model(4.0)).save(target, storage)
+    assert len(names(target.parent)) == (1 if storage is Storage.INLINE else 2)
     assert torn  # else no kill came in the middle of a save, and nothing was shown
 
 
