@@ -1,5 +1,5 @@
 """`python -m sn_graph.cli` is `sn-graph`."""
 
-from sn_graph.cli.app import main
+from sn_graph.cli.start import main
 
 main()

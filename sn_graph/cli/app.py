@@ -6,24 +6,20 @@
 import functools
 import importlib
 import inspect
-import io
-import os
-import signal
-import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from types import FrameType
-from typing import Annotated, Any, NoReturn, get_type_hints
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
 from sn_graph.cli.console import Settings, say_error
 from sn_graph.errors import EnvironmentUnavailable, SnGraphError, UsageError
+from sn_graph.model import files_put_in_place
 from sn_graph.version import __version__
 
 _COMMANDS = ("inspect", "fold", "insert", "strip", "verify", "export_keras", "run", "doctor")
-_INTERRUPTED = 130
 _INTERNAL = 70  # EX_SOFTWARE of sysexits.h: a fault of sn-graph itself
 
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stderr.")]
@@ -68,6 +64,12 @@ def root(
     context.obj = Settings(verbose, quiet, debug)
 
 
+def import_commands() -> None:
+    """Import the file of each command, which adds it to the application."""
+    for name in _COMMANDS:
+        importlib.import_module(f"sn_graph.cli.{name}")
+
+
 def command(function: Callable[..., None]) -> Callable[..., None]:
     """Make a command of a function.
 
@@ -83,21 +85,17 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         settings = context.obj.merged(verbose, quiet, debug)
         for name, group in groups.items():
             arguments[name] = group(**{field.name: arguments.pop(field.name) for field in fields(group)})
-        try:
-            function(settings=settings, **arguments)
-        except OSError as error:  # stdout, above all: a full disk behind a redirection
-            if settings.debug:
-                raise
-            say_error(f"output can't be written: {error.strerror or error}; make room, or send it elsewhere")
-            raise typer.Exit(EnvironmentUnavailable.exit_code) from None
-        except Exception as error:
-            if isinstance(error, typer.Exit):
-                raise
-            if settings.debug:
-                traceback.print_exc()
-            if isinstance(error, UsageError):
-                raise typer.BadParameter(str(error), ctx=context) from None
-            raise typer.Exit(_explain(error)) from None
+        with files_put_in_place() as written:
+            try:
+                function(settings=settings, **arguments)
+            except Exception as error:
+                if isinstance(error, typer.Exit):
+                    raise
+                if settings.debug:
+                    traceback.print_exc()
+                if isinstance(error, UsageError):
+                    raise typer.BadParameter(str(error), ctx=context) from None
+                raise typer.Exit(_explain(error, written)) from None
 
     parameters = [inspect.Parameter("context", _KEYWORD, annotation=typer.Context), *_flat(function, hints, groups)]
     for name, annotation in (("verbose", Verbose), ("quiet", Quiet), ("debug", Debug)):
@@ -123,48 +121,25 @@ def _flat(
             yield parameter.replace(kind=_KEYWORD, annotation=hints[name])
 
 
-def _explain(error: Exception) -> int:
-    """Say in one line what went wrong, and return the exit code."""
+def _explain(error: Exception, written: Sequence[Path]) -> int:
+    """Say in one line what went wrong, and what was written before it did; return the exit code."""
+    what, code = _told(error)
+    kept = [str(path) for path in written if path.exists() and str(path) not in what]  # not what was temporary
+    say_error(
+        f"{what} ({', '.join(kept)} {'was' if len(kept) == 1 else 'were'} written all the same)" if kept else what
+    )
+    return code
+
+
+def _told(error: Exception) -> tuple[str, int]:
+    """Return an error in one line, and its exit code."""
     what = " ".join(str(error).split())
     if isinstance(error, SnGraphError):
-        say_error(what)
-        return error.exit_code
+        return what, error.exit_code
+    if isinstance(error, OSError):  # stdout, above all: a full disk behind a redirection
+        why = error.strerror or error
+        return f"output can't be written: {why}; make room, or send it elsewhere", EnvironmentUnavailable.exit_code
     if isinstance(error, MemoryError):
-        say_error(f"there is not enough memory ({what or 'no more said'}); run it where there is more")
-        return EnvironmentUnavailable.exit_code
-    say_error(f"internal error: {type(error).__name__}: {what}; run again with --debug and report it")
-    return _INTERNAL
-
-
-def main() -> NoReturn:
-    """Run the command line of this process."""
-    _open_closed()
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # where a σ can't be written, a ? will do
-    signal.signal(signal.SIGTERM, _terminate)
-    if "--version" in sys.argv[1:2]:  # before anything is imported
-        print(f"sn-graph {__version__}")
-        sys.exit(0)
-    try:
-        for name in _COMMANDS:
-            importlib.import_module(f"sn_graph.cli.{name}")
-        app()
-    except KeyboardInterrupt:  # while importing; later ones end here as exit 130 too, by way of typer
-        sys.exit(_INTERRUPTED)
-    sys.exit(0)
-
-
-def _open_closed() -> None:
-    """Put nowhere in place of standard streams that were closed: a file would get their number, and be written to."""
-    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # which gets the lowest free number
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(number, mode, encoding="utf-8", errors="replace", closefd=False))  # noqa: SIM115
-
-
-def _terminate(number: int, _frame: FrameType | None) -> NoReturn:
-    # As an exception it unwinds the writers, which remove their temporary files.
-    sys.exit(128 + number)
+        why = what or "no more said"
+        return f"there is not enough memory ({why}); run it where there is more", EnvironmentUnavailable.exit_code
+    return f"internal error: {type(error).__name__}: {what}; run again with --debug and report it", _INTERNAL

@@ -1,6 +1,7 @@
 """Console: data to stdout, logs and progress to stderr."""
 
 import contextlib
+import errno
 import json
 import os
 import sys
@@ -36,7 +37,7 @@ class Settings:
     def say(self, message: str) -> None:
         """Print a line to stderr, unless --quiet."""
         if not self.quiet:
-            _say(message)
+            _to_stderr(message)
 
     def explain(self, message: str) -> None:
         """Print a line to stderr under --verbose."""
@@ -74,13 +75,14 @@ class Settings:
 
 def say_error(message: str) -> None:
     """Print an error in one line to stderr."""
-    _say(f"sn-graph: error: {message}")
+    _to_stderr(f"sn-graph: error: {message}")
 
 
-def _say(message: str) -> None:
-    """Print one line to stderr; that its reader has gone does not change how the command ends."""
-    with contextlib.suppress(OSError):
-        print(shortened(printable(message)), file=sys.stderr)
+def _to_stderr(line: str) -> None:
+    """Print a line to stderr; where that is full or closed nobody can be told, and the work goes on."""
+    if sys.stderr is not None:  # or print would take stdout
+        with contextlib.suppress(OSError, ValueError):
+            print(shortened(printable(line)), file=sys.stderr, flush=True)
 
 
 def print_json(content: dict[str, Any]) -> None:
@@ -108,11 +110,15 @@ def print_rich(*renderables: "RenderableType") -> None:
 
 def _emit(text: str) -> None:
     """Write to stdout; that its reader has gone (`| head`) does not change how the command ends."""
+    if sys.stdout is None:
+        raise OSError(errno.EBADF, "stdout is closed")
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
-    except BrokenPipeError:
+    except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at exit
+        if not isinstance(error, BrokenPipeError):
+            raise
 
 
 def on_terminal() -> bool:

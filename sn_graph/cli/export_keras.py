@@ -94,8 +94,12 @@ def export_keras(
         raise UsageError(
             f"--sigma is of --as fold, and --as {form} estimates no norm before it runs", do="leave it out"
         )
-    if file.exists() and output.exists() and output.samefile(file):
-        raise UsageError(f"{output} would overwrite the Keras model that is read", do="give another file")
+    from sn_graph.frontends.keras import sidecars
+
+    for path in (output, *sidecars(output)):
+        o.require_apart(path, Keras_model=file)
+        if file.is_dir() and path.exists() and path.resolve().is_relative_to(file.resolve()):
+            raise UsageError(f"{path} would overwrite a part of the Keras model that is read", do="give another file")
     require_writable(output)
     with quiet_libraries(settings), settings.progress() as progress:
         from sn_graph import proofs
@@ -115,7 +119,9 @@ def export_keras(
             require_work(file, result, force)
         terms = proofs.Terms(tolerances.rtol, tolerances.atol, progress=progress)
         verify = not writing.no_verify
-        proof = save_export(model, exported, result, output, writing.storage, terms, verify=verify, force=force)
+        proof = save_export(
+            model, exported, result, output, writing.storage, terms, verify=verify, force=force, sync=writing.sync
+        )
     for note in exported.notes:
         settings.say(note)
     conclude(settings, result, proof, output, json, source=file)

@@ -50,7 +50,7 @@ def fold(
     """
     from sn_graph import proofs
 
-    o.require_apart(output, plan=normalization.plan, state=estimate.state)
+    o.require_apart(output, data_of=model, plan=normalization.plan, state=estimate.state)
     require_writable(output)
     with settings.progress() as progress:
         options = normalization.plan_options(estimate)
@@ -62,6 +62,7 @@ def fold(
             writing.storage,
             verify=not writing.no_verify,
             force=force,
+            sync=writing.sync,
             rtol=tolerances.rtol,
             atol=tolerances.atol,
             progress=progress,

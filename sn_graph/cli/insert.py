@@ -71,7 +71,7 @@ def insert(
         raise UsageError(
             f"--sigma {sigma} starts from the leading singular vectors, --state from its own", do="give one"
         )
-    o.require_apart(output, plan=normalization.plan, state=estimate.state)
+    o.require_apart(output, data_of=model, plan=normalization.plan, state=estimate.state)
     require_writable(output)
     with settings.progress() as progress:
         result = api.insert(
@@ -86,7 +86,9 @@ def insert(
         )
         require_work(model, result, force)
         verify = not writing.no_verify
-        proof = proofs.save(result, output, writing.storage, verify=verify, force=force, progress=progress)
+        proof = proofs.save(
+            result, output, writing.storage, verify=verify, force=force, sync=writing.sync, progress=progress
+        )
     conclude(settings, result, proof, output, json)
     if state_mode is StateMode.REQUIRED and result.plan is not None:
         begins = "the leading singular vectors" if sigma is not Start.POWER else result.plan.state

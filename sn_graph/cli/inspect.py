@@ -11,6 +11,7 @@ from sn_graph.cli import options as o
 from sn_graph.cli.app import app, command
 from sn_graph.cli.console import Settings, print_json
 from sn_graph.cli.render import explain_sites, print_report, write_html
+from sn_graph.errors import UsageError
 from sn_graph.model import require_writable
 from sn_graph.plan import build_plan, save_plan
 
@@ -68,14 +69,17 @@ def inspect(
     sn-graph inspect disc.onnx --sigma upper --norm operator
     sn-graph inspect disc.onnx --plan plan.json   then edit it, then: fold --plan plan.json
     """
+    if plan is not None and html is not None and plan.resolve() == html.resolve():
+        raise UsageError("--plan and --html are one file", do="give two")
     for path in (plan, html):
         if path is not None:
-            o.require_apart(path, model=model)
+            o.require_apart(path, data_of=model, model=model, state=state)
             require_writable(path)
     opened = api.Opened.of(model)
     made = build_plan(opened.model, **selection.plan_options(norm, state))
     with settings.progress() as progress:
         report = api.examine(opened, made, sigma=sigma, seed=seed, progress=progress)
+    opened.model.require_unchanged()
     if plan is not None:
         save_plan(made, plan)
     if html is not None:

@@ -1,5 +1,6 @@
 """Options: those that several commands share, alone and in groups."""
 
+import json as jsons
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Annotated
 import typer
 
 from sn_graph.errors import UsageError
-from sn_graph.model import Storage
+from sn_graph.model import Storage, data_files, same_file
 from sn_graph.plan import PlanOptions
 
 
@@ -122,6 +123,9 @@ SaveExternal = Annotated[
     ),
 ]
 NoVerify = Annotated[bool, typer.Option("--no-verify", help="Do not verify what was written; needs no onnxruntime.")]
+NoSync = Annotated[
+    bool, typer.Option("--no-sync", help="Do not wait until the disk has OUT; faster, and a power cut may tear it.")
+]
 Rtol = Annotated[
     float | None,
     typer.Option(metavar="R", min=0, help="Relative tolerance of outputs. [default: by type]", show_default=False),
@@ -209,6 +213,12 @@ class Writing:
 
     save_as_external_data: SaveExternal = None
     no_verify: NoVerify = False
+    no_sync: NoSync = False
+
+    @property
+    def sync(self) -> bool:
+        """Whether OUT is on the disk before it takes its place."""
+        return not self.no_sync
 
     @property
     def storage(self) -> Storage:
@@ -216,11 +226,30 @@ class Writing:
         return storage_of(self.save_as_external_data)
 
 
-def require_apart(output: Path, **inputs: Path | None) -> None:
-    """Raise UsageError where a file to be written is one of the files to be read, which would be lost."""
-    for name, path in inputs.items():
-        if path is not None and output.exists() and path.exists() and output.samefile(path):
-            raise UsageError(f"{output} would overwrite the {name} that is read", do="give another file")
+def require_apart(output: Path, *, data_of: Path | None = None, **inputs: Path | None) -> None:
+    """Raise UsageError where a file to be written is one of the files to be read, which would be lost.
+
+    Args:
+        output: The file to be written.
+        data_of: A model none of whose data files it may be; the model's own file it may.
+        **inputs: Files that are read, by what they are.
+    """
+    files = [(f"the {name.replace('_', ' ')} that is read", path) for name, path in inputs.items()]
+    files.append(("the state that the plan names", _state_named_by(inputs.get("plan"))))
+    if data_of is not None and output.exists():
+        files += [("the weights that are read", path) for path in data_files(data_of) or ()]
+    for name, path in files:
+        if path is not None and same_file(output, path):
+            raise UsageError(f"{output} would overwrite {name}", do="give another file")
+
+
+def _state_named_by(plan: Path | None) -> Path | None:
+    """Return the state file that a plan names; None where it names none or can't be read, as is said when it is."""
+    try:
+        named = None if plan is None else jsons.loads(plan.read_bytes()).get("state")
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return None
+    return plan.parent / named if plan is not None and isinstance(named, str) else None
 
 
 def storage_of(external: bool | None) -> Storage:

@@ -51,7 +51,7 @@ def run(
     """
     from sn_graph import proofs
 
-    o.require_apart(output, plan=normalization.plan, state=state)
+    o.require_apart(output, data_of=model, plan=normalization.plan, state=state)
     require_writable(output)
     with settings.progress() as progress:
         options = normalization.plan_options(o.Estimate(power_iterations, state=state))
@@ -64,6 +64,7 @@ def run(
             writing.storage,
             verify=not writing.no_verify,
             force=force,
+            sync=writing.sync,
             rtol=tolerances.rtol,
             atol=tolerances.atol,
             progress=progress,

@@ -20,6 +20,7 @@ def strip(
     ],
     output: o.Output,
     save_as_external_data: o.SaveExternal = None,
+    no_sync: o.NoSync = False,
     *,
     settings: Settings,
 ) -> None:
@@ -33,7 +34,9 @@ def strip(
     """
     from sn_graph import proofs
 
+    o.require_apart(output, data_of=model)
     require_writable(output)
     with settings.progress() as progress:
-        proofs.save(api.strip(model), output, o.storage_of(save_as_external_data), progress=progress)
+        storage = o.storage_of(save_as_external_data)
+        proofs.save(api.strip(model), output, storage, sync=not no_sync, progress=progress)
     settings.say(f"took the insertion out of {model} into {output}")

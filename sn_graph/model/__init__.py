@@ -2,15 +2,18 @@
 
 from sn_graph.model.constants import ConstantValues, Key, constants, constants_by_key, sparse_constants
 from sn_graph.model.external import clear_data, is_external, set_location
-from sn_graph.model.files import require_writable, write_file
+from sn_graph.model.files import require_writable, same_file, write_file
 from sn_graph.model.follow import Reached, Reading, follow, origin
 from sn_graph.model.graph import ONNX_DOMAINS, Graph, Node, Scope, Use, constant_tensor, subgraphs
+from sn_graph.model.neighbours import data_files
 from sn_graph.model.payload import FLOAT_TYPES, Payload, scale_elements
 from sn_graph.model.randomness import random_ops
 from sn_graph.model.shapes import Shapes
 from sn_graph.model.skeleton import put_data
 from sn_graph.model.storage import Model, Storage
+from sn_graph.model.temporary import collect, temporary_folder
 from sn_graph.model.tensors import walk_tensors, without_data
+from sn_graph.model.watch import files_put_in_place, report_to, understand
 
 __all__ = [
     "FLOAT_TYPES",
@@ -28,19 +31,26 @@ __all__ = [
     "Storage",
     "Use",
     "clear_data",
+    "collect",
     "constant_tensor",
     "constants",
     "constants_by_key",
+    "data_files",
+    "files_put_in_place",
     "follow",
     "is_external",
     "origin",
     "put_data",
     "random_ops",
+    "report_to",
     "require_writable",
+    "same_file",
     "scale_elements",
     "set_location",
     "sparse_constants",
     "subgraphs",
+    "temporary_folder",
+    "understand",
     "walk_tensors",
     "without_data",
     "write_file",

@@ -13,6 +13,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
@@ -25,6 +26,16 @@ from sn_graph.model.watch import note_in_place
 _CHUNK = 1 << 23  # bytes written between two looks at the progress
 _WAIT = 5.0  # seconds for another writer's commit in the same folder
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV})
+
+
+@dataclass(frozen=True)
+class _Reserved:
+    """A data file in the making: its final name, its temporary one, and the open file itself."""
+
+    path: Path
+    part: Path
+    file: BinaryIO
+    identity: Identity
 
 
 class StagedFiles:
@@ -47,10 +58,7 @@ class StagedFiles:
         self.model = temporary_path(self._folder)
         self._temporary: list[Path] = []
         self._note: Path | None = None
-        self._part: Path | None = None
-        self._data: Path | None = None
-        self._data_identity: Identity | None = None
-        self._data_file: BinaryIO | None = None
+        self._reserved: _Reserved | None = None
         self._replaced: list[tuple[str, Identity]] = []
         self._committing = False
 
@@ -64,41 +72,43 @@ class StagedFiles:
 
     def reserve_data(self) -> str:
         """Return the data file's name, in the folder of the model: one that is this writer's from now on."""
-        if self._data is None:
-            with _explained(self.target):
-                self._data = self._reserve()
-        return self._data.name
+        return self._data().path.name
 
-    def _reserve(self) -> Path:
-        self._part = part = temporary_path(self._folder)
+    def _data(self) -> _Reserved:
+        if self._reserved is None:
+            with _explained(self.target):
+                self._reserve()
+        assert self._reserved is not None, "what _reserve sees to, or raises"
+        return self._reserved
+
+    def _reserve(self) -> None:
+        part = temporary_path(self._folder)
         self._temporary.append(part)
-        self._data_file = open(part, "xb", buffering=0)  # noqa: SIM115 - closed by discard
-        self._data_identity = identity(part)
+        file = open(part, "xb", buffering=0)  # noqa: SIM115 - closed by discard
         for name in self._data_names():
             path = self.target.with_name(name)
             if os.path.lexists(path):
                 continue
-            self._write_note([(name, self._data_identity)])  # before the name is there
-            self._data = path
+            # Both the note and the knowledge of it come before the name is there: an interruption may come behind it.
+            self._reserved = _Reserved(path, part, file, identity(part))
+            self._write_note([(name, self._reserved.identity)])
             try:
                 os.link(part, path)
             except FileExistsError:
-                self._data = None
-                continue
+                continue  # another writer was first
             except OSError as error:
                 if error.errno not in _NO_LINKS:
                     raise
-                self._reserve_without_links(path)
-            return path
+                file.close()
+                self._reserve_without_links(path, part)
+            return
         raise FileExistsError(errno.EEXIST, "its folder has no name free for a data file")
 
-    def _reserve_without_links(self, path: Path) -> None:
+    def _reserve_without_links(self, path: Path, part: Path) -> None:
         """Make the data file under its final name, where the file system has no hard links."""
-        assert self._data_file is not None
-        self._data_file.close()
-        self._data_file = open(path, "xb", buffering=0)  # noqa: SIM115
-        self._data_identity = identity(path)
-        self._write_note([(path.name, self._data_identity)])
+        file = open(path, "xb", buffering=0)  # noqa: SIM115
+        self._reserved = _Reserved(path, part, file, identity(path))
+        self._write_note([(path.name, self._reserved.identity)])
 
     def _data_names(self) -> Iterator[str]:
         yield f"{self.target.name}.data"
@@ -117,13 +127,10 @@ class StagedFiles:
 
     def write_data(self, chunks: Iterable[memoryview], tick: Callable[[int], None]) -> None:
         """Write the data file, complete."""
-        self.reserve_data()
-        assert self._data is not None
-        assert self._data_file is not None
-        assert self._part is not None
+        data = self._data()
         with _explained(self.target):
-            self._fill(self._data_file, self._data, chunks, tick)
-            self._remove(self._part)  # its other name stays
+            self._fill(data.file, data.path, chunks, tick)
+            self._remove(data.part)  # its other name stays
 
     def write_model(self, chunks: Iterable[memoryview], tick: Callable[[int], None]) -> None:
         """Write the model file under its temporary name."""
@@ -150,9 +157,9 @@ class StagedFiles:
         """
         with _explained(self.target):
             if self._sync:
-                for path in (self.model, self._data):
-                    if path is not None:
-                        _sync(path)
+                _sync(self.model)
+                if self._reserved is not None:
+                    _sync(self._reserved.path)
                 _sync(self._folder)
             with _alone_in(self._folder):
                 if tidy:
@@ -171,7 +178,7 @@ class StagedFiles:
             if path.parent == folder and ours.fullmatch(path.name) and path.is_file():
                 self._replaced.append((path.name, identity(path)))
         if self._replaced:
-            own = [] if self._data is None else [(self._data.name, identity(self._data))]
+            own = [] if self._reserved is None else [(self._reserved.path.name, self._reserved.identity)]
             self._write_note(own + self._replaced)
 
     @property
@@ -185,15 +192,15 @@ class StagedFiles:
             note_in_place(self.target)
             remove_unused(self._folder, self._replaced)
             self._replaced.clear()
-        elif self._data is not None and self._data_identity is not None:
+        elif self._reserved is not None:
             with contextlib.suppress(OSError):
-                if identity(self._data) == self._data_identity:  # never what another process put there
-                    self._data.unlink()
+                if identity(self._reserved.path) == self._reserved.identity:  # never what another process put there
+                    self._reserved.path.unlink()
         for path in reversed(self._temporary.copy()):  # the note is the last but the model's
             self._remove(path)
-        self._data = None
-        if self._data_file is not None:
-            self._data_file.close()  # not before: no other file could get its inode
+        if self._reserved is not None:
+            self._reserved.file.close()  # not before: no other file could get its inode
+            self._reserved = None
 
     def _remove(self, path: Path) -> None:
         with contextlib.suppress(OSError):

@@ -12,8 +12,10 @@ import os
 import platform
 import re
 import secrets
+import shutil
 import stat
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from sn_graph.model.neighbours import used_nearby
@@ -55,6 +57,7 @@ def collect(folder: Path) -> None:
     except OSError:
         return
     notes = []
+    shared = os.path.realpath(folder) == os.path.realpath(tempfile.gettempdir())
     for name in names:
         match = _NAME.fullmatch(name)
         if match is None or match[3] != _host() or _alive(int(match[1]), int(match[2])):
@@ -67,10 +70,29 @@ def collect(folder: Path) -> None:
                     notes.append((path, told))
                 else:
                     path.unlink()
+            elif shared and stat.S_ISDIR(os.lstat(path).st_mode):
+                shutil.rmtree(path, ignore_errors=True)
     for path, told in notes:  # behind the models in the making, which use the data files
         remove_unused(folder, told)
         with contextlib.suppress(OSError):
             path.unlink()
+
+
+@contextlib.contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Make a folder for temporary files, removed behind the block; after a kill, by the next process to make one.
+
+    Raises:
+        OSError: It can't be made.
+    """
+    place = Path(tempfile.gettempdir())
+    collect(place)
+    folder = temporary_path(place)
+    folder.mkdir(mode=0o700)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def remove_unused(folder: Path, data: Iterable[tuple[str, Identity]]) -> None:

@@ -53,7 +53,11 @@ def understand(told: bytes) -> tuple[dict[Path, int], set[Path]]:
 
 @contextlib.contextmanager
 def files_put_in_place() -> Iterator[list[Path]]:
-    """Give a list that grows by each file that is put in place within the block."""
+    """Give a list that grows by each file that is put in place within the block; that of a block around it, if any."""
+    outer = _put_in_place.get()
+    if outer is not None:
+        yield outer
+        return
     written: list[Path] = []
     token = _put_in_place.set(written)
     try:

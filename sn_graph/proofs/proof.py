@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from sn_graph.errors import VerificationFailed
+from sn_graph.errors import SnGraphError, VerificationFailed
 from sn_graph.model import Model, Storage
 from sn_graph.progress import Progress, silent
 from sn_graph.report import Verified
@@ -53,6 +53,7 @@ def save_proven(
     prover: Prover | None,
     *,
     force: bool = False,
+    sync: bool = True,
     progress: Progress = silent,
 ) -> Proof:
     """Write a model beside `path`, let `prover` look at the file, and put it in place.
@@ -62,20 +63,26 @@ def save_proven(
         path, storage: As for `Model.save`.
         prover: Returns how the file was verified; None verifies nothing.
         force: Put the model in place even where the proof fails.
+        sync: Whether the files are on the disk before the model takes its place.
         progress: Told the bytes written.
 
     Raises:
         VerificationFailed: The prover raised it, and `force` is not given; nothing is put in place.
-        EnvironmentUnavailable: The folder can't be written.
+        EnvironmentUnavailable: The folder can't be written, or what the model is read from was changed meanwhile.
     """
-    with model.stage(path, storage, progress) as staged:
+    with model.stage(path, storage, progress, sync=sync) as staged:
         proof = Proof("no")
         try:
             if prover is not None:
                 proof = prover(staged.model)
         except VerificationFailed as error:
+            model.require_unchanged()
             if not force:
                 raise
             proof = Proof("no", str(error), failed=True)
+        except SnGraphError:
+            model.require_unchanged()  # which says more than what came of it
+            raise
+        model.require_unchanged()  # a runtime opens the original by its path again
         staged.commit()
     return proof

@@ -26,6 +26,7 @@ def save(
     force: bool = False,
     rtol: float | None = None,
     atol: float | None = None,
+    sync: bool = True,
     progress: Progress = silent,
 ) -> Proof:
     """Write what a pass made beside `path`, prove it against the model it came from, and put it in place.
@@ -36,6 +37,7 @@ def save(
         verify: Whether to prove it at all.
         force: Put it in place even where the proof fails.
         rtol, atol: What outputs may differ by; by default they follow from the type.
+        sync: Whether the files are on the disk before the model takes its place, for a power cut.
         progress: Told the bytes written, then the steps of the proof.
 
     Raises:
@@ -49,7 +51,7 @@ def save(
     'run'
     """
     prover = partial(prove, result, terms=Terms(rtol, atol, progress=progress)) if verify else None
-    return save_proven(result.model, path, storage, prover, force=force, progress=progress)
+    return save_proven(result.model, path, storage, prover, force=force, sync=sync, progress=progress)
 
 
 def prove(result: PassResult, written: Path, terms: Terms) -> Proof:

@@ -1,7 +1,6 @@
 """The command line in this process, and as a program of its own; how it ended, and what it said."""
 
 import contextlib
-import importlib
 import io
 import json
 import subprocess
@@ -14,8 +13,7 @@ import pytest
 
 from sn_graph.cli import app as application
 
-for name in application._COMMANDS:
-    importlib.import_module(f"sn_graph.cli.{name}")
+application.import_commands()
 
 
 @dataclass(frozen=True)

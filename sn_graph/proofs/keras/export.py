@@ -62,6 +62,7 @@ def save_export(
     *,
     verify: bool = True,
     force: bool = False,
+    sync: bool = True,
 ) -> Proof:
     """Write what was made of an export, prove it, and put it in place behind its plan and state.
 
@@ -72,6 +73,7 @@ def save_export(
         terms: On what terms outputs are compared.
         verify: Whether to prove it at all: the export against Keras, then the result against the export.
         force: Put it in place even where the proof fails.
+        sync: Whether the files are on the disk before the model takes its place.
 
     Raises:
         VerificationFailed: The written file is not what it should be; nothing is put in place.
@@ -88,7 +90,7 @@ def save_export(
         exported.save_beside(path)  # the model takes its place behind them
         return proof
 
-    return save_proven(result.model, path, storage, prover, force=force, progress=terms.progress)
+    return save_proven(result.model, path, storage, prover, force=force, sync=sync, progress=terms.progress)
 
 
 def _prove_both(keras_model: Any, exported: KerasExport, result: PassResult, written: Path, terms: Terms) -> Proof:

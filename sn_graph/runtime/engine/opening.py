@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from sn_graph.errors import EnvironmentUnavailable, ModelError
-from sn_graph.model import Model, walk_tensors
+from sn_graph.model import Model, temporary_folder, walk_tensors
 from sn_graph.runtime.engine.providers import CPU, CUDA, SILENT, Chain, import_onnxruntime, one_line, require_provider
 from sn_graph.runtime.engine.values import to_ort_value
 
@@ -155,8 +154,8 @@ def _weights_size(model: Model) -> int:
 def _temporary_file(model: Model) -> Iterator[Path]:
     with contextlib.ExitStack() as stack:
         try:
-            path = Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))) / "model.onnx"
-            model.save(path)
+            path = stack.enter_context(temporary_folder()) / "model.onnx"
+            model.save(path, sync=False)
         except (OSError, EnvironmentUnavailable) as error:
             raise EnvironmentUnavailable(
                 f"{model.name} can't be written to a temporary file",
