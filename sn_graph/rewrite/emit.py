@@ -113,20 +113,14 @@ class Emitter:
         return self.op("Add", [above, least], name)
 
     def select(self, condition: str, chosen: str, other: str, name: str) -> str:
-        """Emit the one of two values of one shape that a condition [1, 1] chooses."""
+        """Emit the one of two columns [n, 1] that a condition [1, 1] chooses."""
         if self.opset >= 9:
             return self.op("Where", [condition, chosen, other], name)
-        one = self.reshape(condition, (1,), f"{name}_condition")
-        branches = {"then_branch": chosen, "else_branch": other}
-        return self.op("If", [one], name, **{key: self._handing_on(value, name) for key, value in branches.items()})
-
-    def _handing_on(self, value: str, name: str) -> onnx.GraphProto:
-        """Make a subgraph that gives a value of the graph around it."""
-        output = self._graph.fresh_name(f"{name}_chosen")
-        node = helper.make_node("Identity", [value], [output], name=output)
-        return helper.make_graph(
-            [node], output, [], [helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, None)]
-        )
+        # Not If: CUDA graphs take no control flow, and its condition would be copied to the host.
+        flat = self.reshape(condition, (1,), f"{name}_condition")
+        index = self.cast(flat, onnx.TensorProto.INT64, f"{name}_index")
+        both = self.op("Concat", [other, chosen], f"{name}_both", axis=1)
+        return self.op("Gather", [both, index], name, axis=1)
 
     def split_column(self, column: str, lengths: Sequence[int], names: Sequence[str]) -> list[str]:
         """Cut a column [N, 1] into columns of these lengths."""
@@ -150,10 +144,6 @@ class Emitter:
         """Join values along axis 0 into the value `output`, whose name the caller has reserved."""
         node = helper.make_node("Concat", values, [output], name=self._graph.fresh_name(name), axis=0)
         self.nodes.append(node)
-
-    def rename(self, value: str, name: str) -> None:
-        """Copy a value under a name that the caller has reserved."""
-        self.nodes.append(helper.make_node("Identity", [value], [name], name=self._graph.fresh_name(f"sn/{name}")))
 
 
 # Elements of which onnxruntime's sum of squares is good to 1e-6 in float32.

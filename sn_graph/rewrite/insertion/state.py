@@ -71,8 +71,9 @@ class StateTensors:
             lengths = [sum(entry.length for entry in self._entries)]
             counts = [len(self._entries)]
         else:
-            for ours, theirs in zip(nexts, self._outputs, strict=True):
-                emitter.rename(ours, theirs)
+            for ours, theirs, entry in zip(nexts, self._outputs, self._entries, strict=True):
+                # Not Identity, which onnxruntime's CUDA provider lacked from opset 21 on (1.24).
+                emitter.reshape_to(ours, (entry.length, 1), theirs)
             for sigma, output in zip(sigmas, self._sigmas, strict=True):
                 emitter.reshape_to(sigma, (1,), output)
             lengths, counts = [entry.length for entry in self._entries], [1] * len(self._entries)
