@@ -78,8 +78,8 @@ def lacking(before: onnx.ModelProto, after: onnx.ModelProto, version: str) -> li
     return kernels.missing(after, version, names)
 
 
-# ConvTranspose of opset 22 got a CUDA kernel between these two; `--norm operator` of a convolution needs it. Up to opset
-# 21 there is nothing that either lacks.
+# ConvTranspose of opset 22 got a CUDA kernel between these two; `--norm operator` of a convolution needs it. Up to
+# opset 21 there is nothing that either lacks.
 KNOWN = {(OLDEST, "ConvTranspose", 22)}
 
 

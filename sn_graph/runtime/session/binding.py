@@ -1,7 +1,8 @@
-"""The state of one stream in onnxruntime's hands: u and σ in buffers that each run reads and overwrites.
+"""The state of one stream in onnxruntime's hands: u and σ in buffers on the device, which no run copies.
 
-u and u.next share a buffer. That is right because u.next = n(M v) needs v, and v = n(Mᵀu) needs every reader of u
-to be done; CUDA graphs, which replay fixed addresses, need it so.
+A run reads u from one set of buffers and writes u.next and σ into the other; then the two change places, so a run that
+fails has touched nothing. CUDA graphs replay fixed addresses: for them u and u.next share a buffer. That is right
+because u.next = n(M v) needs v, and v = n(Mᵀu) needs every reader of u to be done.
 """
 
 from __future__ import annotations
@@ -23,27 +24,42 @@ Device = tuple[str, int]  # onnxruntime's name and id
 
 
 class StateBuffers:
-    """u and σ of one stream, at addresses that do not change."""
+    """u and σ of one stream."""
 
-    def __init__(self, tensors: Sequence[StateTensor], device: Device) -> None:
+    def __init__(self, tensors: Sequence[StateTensor], device: Device, *, in_place: bool) -> None:
+        """Make the buffers; `in_place`: a run writes over what it reads, at addresses that never change."""
         self.tensors = tensors
         self.device = device
+        self._in_place = in_place
         make = import_onnxruntime().OrtValue.ortvalue_from_shape_and_type
-        self._values: dict[str, OrtValue] = {}  # by the name of the output
-        for tensor in tensors:
-            self._values[tensor.output] = make(tensor.shape, np.float32, *device)
-            self._values[tensor.sigma] = make((len(tensor.sites),), np.float32, *device)
+        shapes: dict[str, tuple[int, ...]] = {tensor.output: tensor.shape for tensor in tensors}
+        shapes |= {tensor.sigma: (len(tensor.sites),) for tensor in tensors}
+
+        def made() -> dict[str, OrtValue]:
+            return {name: make(shape, np.float32, *device) for name, shape in shapes.items()}
+
+        # By the name of the output: what the last run gave, and where the next one writes.
+        self._values = made()
+        self._spare = self._values if in_place else made()
 
     def names(self) -> tuple[str, ...]:
         """Return the outputs that the buffers take."""
         return tuple(self._values)
 
     def bind(self, binding: IOBinding) -> None:
-        """Make a run read u from the buffers, and write u.next and σ into them."""
+        """Make a run read u, and write u.next and σ to where `turn` makes them the state."""
         for tensor in self.tensors:
             binding.bind_ortvalue_input(tensor.input, self._values[tensor.output])
-        for name, value in self._values.items():
+        for name, value in self._spare.items():
             binding.bind_ortvalue_output(name, value)
+
+    def turn(self) -> None:
+        """Make what a run has written behind `bind` the state."""
+        self._values, self._spare = self._spare, self._values
+
+    def devices(self) -> set[str]:
+        """Return onnxruntime's names of the devices that hold u and σ."""
+        return {value.device_name() for values in (self._values, self._spare) for value in values.values()}
 
     def feeds(self) -> dict[str, NDArray[np.float32]]:
         """Return a copy of each u, by the name of its input."""
@@ -88,7 +104,7 @@ class StateBuffers:
 
     def twin(self) -> StateBuffers:
         """Return buffers of their own with the same content."""
-        twin = StateBuffers(self.tensors, self.device)
+        twin = StateBuffers(self.tensors, self.device, in_place=self._in_place)
         twin.write(self.read())
         return twin
 
@@ -100,7 +116,7 @@ def run_bound(
     feed: Mapping[str, NDArray[Any] | OrtValue],
     run_options: RunOptions | None = None,
 ) -> dict[str, Any]:
-    """Run once with the buffers bound in place; return a copy of each output in `names`."""
+    """Run once with the buffers bound; return a copy of each output in `names`."""
     binding = session.io_binding()
     kept_alive = []  # onnxruntime holds a bare pointer
     for name, value in feed.items():
@@ -114,6 +130,7 @@ def run_bound(
     for name in own:
         binding.bind_output(name, "cpu")
     session.run_with_iobinding(binding, run_options)
+    buffers.turn()
     return _collect(binding, buffers, names, own)
 
 
@@ -153,8 +170,10 @@ class FixedBinding:
         for name in outputs:
             self._binding.bind_output(name, *buffers.device)
         before = buffers.read()
-        session.run_with_iobinding(self._binding, run_options)
-        buffers.write(before)  # to capture its graph, onnxruntime has run it more than once
+        try:
+            session.run_with_iobinding(self._binding, run_options)
+        finally:
+            buffers.write(before)  # to capture its graph, onnxruntime has run it more than once
 
     def run(
         self, names: Sequence[str], feed: Mapping[str, NDArray[Any]], run_options: RunOptions | None = None

@@ -85,7 +85,7 @@ class StatefulSession:
         self._graph: FixedBinding | None = None
         self._lock = RLock()
         self._inputs = {tensor.input for tensor in tensors}
-        self._buffers = StateBuffers(tensors, state_device(chain))
+        self._buffers = StateBuffers(tensors, state_device(chain), in_place=self._fixed)
         self._require_state()
         self._outputs = [output.name for output in self.get_outputs()]
         self._required = [value.name for value in self.get_inputs() if not value.type.startswith("optional")]
@@ -140,13 +140,11 @@ class StatefulSession:
             raise UsageError(f"'{fed[0]}' is the state", "which the session itself keeps", "use load_state or reset")
         names = list(output_names or self._outputs)
         with self._lock:
-            before = self._buffers.read()
             try:
                 values = self._run(names, input_feed, run_options)
-            except BaseException as error:
-                self._buffers.write(before)  # u may be overwritten already where a later node fails
-                if isinstance(error, SnGraphError) or not isinstance(error, Exception):
-                    raise
+            except SnGraphError:
+                raise
+            except Exception as error:
                 raise self._explained(error, input_feed) from error
             self._advance()
         return [values[name] for name in names]

@@ -217,6 +217,22 @@ def test_a_run_that_fails_in_a_node_is_no_step(layout: StateLayout) -> None:
     assert (running.step, running.sigma) == (1, sigma)
 
 
+@pytest.mark.parametrize("capture", [{}, {"enable_cuda_graph": "1"}], ids=["plain", "fixed addresses"])
+def test_a_run_reads_no_state_back(capture: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    running = StatefulSession(inserted(discriminator(weights())), [("CPUExecutionProvider", capture)])
+    running.run(None, {"x": x_of()})
+    reads: list[tuple[int, ...]] = []
+    real = ort.OrtValue.numpy
+
+    def noted(self: ort.OrtValue) -> Any:
+        reads.append(tuple(self.shape()))
+        return real(self)
+
+    monkeypatch.setattr(ort.OrtValue, "numpy", noted)
+    found = running.run(None, {"x": x_of(seed=1)})
+    assert reads == [array.shape for array in found]  # u and σ stay where they are
+
+
 def test_nothing_that_the_caller_holds_changes_later() -> None:
     running = stateful()
     x = x_of()
