@@ -138,13 +138,14 @@ def test_files_whose_names_are_not_utf8(tmp_path: Path) -> None:
         file.write(model("w").SerializeToString())
     program = [sys.executable, "-m", "sn_graph.cli"]
     plan, page = target + b".json", target + b".html"
-    for command in (
+    commands: list[list[str | bytes]] = [
         ["fold", source, "-o", target],
         ["insert", source, "-o", target],
         ["verify", source],
         ["inspect", source, "--json", "--plan", plan, "--html", page],
         ["fold", source, "-o", target, "--plan", plan],
-    ):
+    ]
+    for command in commands:
         done = subprocess.run([*program, *command], check=False, capture_output=True)
         assert done.returncode == 0, done.stderr
         assert b"structure" not in done.stderr
