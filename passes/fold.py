@@ -20,6 +20,7 @@ from sn_graph.plan import Plan, PlannedSite, Target, record_of, with_progress
 from sn_graph.progress import Progress, silent
 from sn_graph.report import SiteRecord
 from sn_graph.rewrite import Scaling
+from sn_graph.sites import bias_follows_scale
 from sn_graph.state import State, read_inserted
 
 __all__ = ["Fold", "FoldOptions", "SigmaMethod"]
@@ -34,12 +35,14 @@ class FoldOptions:
         seed: Of the vectors u that no state gives; `power` only.
         state: Where `power` starts from, in place of the plan's state file.
         known: σ of each site by id, where it is known, from an inserted model's last run: nothing is estimated then.
+        as_written: Fold a weight too whose bias runtimes would divide along with it, for those that follow the file.
     """
 
     sigma: SigmaMethod = SigmaMethod.EXACT
     seed: int = 0
     state: State | None = None
     known: Mapping[str, float] | None = None
+    as_written: bool = False
 
     def __post_init__(self) -> None:
         """Raise UsageError for a seed that no generator takes."""
@@ -86,6 +89,9 @@ class Fold(Pass[FoldOptions]):
             if target is None or fixed is not None:
                 records.append(record_of(planned, None if fixed is None else "skipped", fixed))
                 continue
+            if not options.as_written and any(bias_follows_scale(model, use) for use in target.uses):
+                records.append(record_of(planned, "skipped", _BIAS_FOLLOWS))
+                continue
             matrix = target.matrix(model)
             found = options.known_divisors(target) or divider.measure(target, matrix)
             reason = _kept(plan, target, matrix, found)
@@ -104,6 +110,12 @@ class Fold(Pass[FoldOptions]):
             before, after = result.source.proto.graph, result.model.proto.graph
             if [value.name for value in before.output] != [value.name for value in after.output]:
                 raise RuntimeError("fold changed the outputs of the model")
+
+
+_BIAS_FOLLOWS = (
+    "its bias is stored as int32 in units of the input's scale times the weight's, which onnxruntime's QGemm takes for "
+    "granted, so the bias would be divided too; fold the floating-point model before quantizing it, or use insert"
+)
 
 
 def _kept(plan: Plan, target: Target, matrix: NDArray[Any], found: Divisors) -> str | None:

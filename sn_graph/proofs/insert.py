@@ -50,7 +50,8 @@ def prove_insertion(result: InsertResult, source: Model, written: Path, terms: T
     # From the u that the graph holds, in float32, and not from that before it was rounded.
     first = State({start.target.id: start.u.astype(np.float32) for start in result.starts}, {})
     plan = _only_inserted(result, result.plan)
-    folded = Fold(FoldOptions(method, options.seed, State({}, {}) if options.exact else first))(source, plan)
+    state = State({}, {}) if options.exact else first
+    folded = Fold(FoldOptions(method, options.seed, state, as_written=True))(source, plan)
     if options.mode is StateMode.REQUIRED:
         _give_first_state(model, inserted, result)
     # Without optimizations, which could fuse one of the two and not the other.

@@ -1,5 +1,6 @@
 """Sites: where the weights of a model are, what reads them, and as which matrix."""
 
+from sn_graph.sites.biases import bias_follows_scale
 from sn_graph.sites.chain import is_dequantize
 from sn_graph.sites.find import find_sites, locate_sites
 from sn_graph.sites.layout import Atom, Layout
@@ -22,6 +23,7 @@ __all__ = [
     "Site",
     "Transfer",
     "WeightUse",
+    "bias_follows_scale",
     "find_sites",
     "is_dequantize",
     "locate_sites",
