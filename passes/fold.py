@@ -5,7 +5,7 @@
 Miyato et al., 2018, https://arxiv.org/abs/1802.05957, eq. 6-7. A quantized weight is folded by its scale.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,8 +19,8 @@ from sn_graph.passes.base import Pass, PassResult, require_seed
 from sn_graph.plan import Plan, PlannedSite, Target, record_of, with_progress
 from sn_graph.progress import Progress, silent
 from sn_graph.report import SiteRecord
-from sn_graph.rewrite import Scaling
-from sn_graph.sites import bias_follows_scale
+from sn_graph.rewrite import Copy, Scaling
+from sn_graph.sites import Quantization, bias_follows_scale
 from sn_graph.state import State, read_inserted
 
 __all__ = ["Fold", "FoldOptions", "SigmaMethod"]
@@ -97,7 +97,9 @@ class Fold(Pass[FoldOptions]):
             reason = _kept(plan, target, matrix, found)
             records.append(_record(model, planned, target, found, reason))  # which reads the weight as it still is
             if reason is None:
+                before = len(scaling.copies)
                 scaling.divide(target, found.used, plan.bound)
+                records[-1] = _told(records[-1], target, scaling.copies[before:])
                 if found.right is not None:
                     vectors[target.id] = found.right
         model.edited()
@@ -110,6 +112,17 @@ class Fold(Pass[FoldOptions]):
             before, after = result.source.proto.graph, result.model.proto.graph
             if [value.name for value in before.output] != [value.name for value in after.output]:
                 raise RuntimeError("fold changed the outputs of the model")
+
+
+def _told(record: SiteRecord, target: Target, copies: Sequence[Copy]) -> SiteRecord:
+    """Return a record that says which scales were copied: the file has tensors then that it had not."""
+    scales = {use.quantization.scale_name for use in target.uses if isinstance(use.quantization, Quantization)}
+    told = tuple(
+        f"its scale '{copy.original}' is read by others too, so the divided one is a copy, '{copy.name}'"
+        for copy in copies
+        if copy.original in scales
+    )
+    return replace(record, notes=(*record.notes, *told))
 
 
 _BIAS_FOLLOWS = (

@@ -71,7 +71,7 @@ def _scaled_for(target: Target, turn: int, rescaled: Sequence[Rescaled]) -> froz
     place, quantization = (target.site.scope.id, target.site.weight), target.uses[turn].quantization
     if isinstance(quantization, Quantization):
         place = (quantization.scale_owner.id, quantization.scale_name)
-    own = [entry.name for entry in rescaled if (entry.scope, entry.original) == place]
+    own = [entry.name for entry in rescaled if entry.site == target.id and (entry.scope, entry.original) == place]
     apart = target.per_use and len(own) == len(target.uses) > 1  # each use has a factor of its own
     return frozenset({own[turn]} if apart else own)
 

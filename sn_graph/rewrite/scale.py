@@ -26,12 +26,14 @@ class Rescaled:
         scope, name: The tensor of the result: the scope's path, and the initializer or the Constant node's output.
         original: The name of the tensor in the source whose elements it holds times `factor`.
         factor: The number.
+        site: The id of the weight that it was done for: weights may share a scale, of which each then gets a copy.
     """
 
     scope: str
     name: str
     original: str
     factor: float
+    site: str
 
 
 class Scaling:
@@ -73,7 +75,7 @@ class Scaling:
             name, tensor = self._rewiring.copy_constant(site.scope, site.weight)
             self._rewiring.redirect(uses, name)
         self._model.scale(tensor, factor)
-        self.rescaled.append(Rescaled(site.scope.id, name, site.weight, factor))
+        self.rescaled.append(Rescaled(site.scope.id, name, site.weight, factor, target.id))
 
     def _scale_quantization(self, target: Target, uses: Sequence[WeightUse], factor: float, in_place: bool) -> None:
         """Multiply the scale that `uses` are dequantized with; what else reads that scale keeps the original."""
@@ -88,7 +90,7 @@ class Scaling:
                     name, tensor = self._rewiring.copy_constant(scope, original)
                 _require_scale(self._model, target, tensor, factor)
                 self._model.scale(tensor, factor)
-                done[original] = Rescaled(scope.id, name, original, factor)
+                done[original] = Rescaled(scope.id, name, original, factor, target.id)
             if done[original].name != original:
                 reader = copies.get(id(quantization.node)) or quantization.node.proto
                 reader.input[quantization.scale_input] = self._through_identities(quantization, done[original].name)

@@ -12,6 +12,7 @@ import pytest
 from onnx import TensorProto
 
 import sn_graph as sn
+from sn_graph.proofs import save
 from tests.support.builders import Array, Weights, constant, drawn, initializers, network, node, value
 from tests.support.oracle import sigma_max
 from tests.support.runs import fold_file, run
@@ -185,3 +186,23 @@ def test_scales_by_channel_behind_a_transpose(blocked: bool, tmp_path: Path) -> 
     written = folded(proto, tmp_path)
     np.testing.assert_allclose(run(written, {"x": X})[0], X @ (weight / sigma_max(weight)), rtol=0, atol=3e-6)
     assert sn.fold(written).sites[0].sigma == pytest.approx(1.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("held", ["initializers", "weights in Constant nodes", "scale too"])
+def test_a_scale_that_weights_and_others_share_is_copied_for_each_and_said_to_be(held: str, tmp_path: Path) -> None:
+    """The proof took the copy of one weight for that of the other, and refused what was right."""
+    rng = np.random.default_rng(0)
+    weights = {name: rng.integers(-99, 99, (8, 3, 3, 3)).astype(np.int8) for name in ("w", "v")}
+    tensors: dict[str, Any] = {"s": np.float32(0.01), "z": np.int8(0), **weights}
+    moved = {"initializers": (), "weights in Constant nodes": ("w", "v"), "scale too": ("s", "w", "v")}[held]
+    nodes = [constant(name, tensors.pop(name)) for name in moved]
+    nodes += [node("DequantizeLinear", [name, "s", "z"], [f"{name}d"]) for name in weights]
+    nodes += [node("Conv", ["x", "wd"], ["a"]), node("Conv", ["x", "vd"], ["b"])]
+    nodes += [node("Mul", ["a", "s"], ["c"]), node("Add", ["c", "b"])]
+    result = sn.fold(network(nodes, tensors, {"x": (1, 3, 6, 6)}, opset=13))
+    proof = save(result, tmp_path / "out.onnx")
+    assert proof.verified == "run", proof.note
+    assert [site.notes for site in result.sites] == [
+        (f"its scale 's' is read by others too, so the divided one is a copy, '{name}'",)
+        for name in ("s_normalized", "s_normalized_1")
+    ]

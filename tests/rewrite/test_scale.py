@@ -34,14 +34,14 @@ def twice(weight: Array = W) -> onnx.ModelProto:
 
 def test_a_weight_is_multiplied_where_it_stands() -> None:
     scaling, proto = scaled(twice(), [4.0], bound=2.0)
-    assert scaling.rescaled == [Rescaled("", "w", "w", 0.5)]
+    assert scaling.rescaled == [Rescaled("", "w", "w", 0.5, "w")]
     assert scaling.copies == ()
     np.testing.assert_array_equal(initializers(proto)["w"], W / 2)
 
 
 def test_each_use_gets_a_divisor_of_its_own_and_the_last_one_the_original() -> None:
     scaling, proto = scaled(twice(), [2.0, 4.0])
-    assert scaling.rescaled == [Rescaled("", "w_normalized", "w", 0.5), Rescaled("", "w", "w", 0.25)]
+    assert scaling.rescaled == [Rescaled("", "w_normalized", "w", 0.5, "w"), Rescaled("", "w", "w", 0.25, "w")]
     assert scaling.copies == (Copy("w_normalized", "w"),)
     assert [one.input[1] for one in proto.graph.node] == ["w_normalized", "w"]
     after = initializers(proto)
@@ -58,7 +58,7 @@ def test_a_reader_that_is_not_normalized_keeps_the_original(divisors: list[float
     )
     scaling, after = scaled(proto, divisors)
     names = [f"w_normalized{number}" for number in ("", "_1")[: len(divisors)]]
-    assert scaling.rescaled == [Rescaled("", name, "w", 0.25) for name in names]
+    assert scaling.rescaled == [Rescaled("", name, "w", 0.25, "w") for name in names]
     assert scaling.copies == tuple(Copy(name, "w") for name in names)
     assert [one.input[1] for one in after.graph.node] == [names[0], names[-1], "w"]
     np.testing.assert_array_equal(initializers(after)["w"], W)
@@ -67,7 +67,7 @@ def test_a_reader_that_is_not_normalized_keeps_the_original(divisors: list[float
 def test_a_constant_node_is_named_by_what_it_makes() -> None:
     proto = network([constant("c", W, name="here"), node("MatMul", ["x", "c"])], {}, {"x": (2, 4)})
     scaling, after = scaled(proto, [4.0])
-    assert scaling.rescaled == [Rescaled("", "c", "c", 0.25)]
+    assert scaling.rescaled == [Rescaled("", "c", "c", 0.25, "c")]
     np.testing.assert_array_equal(onnx.numpy_helper.to_array(after.graph.node[0].attribute[0].t), W / 4)
 
 
@@ -78,7 +78,7 @@ def quantized(*more: onnx.NodeProto) -> onnx.ModelProto:
 
 def test_of_a_quantized_weight_the_scale_is_multiplied() -> None:
     scaling, after = scaled(quantized(), [4.0])
-    assert scaling.rescaled == [Rescaled("", "s", "s", 0.25)]
+    assert scaling.rescaled == [Rescaled("", "s", "s", 0.25, "q")]
     assert scaling.copies == ()
     held = initializers(after)
     np.testing.assert_array_equal(held["q"], Q)
@@ -87,7 +87,7 @@ def test_of_a_quantized_weight_the_scale_is_multiplied() -> None:
 
 def test_a_scale_that_others_read_is_copied_first() -> None:
     scaling, after = scaled(quantized(node("DequantizeLinear", ["t", "s"], ["other"])), [4.0])
-    assert scaling.rescaled == [Rescaled("", "s_normalized", "s", 0.25)]
+    assert scaling.rescaled == [Rescaled("", "s_normalized", "s", 0.25, "q")]
     assert scaling.copies == (Copy("s_normalized", "s"),)
     assert [list(one.input) for one in after.graph.node][::2] == [["q", "s_normalized"], ["t", "s"]]
     assert initializers(after)["s"] == SCALE
@@ -95,7 +95,7 @@ def test_a_scale_that_others_read_is_copied_first() -> None:
 
 def test_a_copied_dequantizer_reads_the_copied_scale() -> None:
     scaling, after = scaled(quantized(node("Add", ["y", "w"], ["z"])), [4.0])
-    assert scaling.rescaled == [Rescaled("", "s_normalized", "s", 0.25)]
+    assert scaling.rescaled == [Rescaled("", "s_normalized", "s", 0.25, "q")]
     assert scaling.copies == (Copy("w_normalized", "w"), Copy("s_normalized", "s"))
     first, second, product, addition = after.graph.node
     assert (list(first.input), list(second.input)) == (["q", "s"], ["q", "s_normalized"])
