@@ -4,6 +4,7 @@ A quantizer rounds to the next quantum, a comparison to true or false, ArgMax ch
 differ in their last bits may land on either side, and all that lies behind is another then. They are compared piece by
 piece instead: every step is taken out of both, what goes into it is compared as an output, and what the left one's step
 gave is fed to both. So no step is on the way of any comparison, and what is in between is judged as strictly as ever.
+Where rounding merely grows, layer by layer, joints between the layers are fed likewise.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -111,27 +112,29 @@ def _read(proto: onnx.NodeProto) -> Iterator[str]:
             yield from _read(inner)
 
 
-def cut(left: Side, right: Side, feeds: Feeds, steps: Steps) -> tuple[Side, Side, Feeds]:
-    """Return both sides without their steps, and the feeds with what the left one's steps give.
+def cut(left: Side, right: Side, feeds: Feeds, steps: Steps, joints: Sequence[str]) -> tuple[Side, Side, Feeds]:
+    """Return both sides in pieces, and the feeds with what the left one has at the cuts.
 
     Args:
-        left: The side whose steps are fed to both.
-        right: The other, which has every step of the left one under the same names.
+        left: The side whose values are fed to both.
+        right: The other, which has every step and joint of the left one under the same names.
         feeds: For each run an array for each input.
-        steps: The steps of the model that both were made from.
+        steps: The steps of the model that both were made from. They are taken out.
+        joints: Values of the main graph. What makes them stays, and is compared with what is fed on in their place.
 
     Raises:
-        ModelError: The left side can't be run with the steps' outputs given out.
-        KeyError: A side lacks a step.
+        ModelError: The left side can't be run with these values given out.
+        KeyError: A side lacks a step or a joint.
     """
     made = [name for node in steps.nodes for name in node.proto.output if name]
-    watched = replace(left, model=_giving_out(left.model, made))
+    joined = [name for name in dict.fromkeys(joints) if name not in made]
+    watched = replace(left, model=_giving_out(left.model, [*made, *joined]))
     forced = [
-        {**feed, **{name: outputs[name] for name in made}}
+        {**feed, **{name: outputs[name] for name in (*made, *joined)}}
         for feed, outputs in zip(feeds, watched.run(feeds), strict=True)
     ]
     first, second = (
-        replace(side, model=_without(side.model, made, forced[0]), label=f"{side.label}, between its steps,")
+        replace(side, model=_parted(side.model, made, joined, forced[0]), label=f"{side.label}, piece by piece,")
         for side in (left, right)
     )
     return first, second, forced
@@ -146,27 +149,29 @@ def _giving_out(model: Model, names: Sequence[str]) -> Model:
     return wider
 
 
-def _without(model: Model, made: Sequence[str], arrays: Mapping[str, NDArray[Any]]) -> Model:
-    """Return a model whose steps are inputs, and what they read are outputs."""
+def _parted(model: Model, made: Sequence[str], joined: Sequence[str], arrays: Mapping[str, NDArray[Any]]) -> Model:
+    """Return a model to which steps and joints are fed; what the steps read, and what makes the joints, goes out."""
     parted = model.copy()
     graph, main = parted.proto.graph, parted.graph.main
-    nodes = {id(node.proto): node.proto for node in (main.producers[name] for name in made)}
+    taken = {id(node.proto): node.proto for node in (main.producers[name] for name in made)}
     constant = ConstantValues(parted.graph)
     around = {name for node in main.nodes for name in node.proto.output if name}
-    read = [
-        name for node in nodes.values() for name in _read(node) if name in around and not constant.holds(main, name)
-    ]
-    inputs = {value.name for value in graph.input} | set(made)
-    kept = [value for value in graph.output if value.name not in made]
-    given = {value.name for value in kept}
-    kept += [onnx.ValueInfoProto(name=name) for name in dict.fromkeys(read) if name not in inputs | given]
-    rest = onnx.GraphProto(node=[node for node in graph.node if id(node) not in nodes], output=kept)
-    del graph.node[:], graph.output[:]
+    watched = [name for node in taken.values() for name in _read(node) if name in around]
+    watched = [name for name in watched if name not in made and not constant.holds(main, name)]
+    own = {name: parted.graph.fresh_name(f"{name}.made") for name in joined}
+    for name in joined:
+        maker = main.producers[name].proto
+        maker.output[list(maker.output).index(name)] = own[name]
+    kept = [value for value in graph.output if value.name not in (*made, *joined)]
+    given = {value.name for value in (*kept, *graph.input)}
+    names = dict.fromkeys([*own.values(), *(own.get(name, name) for name in watched)])
+    kept += [onnx.ValueInfoProto(name=name) for name in names if name not in given]
+    rest = onnx.GraphProto(node=[node for node in graph.node if id(node) not in taken], output=kept)
+    del graph.node[:], graph.output[:], graph.value_info[:]
     graph.node.extend(rest.node)
     graph.output.extend(rest.output)
-    for name in made:
+    for name in (*made, *joined):
         code = helper.np_dtype_to_tensor_dtype(arrays[name].dtype)
         graph.input.append(helper.make_tensor_value_info(name, code, None))
-    del graph.value_info[:]
     parted.edited()
     return parted
