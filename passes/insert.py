@@ -221,6 +221,9 @@ def _not_linear(target: Target) -> str | None:
     taking = next((use.node.op_type for use in target.uses if use.takes_integers), None)
     if taking is not None:
         return f"{taking} takes it as integers, of which the graph has no floating-point form to iterate on; fold it"
+    read = target.site.quantization
+    if read is not None and read.quantizer is not None and read.node.scope.id:
+        return "quantized inside a body or local function; fold it instead, or inline that first"
     op_type = next((use.node.op_type for use in target.uses if not use.operator.linear), None)
     if op_type is not None and any(use.is_joined for use in target.uses):
         return f"its parts are joined in another order, and {op_type} is not linear in its input; fold it instead"

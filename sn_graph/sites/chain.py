@@ -9,6 +9,7 @@ from onnx import AttributeProto, TensorProto
 from sn_graph.model import FLOAT_TYPES, Graph, Model, Node
 from sn_graph.sites.layout import Layout
 from sn_graph.sites.operators import MICROSOFT
+from sn_graph.sites.quantizers import is_quant, is_quantize
 from sn_graph.sites.same import given_integers, not_stored, same_elements
 
 
@@ -40,6 +41,8 @@ CHAIN_OPERATORS: dict[str, frozenset[str]] = {
     "Tile": frozenset(),
     "Pad": frozenset({"pads", "paddings"}),
     "DequantizeLinear": frozenset({"axis", "block_size", "output_dtype"}),
+    "QuantizeLinear": frozenset({"axis", "block_size", "output_dtype"}),
+    "Quant": frozenset({"signed", "narrow", "rounding_mode"}),
 }
 """The operators of a chain, each with the attributes that decide what it makes of a weight."""
 
@@ -52,10 +55,11 @@ def chain_step(model: Model, graph: Graph, node: Node, index: int, layout: Layou
     Returns:
         The layout behind it; why that can't be told; or None where this is not an operator of a chain.
     """
-    if index != 0 or not (node.is_standard or is_dequantize(node)):
+    retypes = is_dequantize(node) or is_quantize(node) or is_quant(node)
+    if index != 0 or not (node.is_standard or retypes):
         return None
     rank = len(layout.dims)
-    if node.op_type == "Identity" or is_dequantize(node):
+    if node.op_type == "Identity" or retypes:
         return layout
     if node.op_type == "Cast":
         return layout if cast_type(node) is not None else None

@@ -103,14 +103,17 @@ class _Finder:
         if 0 in tensor.dims:
             return "empty: its shape has a zero"
         readings = [use.quantization for use in uses]
-        scales = [t for r in readings if isinstance(r, Quantization) for t in (r.scale, r.zero_point) if t is not None]
+        parts = [
+            part for r in readings if isinstance(r, Quantization) for part in (r, r.quantizer and r.quantizer.reading)
+        ]
+        scales = [t for part in parts if part for t in (part.scale, part.zero_point) if t is not None]
         if not all(map(self._has_data, (tensor, *scales))):
             return "no data stored; export the model with its weights"
         unread = next((reading for reading in readings if isinstance(reading, str)), None)
         if unread is not None:
             return unread
-        first = readings[0]
-        if isinstance(first, Quantization):
+        first = next((reading for reading in readings if isinstance(reading, Quantization)), None)
+        if first is not None:
             same = all(isinstance(r, Quantization) and first.same_reading(self._model, r) for r in readings)
             return None if same else "its uses dequantize it differently"
         if tensor.data_type not in FLOAT_TYPES:

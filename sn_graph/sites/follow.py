@@ -14,7 +14,8 @@ from sn_graph.sites.chain import CHAIN_OPERATORS, Step, cast_type, chain_step, i
 from sn_graph.sites.integers import in_function, read_integers
 from sn_graph.sites.layout import Layout
 from sn_graph.sites.operators import MICROSOFT, operator_of
-from sn_graph.sites.quantized import Quantization, read_quantization
+from sn_graph.sites.quantized import Quantization, Quantizer, read_quantization
+from sn_graph.sites.quantizers import is_quant, is_quantize, read_quant, read_quantizer
 from sn_graph.sites.site import WeightUse
 
 _LONGEST = 256  # operators of a chain; each way to a consumer keeps them all
@@ -31,6 +32,7 @@ class _Form:
     layout: Layout
     steps: tuple[Step, ...] = ()
     quantization: Quantization | str | None = None
+    quantizer: Quantizer | str | None = None
     blocked: str | None = None
 
 
@@ -70,12 +72,12 @@ class Follower:
         if isinstance(behind, str):
             steps = (*form.steps, Step(node, form.layout))
             return replace(form, steps=steps, blocked=form.blocked or behind)
-        if resolved is not None and is_dequantize(node):
-            form = replace(form, quantization=self._quantization(node, resolved, form))
+        if resolved is not None:
+            form = self._requantized(node, resolved, form)
         return replace(form, layout=behind, steps=(*form.steps, Step(node, behind, _rounded_to(resolved, form))))
 
     def _is_weight_input(self, form: _Form, node: Node, index: int) -> bool:
-        if _is_third_party(node):
+        if _is_third_party(node) and not is_quant(node):
             return True  # even where it reads constants only, because what it makes of them need not be one
         if self._constants.all_inputs(node):
             return False
@@ -92,6 +94,8 @@ class Follower:
         resolved = self._resolve(node, at.calls)
         if form.blocked or resolved is None:
             return replace(use, reason=form.blocked or _given_by_callers(node))
+        if form.quantizer is not None and form.quantization is None and index in use.operator.weights:
+            return replace(use, reason="quantized in the graph, with no DequantizeLinear behind it")
         if index not in use.operator.weights:
             return self._integer_use(use, resolved, form)
         return replace(use, slot=use.operator.slot(resolved, index, form.layout.shape))
@@ -104,12 +108,24 @@ class Follower:
         read = read_integers(self._graph, resolved, use.operator, use.index, form.layout)
         if isinstance(read, str):
             return replace(use, reason=f"{what}, {read}")
-        slot, quantization = read
-        return replace(use, slot=slot, quantization=in_function(quantization, resolved, use.node))
+        slot, found = read
+        combined = _combined(in_function(found, resolved, use.node), form.quantizer)
+        return replace(use, slot=slot, quantization=combined)
 
-    def _quantization(self, node: Node, resolved: Node, form: _Form) -> Quantization | str:
-        read = read_quantization(self._graph, resolved, form.layout)
-        return replace(read, node=node) if isinstance(read, Quantization) else read
+    def _requantized(self, node: Node, resolved: Node, form: _Form) -> _Form:
+        """Return a form with what a node that quantizes or dequantizes makes of it; as it is behind any other."""
+        read: Quantization | str
+        if is_quantize(node):
+            quantizer = read_quantizer(self._graph, resolved, form.layout)
+            return replace(form, quantizer=_ONCE if form.quantization or form.quantizer else quantizer)
+        if is_dequantize(node):
+            read = _combined(read_quantization(self._graph, resolved, form.layout), form.quantizer)
+        elif is_quant(node):
+            read = read_quant(self._model, self._graph, resolved, form.layout)
+        else:
+            return form
+        read = _ONCE if form.quantization else read
+        return replace(form, quantization=replace(read, node=node) if isinstance(read, Quantization) else read)
 
     def _resolve(self, node: Node, calls: tuple[Node, ...]) -> Node | None:
         """Return a node of a function with its attributes as the innermost of `calls` gives them.
@@ -157,11 +173,25 @@ def _too_long(form: _Form, node: Node) -> _Form | None:
     return replace(form, blocked=form.blocked or f"more than {_LONGEST} operators stand between it and its consumer")
 
 
+_ONCE = "quantized twice on its way, which sn-graph does not follow; fold before quantizing"
+
+
+def _combined(read: Quantization | str, quantizer: Quantizer | str | None) -> Quantization | str:
+    """Return how a weight is dequantized that may be quantized in the graph first."""
+    if isinstance(read, str) or quantizer is None:
+        return read
+    if isinstance(quantizer, str):
+        return quantizer
+    if quantizer.reading.dims != read.dims and not (quantizer.reading.per_tensor and read.per_tensor):
+        return "its QuantizeLinear and what dequantizes it read it in different layouts"
+    return replace(read, quantizer=quantizer)
+
+
 def _rounded_to(node: Node | None, form: _Form) -> int | None:
     """Return the element type that an operator of a chain rounds to; None where it does not."""
     if node is None:
         return None
-    if is_dequantize(node):
+    if is_dequantize(node) or is_quant(node):
         return form.quantization.output_type if isinstance(form.quantization, Quantization) else None
     return cast_type(node) if node.op_type == "Cast" else None
 

@@ -54,6 +54,7 @@ class Quantization:
         dims: What the stored tensor has become where it is dequantized: the axes of its layout.
         packing, zero_packing: How several integers, and zero points, share a byte; None where they don't.
         fixed: Why another scale would change more than the weight; None where it would not.
+        quantizer: What makes the integers, where the tensor holds floats that are quantized in the graph.
     """
 
     node: Node
@@ -71,6 +72,7 @@ class Quantization:
     packing: Packing | None = None
     zero_packing: Packing | None = None
     fixed: str | None = None
+    quantizer: "Quantizer | None" = None
 
     @property
     def layout(self) -> Layout:
@@ -85,7 +87,7 @@ class Quantization:
     @property
     def is_dequantizer(self) -> bool:
         """Whether a DequantizeLinear on the way to the consumers reads the weight."""
-        return self.node.op_type == "DequantizeLinear"
+        return self.node.op_type in ("DequantizeLinear", "Quant")
 
     def dequantize(
         self, model: Model, stored: NDArray[np.generic], factor: float | None = None
@@ -103,13 +105,15 @@ class Quantization:
     def multiplied(self, model: Model, stored: NDArray[np.generic], scale: NDArray[np.generic]) -> NDArray[np.floating]:
         """Return the weight as `dequantize` does, with these elements of its scale."""
         work = np.float64 if scale.dtype == np.float64 else np.float32
+        if self.quantizer is not None:
+            stored = self.quantizer.integers(model, stored)
         if self.packing is not None:
             stored = self.packing.unpack(stored)
         weight: NDArray[np.floating] = stored.astype(work)
         zero = self._zero_point(model)
         if zero is not None:
-            weight -= self._spread(zero.astype(work), stored.shape)
-        weight *= self._spread(scale.astype(work), stored.shape)
+            weight -= self.spread(zero.astype(work), stored.shape)
+        weight *= self.spread(scale.astype(work), stored.shape)
         weight.flags.writeable = False
         return weight
 
@@ -125,6 +129,11 @@ class Quantization:
         mine, theirs = ((one.axis, one.block_size, one.dims) for one in (self, other))
         alike = (mine == theirs or (self.per_tensor and other.per_tensor)) and self.packing == other.packing
         types = (self.scale.data_type, self.output_type) == (other.scale.data_type, other.output_type)
+        quantizers = (self.quantizer, other.quantizer)
+        if quantizers != (None, None):
+            first, second = quantizers
+            if first is None or second is None or not first.same(model, second):
+                return False
         return (
             alike
             and types
@@ -134,7 +143,7 @@ class Quantization:
             )
         )
 
-    def _spread(self, values: NDArray[np.floating], stored_shape: tuple[int, ...]) -> NDArray[np.floating]:
+    def spread(self, values: NDArray[np.floating], stored_shape: tuple[int, ...]) -> NDArray[np.floating]:
         """Return scales or zero points as they stand beside the elements of the stored tensor."""
         shape = self.layout.shape
         if values.size == 1:
@@ -148,6 +157,37 @@ class Quantization:
         if self.layout == Layout.stored(stored_shape):
             return spread
         return self.layout.stored_array(np.broadcast_to(spread, shape), stored_shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Quantizer:
+    """How a graph makes integers of a stored tensor of floats: round(W / scale) + zero_point, clipped.
+
+    Attributes:
+        reading: Its scale and zero point, and where they stand.
+        least, greatest: The range of the integers.
+        rounded: numpy's name of the rounding.
+    """
+
+    reading: Quantization
+    least: int
+    greatest: int
+    rounded: str = "rint"
+
+    def integers(self, model: Model, stored: NDArray[np.generic]) -> NDArray[np.generic]:
+        """Return the integers, in the type of the scale, or float32 at least."""
+        scale, zero = model.array(self.reading.scale), self.reading.zero_point
+        work = np.float64 if scale.dtype == np.float64 else np.float32
+        elements: NDArray[np.floating] = stored.astype(work)
+        steps = elements / self.reading.spread(scale.astype(work), stored.shape)
+        shift = 0 if zero is None else self.reading.spread(model.array(zero).astype(work), stored.shape)
+        found: NDArray[np.generic] = np.clip(getattr(np, self.rounded)(steps) + shift, self.least, self.greatest)
+        return found
+
+    def same(self, model: Model, other: "Quantizer") -> bool:
+        """Say whether another gives the same integers."""
+        ranges = ((one.least, one.greatest, one.rounded) for one in (self, other))
+        return len(set(ranges)) == 1 and self.reading.same_reading(model, other.reading)
 
 
 def read_quantization(graph: Graph, node: Node, layout: Layout) -> Quantization | str:

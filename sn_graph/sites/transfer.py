@@ -50,10 +50,23 @@ class Transfer:
         node, owner = self._node(read.node), self._scope(read.scale_owner)
         zero_owner = None if read.zero_owner is None else self._scope(read.zero_owner)
         zero_point = None if zero_owner is None else self._graph.constant(zero_owner, read.zero_name)
+        quantizer = read.quantizer
+        if quantizer is not None:
+            moved = self._quantization(quantizer.reading)
+            assert isinstance(moved, Quantization)
+            quantizer = replace(quantizer, reading=moved)
         scale = self._graph.constant(owner, read.scale_name)
         if scale is None or scale.dims != read.scale.dims:
             raise KeyError(read.scale_name)
-        return replace(read, node=node, scale=scale, scale_owner=owner, zero_point=zero_point, zero_owner=zero_owner)
+        return replace(
+            read,
+            node=node,
+            scale=scale,
+            scale_owner=owner,
+            zero_point=zero_point,
+            zero_owner=zero_owner,
+            quantizer=quantizer,
+        )
 
     def _node(self, node: Node) -> Node:
         self._scope(node.scope)

@@ -62,8 +62,12 @@ def test_spectral_norm_arithmetic(nodes: list[onnx.NodeProto]) -> None:
         ([node("Slice", ["w", "from", "to"], ["n"])], "by Slice (node 'Slice#0'), so it is a part of stored tensors"),
         ([node("Concat", ["w", "w"], ["n"], axis=0)], "by Concat (node 'Concat#0'), so it is a part"),
         (
-            [node("QuantizeLinear", ["w", "g", "zero"], ["q"]), node("DequantizeLinear", ["q", "g", "zero"], ["n"])],
-            "by DequantizeLinear, QuantizeLinear (first node 'QuantizeLinear#0', last 'DequantizeLinear#1'), which "
+            [
+                node("Mul", ["w", "w"], ["m"]),
+                node("QuantizeLinear", ["m", "g", "zero"], ["q"]),
+                node("DequantizeLinear", ["q", "g", "zero"], ["n"]),
+            ],
+            "by DequantizeLinear, QuantizeLinear, Mul (first node 'Mul#0', last 'DequantizeLinear#2'), which "
             "quantizes it there; fold before quantizing",
         ),
         ([node("ConstantOfShape", ["to"], ["n"])], "ConstantOfShape (node 'ConstantOfShape#0') fills it with 0, so"),

@@ -119,6 +119,9 @@ def _prepare_inputs(proto: onnx.ModelProto) -> None:
 def _last_maker(graph: Graph, entry: Entry) -> Node | None:
     """Return the last node of the main graph that makes what the matrix is made of; None where none does."""
     names = [entry.site.weight, *_dequantizer_inputs(entry)]
+    read = entry.site.quantization
+    if read is not None and read.quantizer is not None:
+        names += read.quantizer.reading.node.proto.input[1:]
     makers = [graph.main.producers[name] for name in names if name in graph.main.producers]
     return max(makers, key=lambda node: node.position, default=None)
 
@@ -126,7 +129,9 @@ def _last_maker(graph: Graph, entry: Entry) -> Node | None:
 def _dequantizer_inputs(entry: Entry) -> Sequence[str]:
     """Return scale and zero point of a weight's DequantizeLinear where the main graph has that."""
     quantization = entry.site.quantization
-    return () if quantization is None or quantization.node.scope.id else quantization.node.proto.input[1:]
+    if quantization is None or quantization.node.scope.id:
+        return ()
+    return quantization.node.proto.input[1:]
 
 
 def _matrix(emitter: Emitter, entry: Entry) -> str:
@@ -146,7 +151,10 @@ def _matrix(emitter: Emitter, entry: Entry) -> str:
         attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
         layout = quantization.layout
         moved = not quantization.per_tensor and layout != Layout.stored(entry.shape)
-        inputs = [_as_read(emitter, value, layout, f"{at}/read") if moved else value, *names]
+        value = _as_read(emitter, value, layout, f"{at}/read") if moved else value
+        if quantization.quantizer is not None and quantization.quantizer.reading.node is not quantization.node:
+            value = _repeated(emitter, quantization.quantizer.reading.node.proto, value, f"{at}/quantized")
+        inputs = [value, *names]
         value = emitter.op(node.op_type, inputs, f"{at}/dequantized", domain=node.domain or None, **attributes)
         value = _as_stored(emitter, value, layout, entry.shape, f"{at}/stored") if moved else value
     if entry.stored_type not in (TensorProto.FLOAT, TensorProto.DOUBLE):
@@ -160,6 +168,12 @@ def _matrix(emitter: Emitter, entry: Entry) -> str:
     if shape != target:
         value = emitter.reshape(value, target, f"{at}/matrix")
     return value
+
+
+def _repeated(emitter: Emitter, node: onnx.NodeProto, value: str, name: str) -> str:
+    """Emit what a node of the main graph makes of another value at its first input."""
+    attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    return emitter.op(node.op_type, [value, *node.input[1:]], name, domain=node.domain or None, **attributes)
 
 
 def _as_read(emitter: Emitter, stored: str, layout: Layout, at: str) -> str:
