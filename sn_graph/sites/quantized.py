@@ -152,7 +152,7 @@ class Quantization:
             spread = values.reshape([-1 if axis == self.axis else 1 for axis in range(len(shape))])
         else:
             blocks = [-(-size // self.block_size) if axis == self.axis else size for axis, size in enumerate(shape)]
-            repeated = np.repeat(values.reshape(blocks), self.block_size, self.axis)
+            repeated = np.repeat(values.reshape(blocks), min(self.block_size, shape[self.axis]), self.axis)
             spread = repeated.take(range(shape[self.axis]), self.axis)
         if self.layout == Layout.stored(stored_shape):
             return spread

@@ -5,7 +5,7 @@ the order of the rows of M, or of its columns, and neither changes a singular va
 is seen by running the operators, by onnx's own reference, on the places of the stored elements.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from sn_graph.sites.layout import Layout
 from sn_graph.sites.site import WeightUse
 from sn_graph.sites.views import Action, Convention, Slot, slot_matrix
 
-_CUTS = frozenset({"Slice", "Split", "Concat", "Gather"})
+_CUTS = frozenset({"Slice", "Split", "Concat"})
 _MOVES = frozenset({"Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten"})
 _LARGEST = 1 << 26  # elements, whose places take 512 MB
 _LONGEST = 256  # operators
@@ -126,25 +126,32 @@ def _places(
                 given[value] = np.arange(count).reshape(dims)
             elif tensor is not None and model.payload(tensor) is not None:
                 given[value] = model.array(tensor)
-    places = _evaluated(graph, nodes, given, name)
-    if places is None or places.size != count or not np.array_equal(np.bincount(places.reshape(-1)), np.ones(count)):
-        return None
-    return places
+    for node in nodes:
+        read = [given[value] for value in node.proto.input if value in given]
+        if node.op_type == "Concat" and sum(array.size for array in read) > count:
+            return None  # before it grows beyond all bounds
+        made = _evaluated(graph, node, given)
+        if made is None:
+            return None
+        given |= dict(zip(node.proto.output, made, strict=False))
+    places = given[name]
+    whole = places.dtype == np.int64 and places.size == count
+    return places if whole and np.array_equal(np.sort(places, axis=None), np.arange(count)) else None
 
 
-def _evaluated(
-    graph: Graph, nodes: list[Node], given: Mapping[str, NDArray[Any]], name: str
-) -> NDArray[np.int64] | None:
-    types = {key: helper.np_dtype_to_tensor_dtype(array.dtype) for key, array in given.items()}
-    inputs = [helper.make_tensor_value_info(key, code, None) for key, code in types.items()]
-    output = helper.make_tensor_value_info(name, onnx.TensorProto.INT64, None)
-    proto = helper.make_graph([node.proto for node in nodes], "places", inputs, [output])
+def _evaluated(graph: Graph, node: Node, given: Mapping[str, NDArray[Any]]) -> Sequence[NDArray[Any]] | None:
+    """Return what a node makes of values; None where it is not valid, or the reference can't run it."""
+    read = {name: given[name] for name in node.proto.input if name in given}
+    types = {name: helper.np_dtype_to_tensor_dtype(array.dtype) for name, array in read.items()}
+    inputs = [helper.make_tensor_value_info(name, code, None) for name, code in types.items()]
+    outputs = [helper.make_tensor_value_info(name, onnx.TensorProto.INT64, None) for name in node.proto.output]
+    proto = helper.make_graph([node.proto], "places", inputs, outputs)
     opset = helper.make_opsetid("", graph.opset() or 1)
     try:
-        (places,) = ReferenceEvaluator(helper.make_model(proto, opset_imports=[opset])).run([name], dict(given))
-    except Exception:  # of any type: a node that is not valid, or an opset that the reference does not know
+        made = ReferenceEvaluator(helper.make_model(proto, opset_imports=[opset])).run(None, read)
+    except Exception:  # of any type: the reference checks nothing beforehand
         return None
-    return np.asarray(places)
+    return [np.asarray(array) for array in made]
 
 
 def _path(graph: Graph, scope: Scope, name: str, holder: tuple[Scope, str]) -> list[Node]:

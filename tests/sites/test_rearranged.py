@@ -122,6 +122,14 @@ def test_elements_that_cross_rows_are_another_matrix() -> None:
     assert (found.id, found.status) == ("r", "skipped")
 
 
+def test_a_tensor_that_is_joined_with_itself_time_and_again_is_not_made() -> None:
+    """Forty doublings of a tensor of 1 MB would be a thousand times what any machine has."""
+    nodes = [node("Concat", [f"v{place}", f"v{place}"], [f"v{place + 1}"], axis=0) for place in range(40)]
+    nodes[0].input[:] = ["w", "w"]
+    found = only_site(model([*nodes, node("MatMul", ["x", "v40"])], {"w": drawn(512, 512)}))
+    assert (found.id, found.status) == ("v40", "skipped")
+
+
 def test_parts_and_wholes_that_others_read_keep_the_weight() -> None:
     nodes, held = cut("w", [(2, 4), (0, 2)], 0, "m")
     product = node("MatMul", ["x", "m"], ["h"])
