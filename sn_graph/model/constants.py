@@ -1,5 +1,6 @@
 """Constants: the tensors that a model holds, and the values that depend on nothing else."""
 
+from collections import defaultdict
 from collections.abc import Iterator
 
 import onnx
@@ -32,7 +33,7 @@ class ConstantValues:
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
         self._computed: set[tuple[int, str]] = set()
-        self._pure: dict[int, bool] = {}
+        self._impure = _impure_functions(graph)
         for scope in graph.scopes:
             for node in scope.nodes:
                 if self._is_computed(node):
@@ -49,15 +50,7 @@ class ConstantValues:
     def _is_pure(self, node: Node) -> bool:
         """Say whether a node's outputs are known to depend on its inputs alone."""
         function = self._graph.function(node)
-        if function is not None:
-            if id(function) not in self._pure:
-                self._pure[id(function)] = False  # as long as it is being looked at: one that calls itself is not
-                self._pure[id(function)] = all(map(self._is_pure, function.nodes))
-            return self._pure[id(function)]
-        known = node.is_standard or node.domain.startswith("ai.onnx.")
-        if node.op_type in RANDOM_OPS or not (known or _is_pure_contrib(node)):
-            return False
-        return all(self._is_pure(inner) for body in node.subgraphs for inner in body.nodes)
+        return _is_pure_operator(node) if function is None else id(function) not in self._impure
 
     def holds(self, scope: Scope, name: str) -> bool:
         """Say whether the value `name`, seen in `scope`, is constant."""
@@ -71,8 +64,32 @@ class ConstantValues:
         return all(self.holds(node.scope, name) for name in node.proto.input if name)
 
 
-def _is_pure_contrib(node: Node) -> bool:
-    return node.domain == "com.microsoft" and node.op_type in _PURE_CONTRIB_OPS
+def _is_pure_operator(node: Node) -> bool:
+    known = node.is_standard or node.domain.startswith("ai.onnx.")
+    contrib = node.domain == "com.microsoft" and node.op_type in _PURE_CONTRIB_OPS
+    return (known or contrib) and node.op_type not in RANDOM_OPS
+
+
+def _impure_functions(graph: Graph) -> set[int]:
+    """Return the `id` of each local function whose body, or that of one which it calls, holds an operator not pure."""
+    callers: dict[int, set[int]] = defaultdict(set)
+    found = set[int]()
+    for scope in graph.scopes:
+        root = scope
+        while root.parent is not None:
+            root = root.parent
+        for node in scope.nodes if root.is_function else ():
+            called = graph.function(node)
+            if called is not None:
+                callers[id(called)].add(id(root))
+            elif not _is_pure_operator(node):
+                found.add(id(root))
+    waiting = list(found)
+    while waiting:
+        fresh = callers[waiting.pop()] - found
+        found |= fresh
+        waiting += fresh
+    return found
 
 
 def constants(graph: Graph) -> Iterator[tuple[Scope, str, onnx.TensorProto, bool]]:

@@ -221,3 +221,11 @@ def test_constant_values_in_subgraphs() -> None:
     assert not values.holds(branch, "x")
     assert not values.holds(branch, "nothing")
     assert list(sites(made)) == ["If_0/else_branch::n", "If_0/then_branch::n"]
+
+
+def test_a_long_chain_of_functions() -> None:
+    """Each calls the next, and the last one receives."""
+    functions = [function(f"F{place}", ["a"], [node(f"F{place + 1}", ["a"], domain="local")]) for place in range(3000)]
+    functions.append(function("F3000", ["a"], [node("Recv", ["a"], domain="acme")]))
+    index = Graph(model([node("F0", ["w"], ["n"], domain="local")], {"w": W}, functions=functions).proto)
+    assert not ConstantValues(index).holds(index.main, "n")
