@@ -177,9 +177,7 @@ class _Finder:
         found = rearranged(self._model, self._graph, uses[0], owner, name) if len(uses) == 1 else None
         if found is None:
             return None
-        scope, held = found.scope, found.name
-        tensor = self._graph.constant(scope, held)
-        assert tensor is not None
+        scope, held, tensor = found.scope, found.name, found.tensor
         _, others = self._uses(scope, held, tuple(tensor.dims))
         if any(use.node not in found.nodes for use in others):
             return None  # who would read a weight that is not its own

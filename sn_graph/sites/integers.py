@@ -147,7 +147,7 @@ def _read_packed(
     if len(node.proto.input) > 4 and node.proto.input[4]:
         return f"and reordered by its g_idx, which sn-graph does not read; {_FLOAT_FIRST}"
     scale_index, zero_index = operator.scales[0]
-    assert scale_index is not None
+    assert scale_index is not None, "the table gives a packed operator's scale as an input"
     scale, owner, name = held_constant(graph, node, scale_index)
     zero, zero_owner, zero_name = held_constant(graph, node, zero_index)
     if scale is None or owner is None or (zero is None and _has_input(node, zero_index)):
@@ -159,7 +159,7 @@ def _read_packed(
     if zero is not None and math.prod(zero.dims) != wanted:
         return f"with a zero point of shape {list(zero.dims)}, which does not fit its N, K and block_size"
     slot = operator.integer_slot(node, index, (rows, size))
-    assert slot is not None
+    assert slot is not None, "a matrix is of a rank that every packed operator takes"
     return slot, Quantization(
         node, scale, owner, name, zero, 1, block, scale.data_type, Layout.stored((rows, size)).dims, scale_index,
         zero_owner, zero_name, Packing(bits, rows, size), Packing(bits, rows, blocks) if packed_zero else None,

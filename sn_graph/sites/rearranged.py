@@ -32,13 +32,14 @@ class Rearranged:
     """A stored tensor behind operators that only change its elements' order.
 
     Attributes:
-        scope, name: Where it is held, and under what name.
+        scope, name, tensor: Where it is held, under what name, and the TensorProto.
         nodes: The operators.
         use: The weight input, as one of the tensor itself.
     """
 
     scope: Scope
     name: str
+    tensor: onnx.TensorProto
     nodes: frozenset[Node]
     use: WeightUse
 
@@ -71,7 +72,7 @@ def rearranged(model: Model, graph: Graph, use: WeightUse, scope: Scope, name: s
     for layout in (stored.reshape(places.shape), stored.transpose(range(len(dims))[::-1]).reshape(places.shape)):
         if layout is not None and _same_singular_values(slot, layout, places, dims):
             found = WeightUse(use.node, use.index, slot, tuple(Step(node, layout) for node in path))
-            return Rearranged(*holder, frozenset(nodes), found)
+            return Rearranged(*holder, tensor, frozenset(nodes), found)
     return None
 
 
@@ -157,9 +158,7 @@ def _evaluated(graph: Graph, node: Node, given: Mapping[str, NDArray[Any]]) -> S
 def _path(graph: Graph, scope: Scope, name: str, holder: tuple[Scope, str]) -> list[Node]:
     """Return the operators from the stored tensor to a value by their first inputs, as a chain has them."""
     path: list[Node] = []
-    while graph.holder(scope, name) != holder:
-        node = graph.producer(scope, name)
-        assert node is not None
+    while graph.holder(scope, name) != holder and (node := graph.producer(scope, name)) is not None:
         path.append(node)
         scope, name = node.scope, node.proto.input[0]
     return path[::-1]
