@@ -16,8 +16,7 @@ from onnx import AttributeProto
 from sn_graph.errors import ModelError
 
 ONNX_DOMAINS = frozenset({"", "ai.onnx"})
-MOST_CALLS = 20_000
-"""Calls of local functions that a model may make, counted as a runtime counts them that inlines them all."""
+_FEW_CALLS, _MOST_CALLS, _CALLS_PER_NODE = 4096, 20_000, 16
 
 
 @dataclass(eq=False)
@@ -373,10 +372,12 @@ def _bound_calls(roots: Sequence[Scope], function: Callable[[Node], Scope | None
                 )
             open_[scope] = None
             waiting += dict.fromkeys(missing)
-    if counts[roots[0]] > MOST_CALLS:
+    # Each is followed, and runtimes inline each. No exporter makes more, nor more in proportion to the file's nodes.
+    most = min(_MOST_CALLS, max(_FEW_CALLS, _CALLS_PER_NODE * sum(1 for root in roots for _ in _nodes(root))))
+    if counts[roots[0]] > most:
         raise ModelError(
             f"the model's functions are called {min(counts[roots[0]], 10**15):.3g} times or more",
-            f"which is above the {MOST_CALLS:,} that sn-graph follows",
+            f"which is above the {most:,} that sn-graph follows",
             "inline them where it is exported",
         )
 
