@@ -89,14 +89,23 @@ def _reached(folded: Graph, node: Node, use: WeightUse, reader: Node | None) -> 
         maker = folded.producer(scope, name)
         if maker is None or maker.op_type != step.node.op_type:
             return name
-        while step.node.op_type == "Identity" and (inner := folded.producer(maker.scope, maker.proto.input[0])):
-            if inner.op_type != "Identity":
-                break
-            maker = inner  # one step stands for all that follow each other
+        if step.node.op_type == "Identity":
+            maker = _first_identity(folded, maker)
         if isinstance(read, Quantization) and step.node is read.node:
             return _behind_identities(folded, maker.scope, maker.proto.input[read.scale_input])
         scope, name = maker.scope, maker.proto.input[0]
     return name
+
+
+def _first_identity(folded: Graph, node: Node) -> Node:
+    """Return the first of the Identity nodes that lead to one: one step of a chain stands for all of them."""
+    seen = {node}
+    while (before := folded.producer(node.scope, node.proto.input[0])) is not None and before not in seen:
+        if before.op_type != "Identity" or not before.proto.input:
+            break
+        node = before
+        seen.add(node)
+    return node
 
 
 def _behind_identities(folded: Graph, scope: Scope, name: str) -> str:

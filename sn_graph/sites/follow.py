@@ -18,6 +18,7 @@ from sn_graph.sites.quantized import Quantization, Quantizer, read_quantization
 from sn_graph.sites.quantizers import is_quant, is_quantize, read_quant, read_quantizer
 from sn_graph.sites.site import WeightUse
 
+_MANY = 64  # operators of a chain, behind which an Identity more is not told apart
 _LONGEST = 256  # operators of a chain; each way to a consumer keeps them all
 _VALUE_BLIND = frozenset({"Shape", "Size"})  # what reads a tensor's shape does not read its elements
 
@@ -60,7 +61,7 @@ class Follower:
     def _onward(self, at: Reached[_Form], node: Node, index: int) -> _Form | None:
         """Return the form behind a chain operator."""
         form, resolved = at.state, self._resolve(node, at.calls)
-        if node.op_type == "Identity" and form.steps and form.steps[-1].node.op_type == "Identity":
+        if len(form.steps) >= _MANY and node.op_type == form.steps[-1].node.op_type == "Identity":
             return form if index == 0 and node.is_standard else None  # one step for all that follow each other
         if len(form.steps) >= _LONGEST:
             return _too_long(form, node)

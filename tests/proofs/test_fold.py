@@ -393,3 +393,15 @@ def test_a_copy_before_an_unnamed_body(tmp_path: Path) -> None:
     assert result.copies
     proof = save(result, tmp_path / "out.onnx")
     assert proof.verified == "run", proof.note
+
+
+def test_a_weight_behind_several_identities_that_splits_is_proved(tmp_path: Path) -> None:
+    nodes = [
+        node("Identity", ["w"], ["a"]),
+        node("Identity", ["a"], ["b"]),
+        node("Identity", ["b"], ["c"]),
+        node("MatMul", ["x", "c"], ["h"]),
+        node("Add", ["h", "w"], ["y"]),
+    ]
+    result = sn.fold(network(nodes, {"w": drawn(6, 6)}, {"x": (6, 6)}))
+    assert save(result, tmp_path / "folded.onnx").verified == "run"
