@@ -90,6 +90,9 @@ def test_an_output_over_an_input(tmp_path: Path) -> None:
     link.symlink_to(one)
     options.require_apart(other, plan=one, state=None)
     options.require_apart(one, plan=other, state=tmp_path / "nosuch")
+    other.write_text('{"state": "one"}')
+    with pytest.raises(UsageError, match="would overwrite the state that the plan names"):
+        options.require_apart(one, plan=other)
     for path in (one, link):
         with pytest.raises(UsageError, match="would overwrite the state that is read"):
             options.require_apart(one, plan=None, state=path)

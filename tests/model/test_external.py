@@ -123,6 +123,31 @@ def test_a_place_that_is_not_there_is_refused(folder: Path, entries: dict[str, s
         external_payload(tensor(**entries), folder / "m.onnx", {})
 
 
+@pytest.mark.parametrize("swapped", ["data", "sub"])
+def test_a_link_that_is_put_there_behind_the_check_is_not_followed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, swapped: str
+) -> None:
+    def swap(location: str, model_folder: Path, name: str) -> Path:
+        path = resolve_location(location, model_folder, name)
+        (folder.parent / "sub").mkdir()
+        (folder.parent / "sub" / "data").write_bytes(bytes(64))
+        (folder / swapped).rename(folder / "away")
+        (folder / swapped).symlink_to(f"../{'secret' if swapped == 'data' else 'sub'}")
+        return path
+
+    monkeypatch.setattr("sn_graph.model.external.resolve_location", swap)
+    location = "data" if swapped == "data" else "sub/data"
+    with pytest.raises(ModelError, match="outside the model's folder or behind a link"):
+        external_payload(tensor(location=location), folder / "m.onnx", {})
+
+
+def test_a_pipe_that_is_put_there_is_not_waited_for(folder: Path) -> None:
+    (folder / "data").unlink()
+    os.mkfifo(folder / "data")
+    with pytest.raises(ModelError, match="it is not an ordinary file"):
+        external_payload(tensor(location="data"), folder / "m.onnx", {})
+
+
 def test_a_location_that_is_no_text_is_refused(folder: Path) -> None:
     content = tensor(location="XY").SerializeToString().replace(b"XY", b"\xff\xfe")
     with pytest.raises(ModelError):

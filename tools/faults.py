@@ -1,0 +1,363 @@
+"""Faults: kills, full disks, closed folders, second writers and inputs that are cut off, on every command that writes.
+
+    python -m tools.faults                       # 500 kills, some minutes
+    python -m tools.faults --kills 20 --only kill full   # a taste
+    python -m tools.faults --models FOLDER       # on the models of a folder besides the two made here
+
+Each trial runs a command of `sn-graph` in a folder of its own, over an output that is there, and lets something go
+wrong. Then the output must load in onnx and be the old model or the new one, byte by byte of its tensors; every other
+file must be as it was; and once the command has run through, no file may be left that was not there before, but the
+output's own. Prints a table of verdicts, the first of each kind of violation, and ends with 1 where there is one.
+
+A kill comes at a random moment, or at the n-th call of os.replace, os.link, os.unlink, os.fsync or os.open: a wrapper
+in the process counts its calls, and sends SIGKILL to itself. A full disk is a limit on the size of files
+(RLIMIT_FSIZE).
+"""
+
+import argparse
+import hashlib
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from sn_graph.model import Model, Storage
+from tools.bench.common import markdown_table
+
+CALLS = ("replace", "link", "unlink", "fsync", "open")
+COMMANDS = {
+    "fold": ["fold", "{model}", "-o", "{out}", "--no-verify", "--sigma", "power"],
+    "fold, proved": ["fold", "{model}", "-o", "{out}"],
+    "fold, external": ["fold", "{model}", "-o", "{out}", "--no-verify", "--save-as-external-data"],
+    "insert": ["insert", "{model}", "-o", "{out}", "--no-verify"],
+    "strip": ["strip", "{inserted}", "-o", "{out}"],
+    "run fold": ["run", "fold", "{model}", "-o", "{out}", "--no-verify"],
+}
+START = "import sys; sys.argv[0] = 'sn-graph'; from sn_graph.cli import main; main()"
+KILL = """
+import os, signal
+real, left = os.{call}, [{turn}]
+def deadly(*arguments, **named):
+    left[0] -= 1
+    if left[0] < 0 and "sn_graph.model" in __import__("sys").modules:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(*arguments, **named)
+os.{call} = deadly
+"""
+CUT = """
+import os
+from sn_graph.model import Model
+opened = Model.open.__func__
+def cut_behind(cls, source):
+    model = opened(cls, source)
+    Model.open = classmethod(opened)
+    os.truncate({path!r}, {size})
+    return model
+Model.open = classmethod(cut_behind)
+"""
+PATIENCE = 120.0  # seconds for a command
+
+
+@dataclass
+class Verdicts:
+    """What came of the trials: counts by fault, command and verdict, and what was wrong."""
+
+    counts: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    wrong: list[str] = field(default_factory=list)
+
+    def add(self, fault: str, command: str, verdict: str, violation: str | None = None) -> None:
+        """Count a trial; a violation is kept in words."""
+        self.counts[fault, command, verdict if violation is None else "VIOLATION"] += 1
+        if violation is not None:
+            self.wrong.append(f"{fault}, {command}: {violation}")
+            print(self.wrong[-1], file=sys.stderr, flush=True)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder to try in: a model, the same inserted, an output that is there, and files that are somebody else's."""
+
+    folder: Path
+    model: Path
+    inserted: Path
+
+    @property
+    def out(self) -> Path:
+        """The output, which every trial writes anew."""
+        return self.folder / "out.onnx"
+
+    def arguments(self, command: str) -> list[str]:
+        """Return the arguments of a command here."""
+        return [part.format(model=self.model, inserted=self.inserted, out=self.out) for part in COMMANDS[command]]
+
+
+def make_model(path: Path, width: int, count: int, seed: int, storage: Storage) -> None:
+    """Write a chain of MatMuls with `count` weights [width, width]."""
+    rng = np.random.default_rng(seed)
+    weights = [numpy_helper.from_array(rng.standard_normal((width, width), np.float32), f"w{i}") for i in range(count)]
+    nodes = [helper.make_node("MatMul", [f"x{i}", f"w{i}"], [f"x{i + 1}"]) for i in range(count)]
+    ends = [helper.make_tensor_value_info(f"x{i}", TensorProto.FLOAT, [1, width]) for i in (0, count)]
+    graph = helper.make_graph(nodes, "chain", ends[:1], ends[1:], weights)
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    Model.open(proto).save(path, storage, sync=False)
+
+
+def places(root: Path, models: Path | None) -> Iterator[Place]:
+    """Yield a place for each model: one inline, one external, and those of a folder."""
+    sources: list[Storage | Path] = [Storage.INLINE, Storage.EXTERNAL]
+    sources += sorted(models.glob("**/*.onnx")) if models else ()
+    for number, source in enumerate(sources):
+        folder = root / str(number)
+        (folder / "in").mkdir(parents=True)
+        place = Place(folder / "o", folder / "in" / "model.onnx", folder / "in" / "inserted.onnx")
+        place.folder.mkdir()
+        if isinstance(source, Storage):
+            make_model(place.model, 384, 6, number, source)
+        else:
+            Model.open(source).save(place.model, sync=False)
+        done = run(["insert", str(place.model), "-o", str(place.inserted), "--no-verify", "--force"])
+        if done.returncode:
+            print(f"left out: {done.stderr.strip()}", file=sys.stderr)
+            continue
+        yield place
+
+
+def command_line(arguments: list[str], before: str = "") -> list[str]:
+    """Return the command of a process; `before` is Python that is run in it first."""
+    return [sys.executable, "-c", f"{before}\n{START}", *arguments]
+
+
+def run(arguments: list[str], before: str = "", limit: int | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a command, with files limited to `limit` bytes."""
+
+    def limited() -> None:
+        if limit is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    return subprocess.run(
+        command_line(arguments, before),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        timeout=PATIENCE,
+        preexec_fn=limited,
+    )
+
+
+def content(model: Path) -> str:
+    """Return the hash of a model and all its tensors. Raises whatever onnx does where it is torn."""
+    proto = onnx.load(model)
+    for tensor in proto.graph.initializer:
+        del tensor.external_data[:]  # where the data stand is another matter
+        tensor.ClearField("data_location")
+    return hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest()
+
+
+def old_output(place: Place) -> str:
+    """Put an output and somebody's files into an empty folder, and return the output's content."""
+    shutil.rmtree(place.folder)
+    place.folder.mkdir()
+    make_model(place.out, 64, 3, 9, Storage.EXTERNAL)
+    for name in ("thesis.docx", "other.data", "out.onnx.fedcba98.data"):
+        (place.folder / name).write_text(name)
+    return content(place.out)
+
+
+def violation(place: Place, allowed: set[str], before: dict[Path, str]) -> str | None:
+    """Return what is wrong with the output or with anybody else's file, None where nothing is."""
+    try:
+        there = content(place.out)
+    except Exception as error:
+        return f"the output is torn: {type(error).__name__}: {str(error)[:200]}"
+    if there not in allowed:
+        return "the output is neither the old model nor the new one"
+    for path, digest in before.items():
+        if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+            return f"{path.name} was lost or changed"
+    return None
+
+
+def strangers(place: Place) -> dict[Path, str]:
+    """Return the hashes of all files that no command may touch."""
+    own = {place.out, place.out.with_name("out.onnx.data")}
+    files = [*place.folder.iterdir(), *place.model.parent.iterdir()]
+    return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in files if path not in own}
+
+
+def leftovers(place: Place, kept: set[Path]) -> str | None:
+    """Return what is in the folder beside the output, its data file and what was there before."""
+    used = {place.out.with_name(entry.value) for entry in _locations(place.out)}
+    left = set(place.folder.iterdir()) - kept - used - {place.out}
+    return f"left behind: {', '.join(sorted(path.name for path in left))}" if left else None
+
+
+def _locations(model: Path) -> Iterator[onnx.StringStringEntryProto]:
+    for tensor in onnx.load(model, load_external_data=False).graph.initializer:
+        yield from (entry for entry in tensor.external_data if entry.key == "location")
+
+
+# The trials
+
+
+def expected(place: Place, command: str) -> tuple[str, float, Counter[str]]:
+    """Run a command undisturbed; return the new content, its seconds, and how often it makes each call."""
+    old_output(place)
+    counted = "; ".join(f"real_{call} = os.{call}" for call in CALLS)
+    report = place.folder.parent / "calls"
+    wrappers = "".join(
+        f"\ndef counting_{call}(*a, **n):\n    seen.append({call!r})\n    return real_{call}(*a, **n)\n"
+        f"os.{call} = counting_{call}"
+        for call in CALLS
+    )
+    before = f"import os, atexit; seen = []; {counted}{wrappers}\n" + (
+        f"atexit.register(lambda: open({str(report)!r}, 'w').write(' '.join(seen)))"
+    )
+    started = time.monotonic()
+    done = run(place.arguments(command), before)
+    if done.returncode:
+        raise RuntimeError(f"{command} of {place.model} ends with {done.returncode}: {done.stderr}")
+    return content(place.out), time.monotonic() - started, Counter(report.read_text().split())
+
+
+def after(place: Place, command: str, new: str, strange: dict[Path, str]) -> str | None:
+    """Run the command through; return what is wrong then."""
+    done = run(place.arguments(command))
+    if done.returncode:
+        return f"the next run ends with {done.returncode}: {done.stderr.strip()}"
+    return violation(place, {new}, strange) or leftovers(place, set(strange))
+
+
+def kill(place: Place, command: str, verdicts: Verdicts, rng: random.Random, trials: int) -> None:
+    """Kill a command at each call in turn, and at random moments."""
+    new, seconds, calls = expected(place, command)
+    points = [(call, turn) for call in CALLS for turn in range(calls[call])]
+    for number in range(trials):
+        old = old_output(place)
+        strange = strangers(place)
+        if number % 2 and points:
+            call, turn = points[rng.randrange(len(points))]
+            run(place.arguments(command), KILL.format(call=call, turn=turn))
+            fault = f"kill at os.{call}"
+        else:
+            with subprocess.Popen(
+                command_line(place.arguments(command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            ) as process:
+                time.sleep(rng.uniform(0.2, 1.0) * seconds)
+                process.send_signal(rng.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGHUP]))
+            fault = "kill at a random moment"
+        wrong = violation(place, {old, new}, strange)
+        verdict = "old" if wrong is None and content(place.out) == old else "new"
+        verdicts.add(fault, command, verdict, wrong or after(place, command, new, strange))
+
+
+def full(place: Place, command: str, verdicts: Verdicts, rng: random.Random, trials: int) -> None:
+    """Let the disk be full at some byte of the output."""
+    new, _, _ = expected(place, command)
+    largest = max(path.stat().st_size for path in place.folder.iterdir())
+    for _ in range(trials):
+        old = old_output(place)
+        strange = strangers(place)
+        done = run(place.arguments(command), limit=rng.randrange(1, largest))
+        wrong = violation(place, {old}, strange) or leftovers(place, {*strange, place.out.with_name("out.onnx.data")})
+        if wrong is None and (done.returncode != 4 or done.stderr.count("\n") != 1):
+            wrong = f"ends with {done.returncode}: {done.stderr}"
+        verdicts.add("disk full", command, "old, 4", wrong or after(place, command, new, strange))
+
+
+def closed(place: Place, command: str, verdicts: Verdicts, _rng: random.Random, _trials: int) -> None:
+    """Let the folder be read-only; root may write there all the same, and then nothing is shown."""
+    new, _, _ = expected(place, command)
+    old = old_output(place)
+    strange = strangers(place)
+    place.folder.chmod(0o500)
+    try:
+        done = run(place.arguments(command))
+    finally:
+        place.folder.chmod(0o700)
+    if done.returncode == 0 and os.geteuid() == 0:
+        verdicts.add("read-only folder", command, "not shown: root may write", violation(place, {new}, strange))
+        return
+    wrong = violation(place, {old}, strange)
+    verdicts.add("read-only folder", command, "old, 4", wrong or (None if done.returncode == 4 else done.stderr))
+
+
+def two(place: Place, command: str, verdicts: Verdicts, rng: random.Random, trials: int) -> None:
+    """Let two processes write one output at the same time."""
+    new, seconds, _ = expected(place, command)
+    for _ in range(max(1, trials // 2)):
+        old_output(place)
+        strange = strangers(place)
+        line = command_line(place.arguments(command))
+        first = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        time.sleep(rng.uniform(0.0, 0.2) * seconds)
+        second = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        said = [process.communicate()[1] for process in (first, second)]
+        wrong = violation(place, {new}, strange) or leftovers(place, set(strange))
+        if wrong is None and (first.returncode, second.returncode) != (0, 0):
+            wrong = f"they end with {first.returncode} and {second.returncode}: {said}"
+        verdicts.add("two writers", command, "new, one data file", wrong)
+
+
+def cut(place: Place, command: str, verdicts: Verdicts, rng: random.Random, trials: int) -> None:
+    """Cut the input off while it is read."""
+    new, _, _ = expected(place, command)
+    source = place.inserted if command == "strip" else place.model
+    data = next((source.with_name(entry.value) for entry in _locations(source)), source)
+    whole = data.read_bytes()
+    for _ in range(trials):
+        old = old_output(place)
+        strange = strangers(place)
+        size = rng.randrange(0, len(whole) // 2)
+        done = run(place.arguments(command), CUT.format(path=str(data), size=size))
+        data.write_bytes(whole)
+        wrong = violation(place, {old}, strange) or leftovers(place, {*strange, place.out.with_name("out.onnx.data")})
+        if wrong is None and (done.returncode != 4 or done.stderr.count("\n") != 1 or str(data) not in done.stderr):
+            wrong = f"ends with {done.returncode}: {done.stderr}"
+        verdicts.add("input cut off", command, "old, 4, named", wrong or after(place, command, new, strange))
+
+
+FAULTS = {"kill": kill, "full": full, "closed": closed, "two": two, "cut": cut}
+
+
+def main() -> None:
+    """Try what the command line asks for, print the verdicts, and end with 1 where one is a violation."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=500, help="of all commands together")
+    parser.add_argument("--trials", type=int, default=4, help="of each other fault, for each command and model")
+    parser.add_argument("--only", nargs="*", choices=FAULTS, default=[*FAULTS])
+    parser.add_argument("--commands", nargs="*", choices=COMMANDS, default=[*COMMANDS])
+    parser.add_argument("--models", type=Path, help="a folder of models to try besides")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folder", type=Path, help="where to work")
+    options = parser.parse_args()
+    verdicts, rng = Verdicts(), random.Random(options.seed)
+    with tempfile.TemporaryDirectory(dir=options.folder) as root:
+        tried = list(places(Path(root), options.models))
+        kills = -(-options.kills // (len(tried) * len(options.commands)))
+        for place in tried:
+            for command in options.commands:
+                for name in options.only:
+                    trials = kills if name == "kill" else options.trials
+                    FAULTS[name](place, command, verdicts, rng, trials)
+    rows = [(*key, str(count)) for key, count in sorted(verdicts.counts.items())]
+    print(markdown_table(("fault", "command", "verdict", "trials"), rows))
+    print(f"\n{sum(verdicts.counts.values())} trials, {len(verdicts.wrong)} violations")
+    sys.exit(1 if verdicts.wrong else 0)
+
+
+if __name__ == "__main__":
+    main()
