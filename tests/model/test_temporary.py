@@ -59,7 +59,9 @@ for call in ("link", "unlink", "replace", "fsync", "open", "chmod", "lstat"):
 def test_a_kill_at_any_call_leaves_a_whole_model_and_nothing_after_the_next_save(
     tmp_path: Path, storage: Storage
 ) -> None:
-    command = [sys.executable, "-c", KILLS, str(tmp_path), storage.value]
+    folder = tmp_path / "apart" / "alone"  # each save looks at what stands beside its folder and above
+    folder.mkdir(parents=True)
+    command = [sys.executable, "-c", KILLS, str(folder), storage.value]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     kills = {call: int(turns) for call, turns in map(str.split, done.stdout.splitlines())}
