@@ -123,8 +123,10 @@ def _inserted(entry: Entry) -> Inserted:
     state = entry.inner("state")
     layout = state.one_of("layout", ("packed", "per-weight"))
     packed = layout == "packed"
-    names = {key: state.name(key) if packed else None for key in ("input", "output", "sigma")}
-    if not packed:
+    sites = entry.list("sites")
+    named = packed and bool(sites)  # where every weight was left as it is, there is no state
+    names = {key: state.name(key) if named else None for key in ("input", "output", "sigma")}
+    if not named:
         state.require_none("input", "output", "sigma")
     found = Inserted(
         convention=entry.one_of("convention", ("keras", "torch", "torch-parametrization")),
@@ -133,7 +135,7 @@ def _inserted(entry: Entry) -> Inserted:
         clip=entry.flag("clip"),
         norm=entry.one_of("norm", ("matrix", "operator"), "matrix"),
         state=InsertedState(layout, state.one_of("mode", ("default", "required")), **names),
-        sites=tuple(_site(site, packed) for site in entry.list("sites")),
+        sites=tuple(_site(site, packed) for site in sites),
         model=entry.take("model", str),
         result=entry.take("result", str),
         original=entry.take("original", str),
