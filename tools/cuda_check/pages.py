@@ -12,6 +12,7 @@ from tools.cuda_check.record import Record
 
 PARITY, RUNTIME = "parity-cuda.md", "runtime-cuda.md"
 AIM = 1.10  # of inserted/bare at batch 16 with a CUDA graph
+REFERENCE = {"cuda": "the CPU", "cpu": "the CPU without graph optimizations"}
 Rows = Mapping[str, Mapping[str, Any]]
 
 MODELS = """\
@@ -51,7 +52,7 @@ def parity(record: Record, todo: Sequence[str], left: Sequence[str]) -> str:
     done = _done(rows)
     provider = record.header["provider"]
     lines = [
-        *_head(f"{provider.upper()} against the CPU", record, todo, left),
+        *_head(f"{provider.upper()} against {REFERENCE[provider]}", record, todo, left),
         f"- {sum(bool(row['ok']) for row in done.values())} of {len(done)} models agree within the tolerances of "
         "`sn-graph verify`, TF32 off, with every node of ours, and every operator in question, on the provider",
         f"- worst max|a−b| / max|b| of float32, TF32 off: {_worst(done, 'rel')}",

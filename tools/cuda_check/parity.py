@@ -30,7 +30,8 @@ def measure(case: Case, provider: str, seed: int) -> dict[str, Any]:
     """
     model = case.model()
     feeds = make_feeds(model, seed=seed, steps=case.steps)
-    reference = Side(model, f"{case.key} (cpu)", "cpu")
+    # The CPU itself is compared with the CPU without optimizations, so that there is something to compare.
+    reference = Side(model, f"{case.key} (cpu)", "cpu", optimize=provider != "cpu")
     tested = Side(model, f"{case.key} ({provider})", provider)
     placement = placed(tested, feeds[0])
     off = compare_sides(reference, tested, feeds)

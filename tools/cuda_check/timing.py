@@ -8,6 +8,7 @@ its inputs to the device, so it is also measured against a bare model that does 
 
 from __future__ import annotations
 
+import atexit
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator
@@ -86,7 +87,12 @@ def times(timing: Timing, provider: str, seconds: float) -> dict[str, Any]:
     return {"ok": True, "ways": rows, "rounds": len(taken["bare"])}
 
 
-_FOLDER = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+@cache
+def scratch() -> Path:
+    """Return a folder that is removed at the end of the process."""
+    folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+    atexit.register(folder.cleanup)
+    return Path(folder.name)
 
 
 @cache
@@ -105,7 +111,7 @@ def written(network: str, dtype: str, provider: str) -> dict[str, Path]:
     files = {}
     for way, proto in made.items():
         stem = f"{network}-{dtype}-{way}"
-        source, files[way] = Path(_FOLDER.name) / f"{stem}.source.onnx", Path(_FOLDER.name) / f"{stem}.onnx"
+        source, files[way] = scratch() / f"{stem}.source.onnx", scratch() / f"{stem}.onnx"
         onnx.save(proto, source)
         options = quiet_options()
         options.optimized_model_filepath = str(files[way])
