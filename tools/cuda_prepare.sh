@@ -81,8 +81,10 @@ install_wheels() { # FOLDER TARGET
 
 check() { # TARGET
     PYTHONPATH=$(cd "$1" && pwd):${PYTHONPATH:-} "$PYTHON" - "$1" <<'PYTHON'
+import contextlib
 import ctypes
 import importlib.util
+import io
 import re
 import sys
 from pathlib import Path
@@ -118,8 +120,11 @@ def loads(library):
 needs = "onnx numpy scipy typer rich safetensors threadpoolctl google.protobuf flatbuffers packaging".split()
 modules = [name for name in needs if not found(name)]
 print("sn-graph lacks " + (", ".join(modules) or "no Python package"))
-if hasattr(onnxruntime, "preload_dlls"):
-    onnxruntime.preload_dlls()  # CUDA's libraries from the nvidia-* packages or from PyTorch
+# CUDA's libraries from the nvidia-* packages, which PyTorch brings; onnxruntime looks for them beside itself only.
+with contextlib.redirect_stdout(io.StringIO()):
+    onnxruntime.preload_dlls()
+    for folder in sorted(folder for entry in sys.path for folder in Path(entry or ".").glob("nvidia/*/lib")):
+        onnxruntime.preload_dlls(directory=str(folder.resolve()))
 provider = where / "capi" / "libonnxruntime_providers_cuda.so"
 if not provider.exists():
     print("cuda_prepare: this onnxruntime has no CUDA provider", file=sys.stderr)

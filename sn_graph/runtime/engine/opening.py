@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -110,10 +111,17 @@ def _given(source: Path | bytes) -> str | bytes:
 
 
 def _preload_cuda(ort: ModuleType) -> None:
-    """Load the CUDA libraries that come as Python packages; onnxruntime >= 1.21 prints which it lacks."""
+    """Load the CUDA libraries that come as Python packages; onnxruntime >= 1.21 prints which it lacks.
+
+    It looks for them beside itself only: installed into a folder of its own, it does not find those of PyTorch.
+    """
+    if not hasattr(ort, "preload_dlls"):
+        return
     with contextlib.redirect_stdout(io.StringIO()):
-        if hasattr(ort, "preload_dlls"):
-            ort.preload_dlls()
+        ort.preload_dlls()
+        for entry in dict.fromkeys(sys.path):
+            for folder in sorted(Path(entry or ".").glob("nvidia/*/lib")):
+                ort.preload_dlls(directory=str(folder.resolve()))
 
 
 def _cannot_start(provider: str, why: str) -> EnvironmentUnavailable:

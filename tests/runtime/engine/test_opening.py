@@ -231,3 +231,27 @@ def test_profile_goes_where_it_is_told(op: Build, tmp_path: Path) -> None:
     session = open_session(op("MatMul", [1, 4], W).SerializeToString(), profile_prefix=tmp_path / "p")
     run_named(session, {"x": X})
     assert Path(session.end_profiling()).parent == tmp_path
+
+
+def test_cuda_libraries_of_another_folder_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, op: Build, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # onnxruntime looks for nvidia/…/lib beside itself; PyTorch's may stand elsewhere on the path.
+    real = ort.InferenceSession
+    fake_cuda(monkeypatch, lambda model, options, **_: real(model, options, providers=["CPUExecutionProvider"]))
+    for package in ("cu13", "cudnn"):
+        (tmp_path / "nvidia" / package / "lib").mkdir(parents=True)
+    monkeypatch.syspath_prepend(tmp_path)
+    preloaded: list[str | None] = []
+
+    def preload(directory: str | None = None) -> None:
+        preloaded.append(directory)
+        print("Failed to load libcublas.so.13")  # as onnxruntime does where it finds nothing
+
+    monkeypatch.setattr(ort, "preload_dlls", preload, raising=False)
+    with pytest.raises(EnvironmentUnavailable, match="put another in its place"):
+        open_session(op("MatMul", [1, 4], W).SerializeToString(), "cuda")
+    assert preloaded[0] is None
+    ours = [str((tmp_path / "nvidia" / package / "lib").resolve()) for package in ("cu13", "cudnn")]
+    assert [folder for folder in preloaded if folder in ours] == ours
+    assert capsys.readouterr().out == ""
