@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
 import sn_graph as sn
 from tests.support.builders import DTYPES, Weights, drawn, initializer, node, value
 from tools.cuda_check import kernels
+from tools.cuda_kernels import probe
+from tools.cuda_kernels.__main__ import rendered
+from tools.cuda_kernels.build import PROVIDER, build
 
 OLDEST, NEWEST = kernels.table()
 NEWEST_OPSET = {OLDEST: 23, NEWEST: 25}  # that the onnxruntime of this version runs
@@ -163,3 +172,57 @@ def test_the_two_tables_agree() -> None:
             # bfloat16 is in onnx's own schemas later than in onnxruntime's kernels.
             differing = {(op, int(since), one) for one in asked ^ declared if asked} - written_out
             assert all(one == "bfloat16" and int(since) < 13 for _, _, one in differing), differing
+
+
+# How the table is made
+
+
+def test_every_operator_that_is_asked_for_is_in_the_table() -> None:
+    for op in probe.OPERATORS:
+        known = {str(since) for since in probe.versions(op) if since in OPSETS or since < OPSETS.start}
+        assert set(kernels.table()[NEWEST][op]) == known, op
+        for since in probe.versions(op):
+            for one in probe.nodes(op, since):
+                proto = probe.model(one, max(7, since))
+                assert [node.op_type for node in proto.graph.node] == [op]
+
+
+def test_a_provider_that_does_not_start_takes_nothing() -> None:
+    (one, *_) = probe.nodes("Gemm", 13)
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        assert not probe.taken(probe.model(one, 13))
+
+
+def test_the_table_is_rendered_with_a_line_for_each_version() -> None:
+    text = kernels.TABLE.read_text(encoding="utf-8")
+    assert rendered(kernels.table()) == text
+    assert '"13": [ "T=float", "T=double", "T=float16", "T=bfloat16" ]' in text
+
+
+@pytest.mark.skipif(
+    any(shutil.which(tool) is None for tool in ("gcc", "nm", "readelf")), reason="needs gcc and binutils"
+)
+def test_a_library_that_wants_cuda_loads_over_the_pretended_one(tmp_path: Path) -> None:
+    def compiled(source: str, library: Path, *more: str) -> None:
+        library.with_suffix(".c").write_text(source, encoding="utf-8")
+        command = ["gcc", "-shared", "-fPIC", "-w", "-o", str(library), str(library.with_suffix(".c")), *more]
+        subprocess.run(command, check=True)
+
+    # What to link against, with symbol versions as CUDA's; the provider is then loaded over others of the same names.
+    real, wheel, fake = (tmp_path / name for name in ("real", "wheel", "fake"))
+    for folder in (real, (wheel / PROVIDER).parent, fake):
+        folder.mkdir(parents=True)
+    for library, name in (("libcudart.so.13", "cudaMalloc"), ("libcublas.so.13", "cublasCreate_v2")):
+        versions = real / f"{library}.map"
+        versions.write_text(f"{library} {{ global: *; }};", encoding="utf-8")
+        own = f"-Wl,-soname,{library}", f"-Wl,--version-script={versions}"
+        compiled(f"int {name}(void) {{ return 99; }}", real / library, *own)
+    compiled("int cuInit(void) { return 99; }", real / "libcuda.so.1", "-Wl,-soname,libcuda.so.1")
+    wants = "int cudaMalloc(); int cublasCreate_v2(); int cuInit(); int *p, *q;\n"
+    wants += "int works(void) { return cudaMalloc(&p, 8L) + cublasCreate_v2(&q) + cuInit() == 0 && p && q && *p == 0; }"
+    compiled(wants, wheel / PROVIDER, *map(str, real.glob("lib*.so.*[0-9]")), "-Wl,--no-as-needed", "-Wl,-z,now")
+    build(wheel, fake)
+    script = f"import ctypes; print(ctypes.CDLL({str(wheel / PROVIDER)!r}).works())"
+    environment = {**os.environ, "LD_LIBRARY_PATH": str(fake)}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "1\n"

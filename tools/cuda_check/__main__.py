@@ -79,7 +79,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--provider", choices=PROVIDERS, default="cuda", help="the provider under test")
     parser.add_argument("--output", type=Path, help="folder of the pages and of the record (docs/, for CUDA)")
     parser.add_argument("--models", type=Path, default=ROOT / "models", help="folder of .onnx files")
-    parser.add_argument("--seconds", type=float, default=0.0, help="begin no step after this time; 0: do all (default)")
+    parser.add_argument(
+        "--seconds", type=float, help="begin no step after this time; 0: do all (CUDA: 450; the CPU: 0)"
+    )
     parser.add_argument("--turns", type=float, default=1.5, help="seconds of turns for each timing, at least")
     parser.add_argument("--quick", action="store_true", help="a few models only, to try the tool")
     parser.add_argument("--seed", type=int, default=0, help="of the inputs")
@@ -88,6 +90,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         if options.provider != "cuda":
             parser.error("--output is needed: pages of the CPU do not belong in docs/")
         options.output = ROOT / "docs"
+    if options.seconds is None:
+        options.seconds = 450.0 if options.provider == "cuda" else 0.0
     return options
 
 
@@ -131,8 +135,8 @@ def planned(options: argparse.Namespace) -> list[Step]:
         *map(parity, first),
         *(Step(f"state: {case.name}", lambda case=case: state(case.model(), provider, seed)) for case in mine),  # type: ignore[misc]
         *(Step(f"graph: {case.name}", lambda case=case: captured(case.model(), provider, seed)) for case in mine),  # type: ignore[misc]
-        *costs(lambda batch: batch == 16),
         *map(parity, (case for case in plain if case not in first)),
+        *costs(lambda batch: batch == 16),
         *(Step(f"load: {name}", lambda make=make: loaded(make(), provider)) for name, make in loads(options, mine)),  # type: ignore[misc]
         *costs(lambda batch: batch != 16),
         *map(parity, (case for case in todo if case not in plain)),
