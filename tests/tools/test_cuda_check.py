@@ -96,6 +96,45 @@ def test_cut_off_it_leaves_valid_pages_and_goes_on(
     assert not list((ROOT / "docs").glob("*-cuda.md")), "pages of the CPU do not belong there"
 
 
+def test_the_pages_are_valid_after_every_step(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    way = {"ratio": 1.0, "least": 1.0, "ms": 1.0, "of its like": 1.0}
+    times = {"ok": True, "rounds": 5, "ways": dict.fromkeys(["bare", "folded", "inserted", "session"], way)}
+    steps = [
+        cuda_check.Step("providers", lambda: {"ok": True, "active": ["CPUExecutionProvider"]}),
+        cuda_check.Step("parity: m, inserted", lambda: parity.measure(case("inserted"), "cpu", 0)),
+        cuda_check.Step("state: m", lambda: stateful.state(inserted(), "cpu", 0)),
+        cuda_check.Step("graph: m", lambda: stateful.captured(inserted(), "cpu", 0)),
+        cuda_check.Step("load: m", lambda: stateful.loaded(inserted(), "cpu")),
+        cuda_check.Step("time: dcgan, float32, graph, 16", lambda: times),
+    ]
+    monkeypatch.setattr(cuda_check, "planned", lambda _: steps)
+    output, real, allowed = tmp_path / "pages", cuda_check.outcome, [0]
+
+    def cut(step: cuda_check.Step) -> dict[str, Any]:
+        allowed[0] -= 1
+        if allowed[0] < 0:
+            raise KeyboardInterrupt
+        return real(step)
+
+    monkeypatch.setattr(cuda_check, "outcome", cut)
+    shown = [
+        ("m | inserted | 10 | yes", 1),
+        ("| m | yes |", 2),
+        ("dcgan | float32 | yes | 16", 5),
+        ("dcgan, float32, graph: 1.00", 5),
+    ]
+    for done in range(1, len(steps)):
+        with pytest.raises(KeyboardInterrupt):
+            run(models, output)  # goes on where the last one was cut, for one step
+        allowed[0] = 1
+        text = "".join((output / page).read_text(encoding="utf-8") for page in (pages.PARITY, pages.RUNTIME))
+        assert text.count(f"- {done} of {len(steps)} steps are done; the next is {steps[done].key} (the same") == 2
+        assert all((words in text) == (done > since) for words, since in shown)
+    assert run(models, output) == 0
+    text = (output / pages.RUNTIME).read_text(encoding="utf-8")
+    assert all(words in text for words, since in shown if since == 5)
+
+
 def test_when_time_is_up_the_rest_is_left(
     models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,18 @@ from numpy.typing import NDArray
 
 from sn_graph.errors import EnvironmentUnavailable, ModelError
 from sn_graph.model import Model, temporary_folder, walk_tensors
-from sn_graph.runtime.engine.providers import CPU, CUDA, SILENT, Chain, import_onnxruntime, one_line, require_provider
+from sn_graph.runtime.engine.providers import (
+    CPU,
+    CUDA,
+    CUDA_GRAPH,
+    SILENT,
+    Chain,
+    captures_graph,
+    import_onnxruntime,
+    one_line,
+    require_provider,
+    without_graph,
+)
 from sn_graph.runtime.engine.values import to_ort_value
 
 if TYPE_CHECKING:
@@ -75,7 +86,7 @@ def open_on(source: Path | bytes, chain: Chain, options: SessionOptions, label: 
 
     Raises:
         EnvironmentUnavailable: A provider fails to start, or onnxruntime put another in its place.
-        ModelError: onnxruntime can't load the model.
+        ModelError: onnxruntime can't load the model, or can't capture the CUDA graph that was asked for.
     """
     ort = import_onnxruntime()
     model = _given(source)
@@ -87,6 +98,11 @@ def open_on(source: Path | bytes, chain: Chain, options: SessionOptions, label: 
     except Exception as error:  # onnxruntime's exceptions have no base of their own
         if set(names) != {CPU}:
             open_on(source, ((CPU, {}),), options, label)  # where the model is at fault, this says so
+            if captures_graph(chain):
+                open_on(source, without_graph(chain), options, label)  # where the provider is
+                raise ModelError(
+                    f"no CUDA graph can be captured of {label}", one_line(error), f"open it without {CUDA_GRAPH}"
+                ) from error
             raise _cannot_start(names[0], one_line(error)) from error
         raise ModelError(
             f"onnxruntime can't load {label}",

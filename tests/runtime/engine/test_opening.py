@@ -255,3 +255,26 @@ def test_cuda_libraries_of_another_folder_are_found(
     ours = [str((tmp_path / "nvidia" / package / "lib").resolve()) for package in ("cu13", "cudnn")]
     assert [folder for folder in preloaded if folder in ours] == ours
     assert capsys.readouterr().out == ""
+
+
+def test_a_model_that_can_not_be_captured_is_told_from_a_provider_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = ort.InferenceSession
+
+    class Cuda:
+        """A session on CUDA, which captures nothing."""
+
+        def __init__(self, model: bytes, options: Any, providers: list[Any], **_: Any) -> None:
+            if any("enable_cuda_graph" in own for _, own in providers):
+                raise RuntimeError("the model has control flow nodes")
+            self.real, self.providers = real(model, options), [name for name, _ in providers]
+
+        def get_providers(self) -> list[str]:
+            return self.providers
+
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(ort, "InferenceSession", Cuda)
+    capture = ("CUDAExecutionProvider", {"enable_cuda_graph": "1"})
+    with pytest.raises(
+        ModelError, match=r"no CUDA graph can be captured of .*: the model has control flow nodes; open it"
+    ):
+        StatefulSession(inserted(discriminator(weights())), [capture])
