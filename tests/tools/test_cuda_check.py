@@ -22,7 +22,7 @@ from tests.support.places import ROOT
 from tools.cuda_check import __main__ as cuda_check
 from tools.cuda_check import pages, parity, stateful, timing
 from tools.cuda_check.cases import FORMS, STEPS, Case, cases, sources
-from tools.cuda_check.record import NAME, Record
+from tools.cuda_check.record import NAME, Record, versions
 from tools.op_models import op_model, op_models
 
 WEIGHT = drawn(48, 24)
@@ -326,3 +326,13 @@ def test_a_record_of_something_else_is_begun_anew(tmp_path: Path) -> None:
     assert again.of("parity") == {"m": {"ok": True, "rel": "nan"}}
     assert Record(path, {**header, "sources": "b"}).resumed == 0
     assert [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] == [{**header, "sources": "b"}]
+
+
+@pytest.mark.skipif("CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="a GPU build")
+def test_versions_are_of_the_onnxruntime_that_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert versions().startswith(f"onnxruntime {onnxruntime.__version__}, onnx {onnx.__version__}, numpy")
+    from onnxruntime.capi import build_and_package_info as built
+
+    monkeypatch.setattr(built, "package_name", "onnxruntime-gpu")
+    monkeypatch.setattr(built, "cuda_version", "13.0", raising=False)
+    assert versions().startswith(f"onnxruntime-gpu {onnxruntime.__version__} for CUDA 13.0, ")

@@ -96,8 +96,13 @@ def gpu_name() -> str:
 
 
 def versions() -> str:
-    """Return the versions of what was run."""
-    wanted = ("onnxruntime-gpu", "onnxruntime", "onnx", "numpy", "nvidia-cudnn-cu13", "nvidia-cudnn-cu12")
+    """Return the versions of what was run; of onnxruntime that which is imported, if there are several."""
+    import onnxruntime
+    from onnxruntime.capi import build_and_package_info as built
+
+    cuda = getattr(built, "cuda_version", None)
+    parts = [f"{built.package_name} {onnxruntime.__version__}" + (f" for CUDA {cuda}" if cuda else "")]
     installed = {dist.name.lower(): dist.version for dist in importlib.metadata.distributions() if dist.name}
-    packages = [f"{name} {installed[name]}" for name in wanted if name in installed]
-    return ", ".join([*packages, f"Python {platform.python_version()}", platform.system()])
+    wanted = ("nvidia-cudnn-cu13", "nvidia-cudnn-cu12", "onnx", "numpy")
+    parts += [f"{name} {installed[name]}" for name in wanted if name in installed]
+    return ", ".join([*parts, f"Python {platform.python_version()}", platform.system()])
