@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import zlib
 from collections.abc import Callable, Collection
 from pathlib import Path
 from types import SimpleNamespace
@@ -45,15 +44,17 @@ class Work:
         self.indexed: list[onnx.ModelProto] = []
         metadata: Any = sys.modules["sn_graph.state.metadata"]
         finder = sys.modules["sn_graph.sites.find"]._Finder
-        json, stored, index, decompress = metadata.json, finder.stored, Graph.__init__, zlib.decompress
+        original: Any = sys.modules["sn_graph.rewrite.original"]
+        json, stored, index, unzipped = metadata.json, finder.stored, Graph.__init__, original._unzipped
 
         def loads(text: str, *more: Any) -> Any:
             self.parsed.append(text)
             return json.loads(text, *more)
 
-        def decompressing(*arguments: Any) -> bytes:
+        def unzipping(*arguments: Any) -> bytes:
             self.unpacked += 1
-            return decompress(*arguments)
+            content: bytes = unzipped(*arguments)
+            return content
 
         def storing(own: Any, wanted: Collection[str] | None = None) -> Any:
             self.searched.append(wanted)
@@ -64,7 +65,7 @@ class Work:
             index(own, model)
 
         monkeypatch.setattr(metadata, "json", SimpleNamespace(loads=loads, dumps=json.dumps))
-        monkeypatch.setattr(zlib, "decompress", decompressing)
+        monkeypatch.setattr(original, "_unzipped", unzipping)
         monkeypatch.setattr(finder, "stored", storing)
         monkeypatch.setattr(Graph, "__init__", indexing)
 
