@@ -17,7 +17,7 @@ import pytest
 from tests.support.places import ROOT
 
 ROOMS = (
-    *("model", "sites", "state", "plan", "norms", "passes", "report"),
+    *("model", "sites", "state", "recognise", "plan", "norms", "passes", "report"),
     *("rewrite", "rewrite.insertion"),
     *("frontends.keras", "frontends.torch", "proofs", "proofs.keras"),
     *("runtime", "runtime.engine", "runtime.parity", "runtime.session"),

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sn_graph.model import Model
-from sn_graph.norms.matrix import exact_triplet, require_finite_norm
+from sn_graph.norms.matrix import exact_triplet, recognised_sigma, require_finite_norm
 from sn_graph.norms.operator import Operators
 from sn_graph.norms.remarks import notes, readings
 from sn_graph.plan import Plan, PlannedSite, Target, record_of, with_progress
@@ -61,7 +61,10 @@ class _Inspector:
 
     def record(self, planned: PlannedSite) -> SiteRecord:
         target = planned.target
-        return record_of(planned) if target is None else self._measured(planned, target)
+        if target is not None:
+            return self._measured(planned, target)
+        sigma = None if planned.explanation is None else recognised_sigma(self.model, planned.explanation)
+        return replace(record_of(planned), sigma=sigma)
 
     def _measured(self, planned: PlannedSite, target: Target) -> SiteRecord:
         matrix = target.matrix(self.model)

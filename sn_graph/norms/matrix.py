@@ -7,7 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sn_graph.errors import ModelError, leave_out
+from sn_graph.model import Model
 from sn_graph.plan import Target
+from sn_graph.recognise import Evaluator, Explanation
 from sn_graph.spectral.linalg import count_nonfinite
 from sn_graph.spectral.matrix import SingularTriplet, leading_singular_triplet, norm_and_vector, spectral_norm
 
@@ -29,6 +31,15 @@ def exact_triplet(target: Target, matrix: NDArray[Any], u: NDArray[np.floating] 
     """Return σ and its two vectors, sooner from a `u` near one. Raises ModelError where a value is not finite."""
     require_finite(target, matrix)
     return leading_singular_triplet(matrix, u, target.view.side)
+
+
+def recognised_sigma(model: Model, found: Explanation) -> float | None:
+    """Return the exact norm of the matrix that a recognised chain takes; None where it takes none."""
+    if found.chain is None or found.view is None:
+        return None
+    tensor = found.chain.tensor
+    matrix = found.view.matrix(Evaluator(model).value(tensor.scope, tensor.name))
+    return spectral_norm(matrix) if np.isfinite(matrix).all() else None
 
 
 def require_finite_norm(target: Target, matrix: NDArray[Any], sigma: float) -> float:

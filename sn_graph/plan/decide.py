@@ -7,6 +7,7 @@ from dataclasses import replace
 from sn_graph.errors import UsageError
 from sn_graph.plan.patience import time_limit
 from sn_graph.plan.plan import PlannedSite
+from sn_graph.recognise import Explanation
 from sn_graph.sites import DEFAULT_OP_TYPES, QUANTIZED_OP_TYPES, WEIGHT_OP_TYPES, Convention, Site
 
 SECONDS = 2.0  # for the expressions and one name: Python's engine may take longer than the world stands
@@ -24,8 +25,13 @@ def check_op_types(op_types: Sequence[str]) -> None:
             )
 
 
-def decide(site: Site, convention: Convention, op_types: Sequence[str]) -> PlannedSite:
-    """Return what a site's own nature and `--op-type` say about it."""
+def decide(
+    site: Site, convention: Convention, op_types: Sequence[str], explanation: Explanation | None = None
+) -> PlannedSite:
+    """Return what a site's own nature and `--op-type` say about it; `explanation` is that of a computed weight."""
+    if explanation is not None:
+        why = f"computed in the graph: {explanation.why}" if explanation.why else "computed in the graph"
+        return PlannedSite(site, explanation.view, "skipped", why, site.uses, explanation=explanation)
     shape = site.shape or ()
     found = [(use, matrix) for use in site.uses if (matrix := use.matrix(shape, convention)) is not None]
     if not found or site.shape is None:

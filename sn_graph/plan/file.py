@@ -13,6 +13,7 @@ from sn_graph.model import Model, write_file
 from sn_graph.plan.convention import resolve_convention
 from sn_graph.plan.decide import decide, refuse_split_calls
 from sn_graph.plan.plan import NORMS, VERSION, Plan, PlannedSite
+from sn_graph.recognise import recognise
 from sn_graph.sites import Convention, MatrixView, find_sites
 
 
@@ -75,7 +76,8 @@ def _plan_from_json(content: Any, path: Path, model: Model, other: str | None) -
     _expect(isinstance(clip, bool), f"clip {clip!r} is not true or false")
     _expect(state is None or (isinstance(state, str) and "\0" not in state), f"state {state!r} is not a path")
     entries = _entries(_needed(content, "sites", "it"))
-    sites = [decide(site, convention, ()) for site in found]
+    known = recognise(model, found)
+    sites = [decide(site, convention, (), known.get(site.id)) for site in found]
     unknown = sorted(set(entries) - {planned.id for planned in sites})
     _expect(not unknown, f"the model has no weight {next(iter(unknown), '')!r}")
     return Plan(
@@ -107,14 +109,14 @@ def _entries(sites: Any) -> dict[str, Mapping[str, Any]]:
 def _apply_entry(planned: PlannedSite, entry: Mapping[str, Any] | None, own_view: bool) -> PlannedSite:
     site, name = planned.site, f"site {planned.id!r}"
     if entry is None:
-        return replace(planned, status="skipped", reason=site.refusal or "the plan leaves it out")
+        return replace(planned, status="skipped", reason=_refusal(planned) or "the plan leaves it out")
     for key, actual in (("weight", site.weight), ("scope", site.scope.id)):
         _expect(entry.get(key, actual) == actual, f"the {key} of {name} is {actual!r}, not {entry.get(key)!r}")
     status, reason = _needed(entry, "status", name), entry.get("reason")
     _expect(status in ("eligible", "skipped"), f"status {status!r} of {name} is neither 'eligible' nor 'skipped'")
     _expect(reason is None or isinstance(reason, str), f"the reason of {name} is not a string")
     if status == "skipped":
-        return replace(planned, status="skipped", reason=site.refusal or reason or "the plan skips it")
+        return replace(planned, status="skipped", reason=_refusal(planned) or reason or "the plan skips it")
     if site.refusal is not None or site.shape is None:
         return planned
     view = _view(entry, name)
@@ -130,6 +132,11 @@ def _apply_entry(planned: PlannedSite, entry: Mapping[str, Any] | None, own_view
         per_use=per_use,
     )
     return refuse_split_calls(chosen)
+
+
+def _refusal(planned: PlannedSite) -> str | None:
+    """Return why a site can't be normalized, whatever a plan says."""
+    return planned.reason if planned.explanation is not None else planned.site.refusal
 
 
 def _view(entry: Mapping[str, Any], name: str) -> MatrixView:

@@ -12,6 +12,7 @@ from sn_graph.plan.decide import check_op_types, decide, filter_names, only_op_t
 from sn_graph.plan.file import load_plan
 from sn_graph.plan.options import PathName
 from sn_graph.plan.plan import NORMS, Plan, PlannedSite
+from sn_graph.recognise import recognise
 from sn_graph.sites import Transfer, find_sites
 
 MOST_ITERATIONS = 200_000
@@ -44,7 +45,8 @@ def make_plan(
     sites = find_sites(model)
     chosen, reason = resolve_convention(convention, model, sites)
     check_op_types(op_types)
-    planned = (decide(site, chosen, op_types) for site in sites)
+    known = recognise(model, sites)
+    planned = (decide(site, chosen, op_types, known.get(site.id)) for site in sites)
     narrowed = tuple(filter_names(site, patterns(include), patterns(exclude)) for site in planned)
     return Plan(model.path.name if model.path else "", chosen, reason, narrowed)
 

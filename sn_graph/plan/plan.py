@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from sn_graph.model import Model
 from sn_graph.progress import Progress
+from sn_graph.recognise import Explanation
 from sn_graph.sites import Convention, MatrixView, Site, WeightUse
 
 Status = Literal["eligible", "skipped"]
@@ -29,6 +30,7 @@ class PlannedSite:
         uses: The weight inputs to normalize; the others keep the original.
         power_iterations: The site's own number, or None for the plan's.
         per_use: One iteration for each use, in graph order, each divided by its own σ.
+        explanation: What the arithmetic is that the graph computes the weight with; None where a tensor holds it.
     """
 
     site: Site
@@ -38,6 +40,7 @@ class PlannedSite:
     uses: tuple[WeightUse, ...]
     power_iterations: int | None = None
     per_use: bool = False
+    explanation: Explanation | None = None
 
     @property
     def id(self) -> str:

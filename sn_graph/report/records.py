@@ -35,6 +35,12 @@ class SiteRecord:
         hints: "zero", "rank 1" or "clustered", where `inspect` found it.
         notes: What a reader should know.
         readings: Every convention's matrix, where they don't have the same singular values.
+        form: What a weight is that the graph computes: see `recognise.Form`; None where a tensor holds it.
+        original: The tensor that a computed weight is made of.
+        sigma_graph: The σ that the graph divides by, before cap and gain.
+        gain, cap: g and c of g·W/σ, or of g·W/max(1, σ/c).
+        k: The power iterations that the graph makes.
+        u: The names of the vectors that are stored beside it.
     """
 
     id: str
@@ -58,10 +64,23 @@ class SiteRecord:
     hints: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     readings: tuple[Reading, ...] = ()
+    form: str | None = None
+    original: str | None = None
+    sigma_graph: float | None = None
+    gain: float | None = None
+    cap: float | None = None
+    k: int | None = None
+    u: tuple[str, ...] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Return the record with design's JSON words; `readings` and what only `inspect` finds where there are any."""
+        """Return the record with design's JSON words; `readings` and what only `inspect` finds where there are any.
+
+        What tells of a computed weight is there where it is one.
+        """
         record = asdict(self)
+        if self.form is None:
+            for name in ("original", "sigma_graph", "gain", "cap", "k", "u"):
+                del record[name]
         for name in ("readings", "sigma_power", "hints"):
             if not record[name] and record[name] != 0.0:
                 del record[name]

@@ -8,7 +8,7 @@ from sn_graph.sites.operators import DEFAULT_OP_TYPES, QUANTIZED_OP_TYPES, WEIGH
 from sn_graph.sites.quantized import Quantization
 from sn_graph.sites.site import Site, WeightUse
 from sn_graph.sites.transfer import Transfer
-from sn_graph.sites.views import Action, Convention, MatrixView, matrix_of
+from sn_graph.sites.views import Action, Convention, MatrixView, Side, matrix_of
 
 __all__ = [
     "DEFAULT_OP_TYPES",
@@ -20,6 +20,7 @@ __all__ = [
     "Layout",
     "MatrixView",
     "Quantization",
+    "Side",
     "Site",
     "Transfer",
     "WeightUse",

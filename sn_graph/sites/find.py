@@ -160,7 +160,10 @@ class _Finder:
             if stored is not None and not any(stored.tensor is site.tensor for site in sites):
                 yield stored
             elif reason is not None:
-                yield Site(owner.qualified(name), name, owner, dtype, shape, fitting, refusal=reason)
+                computed = self._constants.holds(owner, name)
+                yield Site(
+                    owner.qualified(name), name, owner, dtype, shape, fitting, refusal=reason, is_computed=computed
+                )
 
     def _why_computed(self, owner: Scope, name: str, uses: Iterable[WeightUse]) -> str | None:
         """Return why a value at a weight input can't be normalized; None where it does not come of constants."""

@@ -123,6 +123,7 @@ class Site:
     from_node: bool = False
     refusal: str | None = None
     notes: tuple[str, ...] = ()
+    is_computed: bool = False
 
     @property
     def consumers(self) -> tuple[str, ...]:

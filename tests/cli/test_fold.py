@@ -39,6 +39,7 @@ RECORD: dict[str, Any] = {
     "sigma_operator_upper": type(None),
     "sigma_used": (float, type(None)),
     "notes": list,
+    "form": str | None,
 }
 HEAD: dict[str, Any] = {
     "model": str,

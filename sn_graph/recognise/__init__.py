@@ -1,0 +1,15 @@
+"""Recognition: spectral norm that exporters left in a graph as arithmetic, told from everything else."""
+
+from sn_graph.recognise.evaluate import Evaluator, NotComputable
+from sn_graph.recognise.forms import Explanation, Form
+from sn_graph.recognise.recognise import recognise
+from sn_graph.recognise.trace import Value
+
+__all__ = [
+    "Evaluator",
+    "Explanation",
+    "Form",
+    "NotComputable",
+    "Value",
+    "recognise",
+]

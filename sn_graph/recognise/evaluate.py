@@ -1,0 +1,162 @@
+"""Evaluation: the values that a graph computes from constants alone, wide in float64 or in the graph's own types.
+
+Wide values tell what the arithmetic means, without the rounding of its steps; own values are what a runtime gives that
+rounds each step to its type, as for float16. Large tensors stay views of the file as long as operators only rearrange
+them, and products with them are taken by blocks of rows.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from sn_graph.errors import ModelError
+from sn_graph.model import Graph, Model, Node, Scope, constant_tensor
+from sn_graph.recognise.operations import OPERATIONS, REARRANGE, Array, narrow
+
+_LARGE = 1 << 16  # elements that are made float64 where they are used, not where they are read
+_KEPT = 1 << 20  # elements of values that are kept for the next one to ask
+
+Place = tuple[int, str]
+"""A value: the id() of the scope that defines it, and its name."""
+
+
+class NotComputable(Exception):
+    """A value that can't be computed from constants: it depends on an input, or on an unknown operator."""
+
+
+class Evaluator:
+    """Evaluates values of one model; what it has found it keeps.
+
+    Args:
+        model: The model.
+        wide: Whether floats are float64 throughout, Casts between floats included.
+        known: Values that are given, in place of what the graph computes.
+    """
+
+    def __init__(self, model: Model, *, wide: bool = True, known: Mapping[Place, Array] | None = None) -> None:
+        self._model = model
+        self._graph: Graph = model.graph
+        self._wide = wide
+        self._values: dict[Place, Array] = dict(known or {})
+        self._asked: set[Place] = set()
+
+    def value(self, scope: Scope, name: str) -> Array:
+        """Return a value that `scope` sees; read-only. Raises NotComputable."""
+        owner = self._graph.owner(scope, name)
+        if owner is None:
+            raise NotComputable(name)
+        place = (id(owner), name)
+        if place in self._values:
+            return self._values[place]
+        if place in self._asked:
+            raise NotComputable(f"{name} depends on itself")
+        self._asked.add(place)
+        try:
+            found = self._made(owner, name)
+        finally:
+            self._asked.discard(place)
+        if found.size <= _KEPT or not found.flags.owndata:
+            self._values[place] = found
+        return found
+
+    def _made(self, owner: Scope, name: str) -> Array:
+        node = owner.producers.get(name)
+        if node is None:
+            tensor = owner.initializers.get(name)
+            if tensor is None:
+                raise NotComputable(name)
+            return self._loaded(tensor)
+        if node.is_standard and node.op_type == "Constant":
+            return self._constant(node)
+        if node.subgraphs or not node.is_standard:
+            raise NotComputable(f"{node.op_type} is no operator that is computed here")
+        inputs = [self.value(node.scope, one) if one else None for one in node.proto.input]
+        outputs = self._run(node, inputs)
+        made = dict(zip(node.proto.output, outputs, strict=False))
+        if name not in made:
+            raise NotComputable(name)
+        return made[name]
+
+    def _run(self, node: Node, inputs: Sequence[Array | None]) -> Sequence[Array]:
+        operation = OPERATIONS.get(node.op_type)
+        try:
+            with np.errstate(all="ignore"):
+                if operation is None:
+                    return [self._typed(array) for array in self._by_reference(node, inputs)]
+                found = operation(node, self._widened(node, inputs))
+        except NotComputable:
+            raise
+        except Exception as error:  # whatever NumPy says of shapes that don't fit
+            raise NotComputable(f"{node.op_type}: {error}") from None
+        arrays = found if isinstance(found, tuple) else (found,)
+        if node.op_type == "Cast":
+            arrays = tuple(map(self._typed, arrays))
+        elif not self._wide:
+            arrays = tuple(narrow(array, inputs) for array in arrays)
+        return arrays
+
+    def _widened(self, node: Node, inputs: Sequence[Array | None]) -> list[Array | None]:
+        """Return what an operation computes with: float64 throughout, but for large tensors that it only moves."""
+        if not self._wide or node.op_type in REARRANGE:
+            return list(inputs)
+        return [None if array is None else self._typed(array) for array in inputs]
+
+    def _by_reference(self, node: Node, inputs: Sequence[Array | None]) -> Sequence[Array]:
+        """Return the outputs of an operator that is not among ours, by onnx's own evaluator."""
+        if any(array is not None and array.size > _KEPT for array in inputs):
+            raise NotComputable(f"{node.op_type} of a large tensor")
+        proto = onnx.NodeProto()
+        proto.CopyFrom(node.proto)
+        proto.output[:] = [output or f"unused{place}" for place, output in enumerate(node.proto.output)]
+        named = {name: array for name, array in zip(proto.input, inputs, strict=True) if array is not None}
+        given = [
+            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
+            for name, array in named.items()
+        ]
+        wanted = [helper.make_value_info(name, onnx.TypeProto()) for name in proto.output]
+        graph = helper.make_graph([proto], "one", given, wanted)
+        version = self._graph.opset() or 1
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", version)])
+        found: list[Array] = ReferenceEvaluator(model).run(None, named)  # type: ignore[assignment]
+        return found
+
+    def _loaded(self, tensor: onnx.TensorProto) -> Array:
+        try:
+            array = self._model.array(tensor)
+        except ModelError as error:
+            raise NotComputable(str(error)) from None
+        if array.dtype.kind == "f" and array.size > _LARGE:
+            return array
+        return self._typed(array)
+
+    def _typed(self, array: Array) -> Array:
+        wide = self._wide and _is_float(array) and array.dtype != np.float64
+        if wide and array.strides and not any(array.strides):  # one element, repeated
+            return np.broadcast_to(array.reshape(-1)[:1].astype(np.float64).reshape((1,) * array.ndim), array.shape)
+        return array.astype(np.float64) if wide else array
+
+    def _constant(self, node: Node) -> Array:
+        tensor = constant_tensor(node)
+        if tensor is not None:
+            return self._loaded(tensor)
+        for attribute in node.proto.attribute:
+            if attribute.name in ("value_float", "value_floats", "value_int", "value_ints") and not (
+                attribute.ref_attr_name
+            ):
+                dtype = np.float32 if "float" in attribute.name else np.int64
+                return self._typed(np.asarray(helper.get_attribute_value(attribute), dtype))
+        raise NotComputable("a Constant of another form")
+
+
+def _is_float(array: NDArray[Any]) -> bool:
+    return array.dtype.kind == "f" or array.dtype.name == "bfloat16"
+
+
+def tensor_of(array: Array, name: str) -> onnx.TensorProto:
+    """Return an array as a tensor of this name."""
+    return numpy_helper.from_array(np.ascontiguousarray(array), name)

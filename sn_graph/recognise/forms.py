@@ -1,0 +1,86 @@
+"""Forms: what the arithmetic in front of a weight input is, and how each form looks.
+
+    spectral-norm           W ─┬────────────────────────────── Div ─ Conv    σ = uᵀ M v, u and v stored: torch's hook
+                               └ Reshape ─ MatMul(·,v) ─ MatMul(u,·) ┘       and parametrization in eval
+    spectral-norm-train     the same from u (hook) or v (parametrization)    σ = ‖M v_k‖, k iterations from the stored
+                            with 2k × (MatMul ─ ReduceL2 ─ Clip ─ Div)       vector: exported in train mode
+    spectral-norm-iterated  the same from a row u [1, n], or from a buffer   BigGAN-PyTorch, `_bar` wrappers: they
+                            that is not torch's                              iterate in eval too
+    normalized-otherwise    W / d, d a number that depends on W and is no    σ₂ (mmgeneration), ‖conv‖ at one size
+                            estimate of its largest singular value           (DUE), √(‖W‖₁ ‖W‖∞)
+    weight-norm             g · V / ‖V‖, over all axes but one, or all       Salimans and Kingma, 1602.07868
+    computed                anything else                                    masks, low-rank updates, equalised learning
+                                                                             rates, W / ‖W‖_F
+
+Around σ: a soft cap, d = max(1, σ/c) (DUE, 2106.04015's code); a gain, γ·W/σ (σReparam, 2303.06296). Sources:
+torch/nn/utils/spectral_norm.py and parametrizations.py (2.13), ajbrock/BigGAN-PyTorch layers.py, Miyato et al., 2018,
+https://arxiv.org/abs/1802.05957.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from sn_graph.recognise.chains import Chain
+from sn_graph.recognise.divisors import Divisor
+from sn_graph.recognise.sigma import Estimate
+from sn_graph.recognise.trace import Value
+from sn_graph.sites import MatrixView
+
+
+class Form(StrEnum):
+    """What the arithmetic in front of a weight input is."""
+
+    SPECTRAL_NORM = "spectral-norm"
+    SPECTRAL_NORM_TRAIN = "spectral-norm-train"
+    SPECTRAL_NORM_ITERATED = "spectral-norm-iterated"
+    NORMALIZED_OTHERWISE = "normalized-otherwise"
+    WEIGHT_NORM = "weight-norm"
+    COMPUTED = "computed"
+    FOLDED_BY_EXPORTER = "folded-by-exporter"
+
+    @property
+    def is_spectral_norm(self) -> bool:
+        """Whether it divides by an estimate of the matrix's spectral norm."""
+        return self in (Form.SPECTRAL_NORM, Form.SPECTRAL_NORM_TRAIN, Form.SPECTRAL_NORM_ITERATED)
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """What the arithmetic in front of a weight input is.
+
+    Attributes:
+        form: What it is.
+        why: What it is, in words: behind "computed in the graph".
+        slot: The value that the weight input reads.
+        original: The stored tensor that it is made of; None where that is not one.
+        shape, dtype: Of what the weight input reads, where known.
+        chain, divisor, estimate: The spectral norm's parts, where it is one.
+        sigma_graph: The σ that the graph computes, before cap and gain.
+        gain, cap: g and c of g·W/σ, or g·W/max(1, σ/c).
+        k: The iterations that were baked in, or are run each time.
+        u: The names of the stored vectors.
+        turn: Which call of a layer that is called several times, each with iterations of its own, from 0.
+        notes: What a reader should know.
+    """
+
+    form: Form
+    why: str
+    slot: Value
+    original: Value | None = None
+    shape: tuple[int, ...] | None = None
+    dtype: str | None = None
+    chain: Chain | None = None
+    divisor: Divisor | None = None
+    estimate: Estimate | None = None
+    sigma_graph: float | None = None
+    gain: float | None = None
+    cap: float | None = None
+    k: int | None = None
+    u: tuple[str, ...] | None = None
+    turn: int = 0
+    notes: tuple[str, ...] = ()
+
+    @property
+    def view(self) -> MatrixView | None:
+        """The matrix that the chain takes of the tensor it divides."""
+        return None if self.estimate is None else self.estimate.view

@@ -1,0 +1,155 @@
+"""Tracing: what the arithmetic of a weight is made of, backwards from a value, without computing large tensors."""
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from sn_graph.model import Graph, Node, Scope
+from sn_graph.recognise.evaluate import Evaluator, NotComputable, Place
+from sn_graph.recognise.operations import Array
+
+
+class Value(NamedTuple):
+    """A value of a graph: the scope that defines it, and its name there."""
+
+    scope: Scope
+    name: str
+
+    @property
+    def place(self) -> Place:
+        """What evaluators know it by."""
+        return id(self.scope), self.name
+
+
+_SAME_SHAPE = frozenset({"Identity", "Cast", "CastLike", "Abs", "Clip", "Neg", "Sqrt", "Reciprocal", "Dropout"})
+_BROADCAST = frozenset({"Add", "Sub", "Mul", "Div", "Max", "Min", "Pow"})
+_LARGE = 1 << 16
+
+
+class Tracer:
+    """Looks backwards from values of one model.
+
+    Attributes:
+        graph: The index of the model.
+        evaluator: Evaluates its values, wide.
+    """
+
+    def __init__(self, graph: Graph, evaluator: Evaluator) -> None:
+        self.graph = graph
+        self.evaluator = evaluator
+        self._shapes: dict[Place, tuple[int, ...]] = {}
+        self._nodes: dict[Place, tuple[Node, ...]] = {}
+
+    def seen(self, scope: Scope, name: str) -> Value:
+        """Return the value that a scope sees under a name. Raises NotComputable where there is none."""
+        owner = self.graph.owner(scope, name)
+        if owner is None:
+            raise NotComputable(name)
+        return Value(owner, name)
+
+    def inputs(self, node: Node) -> list[Value]:
+        """Return what a node reads, but for inputs that are left out."""
+        return [self.seen(node.scope, name) for name in node.proto.input if name]
+
+    def array(self, value: Value) -> Array:
+        """Return a value's elements. Raises NotComputable."""
+        return self.evaluator.value(value.scope, value.name)
+
+    def producer(self, value: Value) -> Node | None:
+        """Return the node that makes a value; None of an initializer or input."""
+        return value.scope.producers.get(value.name)
+
+    def shape(self, value: Value) -> tuple[int, ...]:
+        """Return a value's shape. Raises NotComputable."""
+        if value.place not in self._shapes:
+            self._shapes[value.place] = self._shape(value)
+        return self._shapes[value.place]
+
+    def _shape(self, value: Value) -> tuple[int, ...]:
+        tensor = value.scope.initializers.get(value.name)
+        if tensor is not None:
+            return tuple(tensor.dims)
+        node = self.producer(value)
+        if node is None:
+            raise NotComputable(value.name)
+        if node.is_standard and node.op_type in _SAME_SHAPE:
+            return self.shape(self.inputs(node)[0])
+        if node.is_standard and node.op_type in _BROADCAST:
+            return tuple(np.broadcast_shapes(*map(self.shape, self.inputs(node))))
+        return tuple(self.array(value).shape)
+
+    def number(self, value: Value) -> float | None:
+        """Return the one number that a value is, or repeats; None where its elements differ."""
+        size, node = math.prod(self.shape(value)), self.producer(value)
+        if size == 0 or (size > _LARGE and (node is None or node.op_type != "Expand")):
+            return None
+        array = self.array(value)
+        if array.dtype.kind not in "fiu" and array.dtype.name != "bfloat16":
+            return None
+        first = float(array.reshape(-1)[0]) if size == 1 else float(array[(0,) * array.ndim])
+        repeated = size == 1 or not any(
+            stride for stride, length in zip(array.strides, array.shape, strict=True) if length > 1
+        )
+        return first if repeated or bool((array == array[(0,) * array.ndim]).all()) else None
+
+    def nodes(self, value: Value) -> tuple[Node, ...]:
+        """Return the nodes that a value is made by, the last first."""
+        if value.place not in self._nodes:
+            self._nodes[value.place] = tuple(self._behind(value))
+        return self._nodes[value.place]
+
+    def _behind(self, value: Value) -> Iterator[Node]:
+        waiting, seen = [value], {value.place}
+        while waiting:
+            node = self.producer(waiting.pop(0))
+            if node is None:
+                continue
+            yield node
+            for one in self.inputs(node):
+                if one.place not in seen:
+                    seen.add(one.place)
+                    waiting.append(one)
+
+    def leaves(self, value: Value) -> list[Value]:
+        """Return the initializers and Constants that a value is made of, each once."""
+        found: dict[Place, Value] = {}
+        start = [value] if self.producer(value) is None else []
+        for node in self.nodes(value):
+            start += [one for one in self.inputs(node) if self.producer(one) is None]
+            if node.is_standard and node.op_type == "Constant":
+                start.append(Value(node.scope, node.proto.output[0]))
+        for one in start:
+            found.setdefault(one.place, one)
+        return list(found.values())
+
+    def is_fixed(self, value: Value) -> bool:
+        """Say whether a value is a constant of its own, such as a gain: nothing in it is summed up, nor a matrix."""
+        return not any(map(_sums, self.nodes(value))) and not any(map(self._is_matrix, self._elements(value)))
+
+    def _elements(self, value: Value) -> Iterator[Value]:
+        """Yield the leaves whose elements go into a value, and not their shapes alone."""
+        waiting, seen = [value], {value.place}
+        while waiting:
+            one = waiting.pop()
+            node = self.producer(one)
+            if node is None or (node.is_standard and node.op_type == "Constant"):
+                yield one
+            elif node.op_type not in ("Shape", "Size"):
+                fresh = [each for each in self.inputs(node) if each.place not in seen]
+                seen.update(each.place for each in fresh)
+                waiting += fresh
+
+    def _is_matrix(self, value: Value) -> bool:
+        return sum(size > 1 for size in self.shape(value)) > 1
+
+
+def _sums(node: Node) -> bool:
+    return node.op_type in _SUMS
+
+
+_SUMS = frozenset(
+    {"MatMul", "Gemm", "Einsum", "Conv", "ConvTranspose", "LpNormalization"}
+    | {f"Reduce{kind}" for kind in ("L1", "L2", "Max", "Mean", "Min", "Sum", "SumSquare")}
+)
