@@ -3,6 +3,7 @@
 from sn_graph.passes.base import Pass, PassResult, load_pass, make_pass
 from sn_graph.passes.fold import Fold, FoldOptions
 from sn_graph.passes.insert import Insert, InsertOptions, InsertResult, Scale
+from sn_graph.passes.lift import Lift, LiftedSigma, LiftOptions, LiftResult
 from sn_graph.passes.strip import Strip
 
 __all__ = [
@@ -11,6 +12,10 @@ __all__ = [
     "Insert",
     "InsertOptions",
     "InsertResult",
+    "Lift",
+    "LiftOptions",
+    "LiftResult",
+    "LiftedSigma",
     "Pass",
     "PassResult",
     "Scale",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sn_graph.version import __version__
 
 if TYPE_CHECKING:
-    from sn_graph.api import apply, fold, insert, inspect, strip
+    from sn_graph.api import apply, fold, insert, inspect, lift, strip
     from sn_graph.errors import EnvironmentUnavailable, ModelError, SnGraphError, UsageError, VerificationFailed
     from sn_graph.model import Model
     from sn_graph.plan import Plan, load_plan, make_plan, save_plan
@@ -33,6 +33,7 @@ _HOMES = {
     "fold": "sn_graph.api",
     "insert": "sn_graph.api",
     "inspect": "sn_graph.api",
+    "lift": "sn_graph.api",
     "load_plan": "sn_graph.plan",
     "make_plan": "sn_graph.plan",
     "save_plan": "sn_graph.plan",
@@ -55,6 +56,7 @@ __all__ = [
     "fold",
     "insert",
     "inspect",
+    "lift",
     "load_plan",
     "make_plan",
     "save_plan",

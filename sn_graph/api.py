@@ -13,8 +13,22 @@ from sn_graph.errors import ModelError, UsageError
 from sn_graph.model import Model
 from sn_graph.norms import SigmaMethod, plan_state
 from sn_graph.norms import inspect as measure_norms
-from sn_graph.passes import Fold, FoldOptions, Insert, InsertOptions, InsertResult, PassResult, Scale, Strip, make_pass
-from sn_graph.plan import Plan, PlanOptions, build_plan, record_of
+from sn_graph.passes import (
+    Fold,
+    FoldOptions,
+    Insert,
+    InsertOptions,
+    InsertResult,
+    Lift,
+    LiftedSigma,
+    LiftOptions,
+    LiftResult,
+    PassResult,
+    Scale,
+    Strip,
+    make_pass,
+)
+from sn_graph.plan import Plan, PlanOptions, build_plan, record_of, require_whole
 from sn_graph.progress import Progress, silent
 from sn_graph.report import Report
 from sn_graph.rewrite import insertion_plan, restore
@@ -95,6 +109,7 @@ def fold(
     *,
     sigma: str = "exact",
     seed: int = 0,
+    force: bool = False,
     progress: Progress = silent,
     **options: Unpack[PlanOptions],
 ) -> PassResult:
@@ -108,6 +123,7 @@ def fold(
         sigma: "exact" (relative error at most 1e-6), "power" for the frameworks' estimate, or "upper" for a proven
             upper bound, so that the weights as stored have a norm of at most `bound` for certain.
         seed: Of the estimate's random u, where no `state` is given.
+        force: Fold the plain weights of a model that holds spectral norm as arithmetic, which `lift` is for.
         progress: Told the elements measured.
         **options: Which weights, which norm, which bound: see `PlanOptions`.
 
@@ -131,7 +147,8 @@ def fold(
         raise UsageError(f"no estimator '{sigma}'", do=f"choose one of {', '.join(SigmaMethod)}") from None
     opened = Opened.of(source)
     if opened.inserted is None:
-        return Fold(FoldOptions(method, seed))(opened.model, build_plan(opened.model, **options), progress)
+        made = require_whole(build_plan(opened.model, **options), opened.model, options, force=force)
+        return Fold(FoldOptions(method, seed))(opened.model, made, progress)
     chosen = options.copy()
     if not chosen.get("plan"):
         chosen["plan"] = insertion_plan(opened.model, opened.inserted)
@@ -164,6 +181,7 @@ def insert(
     state_layout: str = "packed",
     state_mode: str = "default",
     scale: str = "input",
+    force: bool = False,
     progress: Progress = silent,
     **options: Unpack[PlanOptions],
 ) -> InsertResult:
@@ -180,6 +198,7 @@ def insert(
         state_layout: "packed", or "per-weight" for inputs and outputs of each weight's own.
         state_mode: "default" gives the input a default, so that old clients still run; "required" does not.
         scale: "input" divides what the nodes read by σ; "weight" the weights.
+        force: Insert for the plain weights of a model that holds spectral norm as arithmetic, which `lift` is for.
         progress: Told the elements measured.
         **options: Which weights, which norm, which bound: see `PlanOptions`. With norm "operator" u has the shape of
             the consumer's output at its static input size.
@@ -210,8 +229,49 @@ def insert(
     except ValueError as error:
         raise UsageError(str(error), do="see insert --help for what there is") from None
     model = Model.open(source)
-    result = Insert(chosen)(model, build_plan(model, **options), progress)
+    plan = require_whole(build_plan(model, **options), model, options, force=force)
+    result = Insert(chosen)(model, plan, progress)
     assert isinstance(result, InsertResult), "what Insert.apply returns"
+    return result
+
+
+def lift(
+    source: Source,
+    *,
+    sigma: str = "graph",
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    progress: Progress = silent,
+) -> LiftResult:
+    """Store the weights that exporters left normalized in the graph, and take the arithmetic out.
+
+    Spectral norm is recognised by structure and by number: PyTorch's hook and parametrization, in eval and in train
+    mode, and the classes of public projects, with caps and gains; weight normalization too. What is normalized or
+    computed otherwise stays as it was, and so does every plain layer.
+
+    Args:
+        source: A path, a ModelProto or a Model; none of them is changed.
+        sigma: "graph" for the σ that the export computes, so that the outputs stay; "exact" for the norm itself.
+        include, exclude: Regular expressions, searched in the weights' names: the framework's, and the file's.
+        progress: Told the weights lifted.
+
+    Returns:
+        The result: `save(path)`, `to_proto()`, and `sites`, one record a weight.
+
+    Raises:
+        ModelError: The model can't be read, or a weight can't be evaluated.
+        UsageError: An argument is not valid.
+
+    >>> lift("models/keras_dcgan_discriminator.onnx").sites[0].reason
+    'stored as it is, with nothing to lift'
+    """
+    try:
+        chosen = LiftOptions(LiftedSigma(sigma), tuple(include), tuple(exclude))
+    except ValueError:
+        raise UsageError(f"lift has no σ '{sigma}'", do=f"choose one of {', '.join(LiftedSigma)}") from None
+    model = Model.open(source)
+    result = Lift(chosen)(model, build_plan(model), progress)
+    assert isinstance(result, LiftResult), "what Lift.apply returns"
     return result
 
 
@@ -306,4 +366,5 @@ def apply(
         if given:
             raise UsageError(f"pass '{name}' follows no plan", do=f"leave {', '.join(given)} out")
         return chosen(model)
-    return chosen(model, build_plan(model, **options), progress)
+    plan = build_plan(model, **options)
+    return chosen(model, plan if name == "lift" else require_whole(plan, model, options), progress)

@@ -19,7 +19,7 @@ from sn_graph.errors import EnvironmentUnavailable, SnGraphError, UsageError
 from sn_graph.model import files_put_in_place
 from sn_graph.version import __version__
 
-_COMMANDS = ("inspect", "fold", "insert", "strip", "verify", "export_keras", "run", "doctor")
+_COMMANDS = ("inspect", "fold", "insert", "lift", "strip", "verify", "export_keras", "run", "doctor")
 _INTERNAL = 70  # EX_SOFTWARE of sysexits.h: a fault of sn-graph itself
 
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stderr.")]

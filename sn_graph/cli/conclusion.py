@@ -13,7 +13,7 @@ from sn_graph.passes import PassResult
 if TYPE_CHECKING:
     from sn_graph.proofs import Proof
 
-_COUNTED = ("folded", "inserted", "eligible", "unchanged", "skipped")
+_COUNTED = ("folded", "inserted", "lifted", "eligible", "unchanged", "skipped")
 _CHECKED = {"run": "verified by running it", "structure": "verified by structure", "no": "not verified"}
 
 

@@ -54,7 +54,7 @@ def fold(
     require_writable(output)
     with settings.progress() as progress:
         options = normalization.plan_options(estimate)
-        result = api.fold(model, sigma=sigma, seed=estimate.seed, progress=progress, **options)
+        result = api.fold(model, sigma=sigma, seed=estimate.seed, force=force, progress=progress, **options)
         require_work(model, result, force)
         proof = proofs.save(
             result,

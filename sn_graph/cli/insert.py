@@ -81,6 +81,7 @@ def insert(
             state_layout=state_layout,
             state_mode=state_mode,
             scale=scale,
+            force=force,
             progress=progress,
             **normalization.plan_options(estimate),
         )

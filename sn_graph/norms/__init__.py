@@ -2,7 +2,7 @@
 
 from sn_graph.norms.divisor import Divider, Divisors, SigmaMethod, require_divisor
 from sn_graph.norms.inspect import inspect
-from sn_graph.norms.matrix import exact_sigma, require_finite
+from sn_graph.norms.matrix import exact_sigma, recognised_sigma, require_finite
 from sn_graph.norms.operator import MADE_ZERO, Enclosure, Operators
 from sn_graph.norms.remarks import KERAS_FLOOR, notes, readings
 from sn_graph.norms.start import Start, Starter, plan_state
@@ -22,6 +22,7 @@ __all__ = [
     "notes",
     "plan_state",
     "readings",
+    "recognised_sigma",
     "require_divisor",
     "require_finite",
 ]

@@ -1,12 +1,13 @@
 """Plans: what is decided about each weight of a model, made from options or read from a file."""
 
 from sn_graph.plan.convention import choose_convention
-from sn_graph.plan.decide import decide
+from sn_graph.plan.decide import decide, matches
 from sn_graph.plan.file import load_plan, save_plan
 from sn_graph.plan.make import build_plan, make_plan, narrow_plan, rebind
 from sn_graph.plan.options import PlanOptions
 from sn_graph.plan.plan import Plan, PlannedSite, Status, Target, with_progress
 from sn_graph.plan.record import record_of
+from sn_graph.plan.whole import require_whole
 
 __all__ = [
     "Plan",
@@ -19,9 +20,11 @@ __all__ = [
     "decide",
     "load_plan",
     "make_plan",
+    "matches",
     "narrow_plan",
     "rebind",
     "record_of",
+    "require_whole",
     "save_plan",
     "with_progress",
 ]

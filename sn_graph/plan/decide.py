@@ -108,3 +108,8 @@ def filter_names(
     if hit is not None:
         return replace(planned, status="skipped", reason=f"left out by --exclude '{hit.pattern}'")
     return planned
+
+
+def matches(expressions: Sequence[str], names: Sequence[str]) -> bool:
+    """Say whether one of some regular expressions is found in one of some names. Raises UsageError."""
+    return any(pattern.search(name) for pattern in patterns(expressions) for name in names)

@@ -8,10 +8,11 @@ import onnx
 
 from sn_graph.errors import UsageError, VerificationFailed
 from sn_graph.model import Model, Storage
-from sn_graph.passes import InsertResult, PassResult
+from sn_graph.passes import InsertResult, LiftResult, PassResult
 from sn_graph.progress import Progress, silent
 from sn_graph.proofs.fold import prove_fold
 from sn_graph.proofs.insert import prove_insertion
+from sn_graph.proofs.lift import prove_lift
 from sn_graph.proofs.proof import Proof, Terms, save_proven
 from sn_graph.proofs.sameness import first_difference
 from sn_graph.proofs.strip import prove_strip
@@ -68,6 +69,8 @@ def prove(result: PassResult, written: Path, terms: Terms) -> Proof:
             "because apply changed the model in place",
             "call the pass itself, which keeps the source",
         )
+    if isinstance(result, LiftResult):
+        return prove_lift(result, source, written, terms)
     if isinstance(result, InsertResult):
         return prove_insertion(result, source, written, terms)
     if result.name == "strip":

@@ -2,14 +2,19 @@
 
 from sn_graph.recognise.evaluate import Evaluator, NotComputable
 from sn_graph.recognise.forms import Explanation, Form
+from sn_graph.recognise.names import framework_name
 from sn_graph.recognise.recognise import recognise
+from sn_graph.recognise.results import Multiple, result_of
 from sn_graph.recognise.trace import Value
 
 __all__ = [
     "Evaluator",
     "Explanation",
     "Form",
+    "Multiple",
     "NotComputable",
     "Value",
+    "framework_name",
     "recognise",
+    "result_of",
 ]

@@ -21,8 +21,8 @@ from sn_graph.recognise.operations import OPERATIONS, REARRANGE, Array, narrow
 _LARGE = 1 << 16  # elements that are made float64 where they are used, not where they are read
 _KEPT = 1 << 20  # elements of values that are kept for the next one to ask
 
-Place = tuple[int, str]
-"""A value: the id() of the scope that defines it, and its name."""
+Place = tuple[str, str]
+"""A value: the id of the scope that defines it, and its name there; the same in a copy of the model."""
 
 
 class NotComputable(Exception):
@@ -41,16 +41,17 @@ class Evaluator:
     def __init__(self, model: Model, *, wide: bool = True, known: Mapping[Place, Array] | None = None) -> None:
         self._model = model
         self._graph: Graph = model.graph
+        self._scopes = {scope.id: scope for scope in self._graph.scopes}
         self._wide = wide
         self._values: dict[Place, Array] = dict(known or {})
         self._asked: set[Place] = set()
 
     def value(self, scope: Scope, name: str) -> Array:
-        """Return a value that `scope` sees; read-only. Raises NotComputable."""
-        owner = self._graph.owner(scope, name)
+        """Return a value that `scope`, of this model or a copy of it, sees; read-only. Raises NotComputable."""
+        owner = self._graph.owner(self._scopes[scope.id], name)
         if owner is None:
             raise NotComputable(name)
-        place = (id(owner), name)
+        place = (owner.id, name)
         if place in self._values:
             return self._values[place]
         if place in self._asked:

@@ -55,11 +55,13 @@ class Explanation:
         original: The stored tensor that it is made of; None where that is not one.
         shape, dtype: Of what the weight input reads, where known.
         chain, divisor, estimate: The spectral norm's parts, where it is one.
+        tensor_shape: The shape of what the chain divides.
         sigma_graph: The σ that the graph computes, before cap and gain.
         gain, cap: g and c of g·W/σ, or g·W/max(1, σ/c).
         k: The iterations that were baked in, or are run each time.
         u: The names of the stored vectors.
         turn: Which call of a layer that is called several times, each with iterations of its own, from 0.
+        parts: The explanations of what is joined, where gates are; else its own alone.
         notes: What a reader should know.
     """
 
@@ -72,12 +74,14 @@ class Explanation:
     chain: Chain | None = None
     divisor: Divisor | None = None
     estimate: Estimate | None = None
+    tensor_shape: tuple[int, ...] | None = None
     sigma_graph: float | None = None
     gain: float | None = None
     cap: float | None = None
     k: int | None = None
     u: tuple[str, ...] | None = None
     turn: int = 0
+    parts: "tuple[Explanation, ...]" = ()
     notes: tuple[str, ...] = ()
 
     @property

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
+from onnx import helper
 
 from sn_graph.model import Model
 from sn_graph.recognise.chains import Chain, chains
@@ -13,7 +14,7 @@ from sn_graph.recognise.forms import Explanation, Form
 from sn_graph.recognise.matrices import operands, transposed
 from sn_graph.recognise.operations import Array
 from sn_graph.recognise.sigma import Estimate, Matcher, Stored, is_leading
-from sn_graph.recognise.trace import Tracer, Value
+from sn_graph.recognise.trace import Tracer, Value, element_type
 from sn_graph.recognise.weight_norm import normalized_weight
 from sn_graph.sites import Site
 
@@ -64,7 +65,8 @@ class _Recogniser:
         slot = Value(site.scope, site.weight)
         unknown = Explanation(Form.COMPUTED, "", slot, shape=site.shape, dtype=site.dtype)
         try:
-            unknown = replace(unknown, shape=tracer.shape(slot))
+            dtype = helper.tensor_dtype_to_np_dtype(element_type(tracer, slot)).name
+            unknown = replace(unknown, shape=tracer.shape(slot), dtype=dtype)
             candidates = chains(tracer, slot)
             found = [self._normalized(tracer, chain) or self._otherwise(tracer, chain) for chain in candidates]
             if found and all(found):
@@ -85,7 +87,8 @@ class _Recogniser:
         notes = worst.notes
         if len(found) > 1:
             notes = (*notes, f"joined of {len(found)} weights, each with its own norm; σ is that of the first")
-        return replace(worst, slot=unknown.slot, shape=unknown.shape, dtype=unknown.dtype, notes=notes)
+        parts = tuple(found)
+        return replace(worst, slot=unknown.slot, shape=unknown.shape, dtype=unknown.dtype, notes=notes, parts=parts)
 
     def _normalized(self, tracer: Tracer, chain: Chain) -> Explanation | None:
         """Explain a chain by an estimate of the norm of a matrix of its tensor; None where there is none."""
@@ -125,6 +128,7 @@ class _Recogniser:
             chain=chain,
             divisor=divisor,
             estimate=estimate,
+            tensor_shape=tuple(tensor.shape),
             sigma_graph=estimate.sigma,
             gain=_plain(gain * chain.gain),
             cap=cap,

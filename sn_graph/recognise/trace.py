@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
+from onnx import TensorProto
 
 from sn_graph.model import Graph, Node, Scope
 from sn_graph.recognise.evaluate import Evaluator, NotComputable, Place
@@ -20,7 +21,7 @@ class Value(NamedTuple):
     @property
     def place(self) -> Place:
         """What evaluators know it by."""
-        return id(self.scope), self.name
+        return self.scope.id, self.name
 
 
 _SAME_SHAPE = frozenset({"Identity", "Cast", "CastLike", "Abs", "Clip", "Neg", "Sqrt", "Reciprocal", "Dropout"})
@@ -153,3 +154,20 @@ _SUMS = frozenset(
     {"MatMul", "Gemm", "Einsum", "Conv", "ConvTranspose", "LpNormalization"}
     | {f"Reduce{kind}" for kind in ("L1", "L2", "Max", "Mean", "Min", "Sum", "SumSquare")}
 )
+
+
+def element_type(tracer: Tracer, value: Value) -> int:
+    """Return ONNX's code of a value's element type. Raises NotComputable."""
+    tensor = tracer.graph.constant(*value)
+    if tensor is not None:
+        return tensor.data_type
+    node = tracer.producer(value)
+    if node is None:
+        raise NotComputable(value.name)
+    if node.op_type == "Cast":
+        to = node.attribute("to")
+        return TensorProto.DataType.Value(to.decode()) if isinstance(to, bytes) else int(to)
+    inputs = tracer.inputs(node)
+    if not inputs:
+        return int(TensorProto.FLOAT)
+    return element_type(tracer, inputs[1 if node.op_type == "CastLike" else 0])

@@ -7,6 +7,7 @@ from sn_graph.rewrite.hoist import Hoist
 from sn_graph.rewrite.original import pack_original, restore
 from sn_graph.rewrite.rewire import Copy, Rewiring
 from sn_graph.rewrite.scale import Rescaled, Scaling
+from sn_graph.rewrite.settle import Settled, Settling
 
 __all__ = [
     "Copy",
@@ -16,6 +17,8 @@ __all__ = [
     "Rescaled",
     "Rewiring",
     "Scaling",
+    "Settled",
+    "Settling",
     "bake",
     "insertion_plan",
     "pack_original",

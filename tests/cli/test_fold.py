@@ -41,6 +41,7 @@ RECORD: dict[str, Any] = {
     "notes": list,
     "form": str | None,
 }
+COMPUTED = {"original", "sigma_graph", "gain", "cap", "k", "u"}  # of weights that the graph computes
 HEAD: dict[str, Any] = {
     "model": str,
     "output": (str, type(None)),
@@ -57,7 +58,7 @@ def check_types(content: dict[str, object]) -> None:
     assert all(isinstance(content[key], kind) for key, kind in HEAD.items())
     assert isinstance(content["sites"], list)
     for site in content["sites"]:
-        assert site.keys() - {"readings", "sigma_power", "hints"} == RECORD.keys()
+        assert site.keys() - {"readings", "sigma_power", "hints"} - COMPUTED == RECORD.keys()
         assert all(isinstance(site[key], kind) for key, kind in RECORD.items()), site
         for reading in site.get("readings", []):
             assert reading.keys() == {"convention", "matrix", "sigma"}

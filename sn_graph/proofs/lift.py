@@ -1,0 +1,184 @@
+"""Proving a lifted model before it takes its place.
+
+Structure: every node and tensor of the written file is the source's, but for the arithmetic that is gone and the
+weights that stand for it. Weights: onnxruntime computes the arithmetic of the source by itself, and gives what is
+stored now; with exact σ, the matrix of each stored weight has the norm that was promised. Run: the outputs are the
+source's.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from sn_graph.errors import ModelError, UsageError, VerificationFailed
+from sn_graph.model import Graph, Model, Node, constants_by_key, random_ops
+from sn_graph.passes import LiftedSigma, LiftResult
+from sn_graph.proofs.proof import Proof, Terms
+from sn_graph.recognise import Explanation
+from sn_graph.rewrite import Settled
+from sn_graph.runtime import Side, compare_sides, make_feeds
+from sn_graph.spectral.matrix import spectral_norm
+
+_CLOSE = 4e-6  # of the largest element: float32 sums of a badly started u cancel, and runtimes order them differently
+_EXACT = 2e-6
+
+
+def prove_lift(result: LiftResult, source: Model, written: Path, terms: Terms) -> Proof:
+    """Prove that the file `written` is `source` with its computed weights stored. Raises VerificationFailed."""
+    model = Model.open(written)
+    if not result.settled:
+        if model.to_proto() != source.to_proto():
+            raise VerificationFailed("nothing was lifted, and yet the written model is not the one that was read")
+        return Proof("structure", "there was nothing to lift, and it is the model as it was")
+    _check_rest(source, model, result.settled)
+    exact = result.options.sigma is LiftedSigma.EXACT
+    if exact:
+        _check_norms(result, model)
+    drawn = random_ops(source)
+    if drawn:
+        return Proof("structure", f"it draws random numbers ({', '.join(drawn)}), so no two runs agree")
+    try:
+        if not exact:
+            _check_weights(source, model, result.settled)
+        feeds = make_feeds(source, dims=terms.dims)
+        list(Side(source, "the original", optimize=False).run(feeds))
+    except (ModelError, UsageError) as error:
+        return Proof("structure", f"the original can't be run, so there is nothing to compare with: {error.reason}")
+    lifted = Side(model, "the lifted model", optimize=False)
+    try:
+        if exact:
+            list(lifted.run(feeds))
+            return Proof("run", "its outputs are not the export's, because σ is exact: each stored norm was looked at")
+        original = Side(source, "the original", optimize=False)
+        parity = compare_sides(original, lifted, feeds, rtol=terms.rtol, atol=terms.atol)
+    except ModelError as error:
+        raise VerificationFailed("the lifted model does not run", str(error)) from None
+    parity.raise_if_different()
+    return Proof("run", parity.doubt)
+
+
+def _check_rest(source: Model, model: Model, settled: tuple[Settled, ...]) -> None:
+    """Raise where something else than the arithmetic of the lifted weights is not as it was."""
+    new = {(one.holder, one.name) for one in settled}
+    before = constants_by_key(source.graph)
+    for key, tensor in constants_by_key(model.graph).items():
+        if key in new:
+            continue
+        if key not in before or not _same_data(source, before[key], model, tensor):
+            raise VerificationFailed(f"tensor '{key[1]}' is not the original's, though it was to stay")
+    computed = {one.name: one.value for one in settled}
+    known = {_key(node): node for scope in source.graph.scopes for node in scope.nodes}
+    for scope in model.graph.scopes:
+        for node in scope.nodes:
+            made = [name for name in node.proto.output if name]
+            if any((scope.id, name) in new for name in made):
+                continue
+            if node.op_type == "Identity" and made[0] in computed.values():
+                continue
+            if _key(node) not in known or not _same(known[_key(node)], node, computed):
+                raise VerificationFailed(f"node '{node.path}' is not the original's, though it was to stay")
+
+
+def _same_data(source: Model, before: onnx.TensorProto, model: Model, after: onnx.TensorProto) -> bool:
+    left, right = source.payload(before), model.payload(after)
+    if left is None or right is None:  # none, strings, or numbers that are not packed
+        return left is right and before == after
+    return before.dims == after.dims and source.array(before).tobytes() == model.array(after).tobytes()
+
+
+def _key(node: Node) -> tuple[str, ...]:
+    return node.scope.id, *node.proto.output
+
+
+def _same(before: Node, after: Node, computed: Mapping[str, str]) -> bool:
+    """Say whether a node is another that may read stored weights in place of computed ones."""
+    pairs = zip(before.proto.input, after.proto.input, strict=False)
+    alike = all(old == new or (new in computed) for old, new in pairs)
+    return alike and before.op_type == after.op_type and len(before.proto.input) == len(after.proto.input)
+
+
+def _check_weights(source: Model, model: Model, settled: tuple[Settled, ...]) -> None:
+    """Raise where a stored weight is not what onnxruntime computes of the source's arithmetic."""
+    wanted = {one.value: one for one in settled if not one.scope}
+    if not wanted:
+        return
+    stored = constants_by_key(model.graph)
+    found = next(iter(Side(_arithmetic(source, wanted), "the original's weights", optimize=False).run([{}])))
+    for value, one in wanted.items():
+        array, computed = model.array(stored[one.holder, one.name]), found[value]
+        if array.dtype != computed.dtype or array.shape != computed.shape:
+            raise VerificationFailed(f"weight '{one.name}' has not the shape and type that the original computes")
+        left, right = array.astype(np.float64), computed.astype(np.float64)
+        eps = float(ml_dtypes.finfo(array.dtype).eps)  # type: ignore[no-untyped-call]
+        if not np.abs(left - right).max(initial=0.0) <= max(_CLOSE, 4 * eps) * np.abs(right).max(initial=0.0):
+            raise VerificationFailed(f"weight '{one.name}' is not what the original computes")
+
+
+def _arithmetic(source: Model, wanted: Mapping[str, Settled]) -> Model:
+    """Return the part of a model's main graph that computes some values of constants alone."""
+    graph: Graph = source.graph
+    waiting, nodes, names = list(wanted), dict[int, Node](), set[str]()
+    while waiting:
+        name = waiting.pop()
+        maker = graph.main.producers.get(name)
+        if maker is None:
+            names.add(name)
+        elif maker.order not in nodes:
+            nodes[maker.order] = maker
+            waiting += filter(None, maker.proto.input)
+    tensors = [
+        numpy_helper.from_array(np.array(source.array(tensor)), name)
+        for name, tensor in graph.main.initializers.items()
+        if name in names
+    ]
+    made = [_whole(source, nodes[order].proto) for order in sorted(nodes)]
+    outputs = [helper.make_value_info(name, onnx.TypeProto()) for name in wanted]
+    proto = helper.make_model(helper.make_graph(made, "weights", [], outputs, tensors))
+    del proto.opset_import[:]
+    proto.opset_import.extend(source.proto.opset_import)
+    proto.ir_version = max(4, source.proto.ir_version)
+    proto.functions.extend(source.proto.functions)
+    return Model.open(proto)
+
+
+def _whole(source: Model, node: onnx.NodeProto) -> onnx.NodeProto:
+    """Return a copy of a node with the data of its tensors in it."""
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    for mine, theirs in zip(copy.attribute, node.attribute, strict=True):
+        if theirs.HasField("t"):
+            mine.t.CopyFrom(numpy_helper.from_array(np.array(source.array(theirs.t)), theirs.t.name))
+    return copy
+
+
+def _check_norms(result: LiftResult, model: Model) -> None:
+    """Raise where a weight that was divided by its exact norm has not the norm that was promised."""
+    if result.plan is None:
+        return
+    known = (site.explanation for site in result.plan.sites)
+    found = {each.slot.place: each for each in known if each is not None}
+    stored = constants_by_key(model.graph)
+    sigmas = {record.weight: record.sigma for record in result.sites}
+    for one in result.settled:
+        explanation, sigma = found[one.scope, one.value], sigmas.get(one.name)
+        matrix = _matrix(explanation, model.array(stored[one.holder, one.name]))
+        if matrix is None or sigma is None or explanation.divisor is None or explanation.chain is None:
+            continue
+        promised = abs(explanation.divisor.multiplier(sigma) * explanation.chain.gain) * sigma
+        norm, eps = spectral_norm(matrix), float(ml_dtypes.finfo(matrix.dtype).eps)  # type: ignore[no-untyped-call]
+        if not abs(norm - promised) <= promised * (_EXACT + eps * np.sqrt(min(matrix.shape))):
+            raise VerificationFailed(f"weight '{one.name}' has norm {norm:.9g} where {promised:.9g} was promised")
+
+
+def _matrix(found: Explanation, array: NDArray[Any]) -> NDArray[np.generic] | None:
+    """Return the matrix of a stored weight whose elements stand as the chain's tensor has them; None of others."""
+    chain, view = found.chain, found.view
+    if chain is None or view is None or len(found.parts) != 1 or not chain.in_order or found.tensor_shape is None:
+        return None
+    return view.matrix(array.reshape(found.tensor_shape))

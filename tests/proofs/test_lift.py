@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+import sn_graph as sn
+from sn_graph.proofs import Terms, prove, save
+from tests.support.builders import drawn
+from tests.support.exported import convolution, in_eval
+
+
+def written(tmp_path: Path) -> tuple[sn.api.LiftResult, Path]:  # type: ignore[name-defined]
+    result = sn.lift(convolution(in_eval(drawn(8, 6, 3, 3))))
+    path = tmp_path / "lifted.onnx"
+    result.save(path)
+    return result, path
+
+
+def change(path: Path, name: str, factor: float) -> None:
+    proto = onnx.load(path)
+    for tensor in proto.graph.initializer:
+        if tensor.name == name:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(factor), name))
+    onnx.save(proto, path)
+
+
+def test_a_lifted_model_is_proved_by_running_it(tmp_path: Path) -> None:
+    result, path = written(tmp_path)
+    assert save(result, path).verified == "run"
+    assert prove(result, path, Terms()).verified == "run"
+
+
+@pytest.mark.parametrize(
+    ("name", "factor", "said"),
+    [("c.weight", 1.0001, "not what the original computes"), ("c.bias", 1.01, "not the original's")],
+)
+def test_another_tensor_is_found(name: str, factor: float, said: str, tmp_path: Path) -> None:
+    result, path = written(tmp_path)
+    change(path, name, factor)
+    with pytest.raises(sn.VerificationFailed, match=said):
+        prove(result, path, Terms())
+
+
+def test_another_norm_is_found(tmp_path: Path) -> None:
+    result = sn.lift(convolution(in_eval(drawn(8, 6, 3, 3))), sigma="exact")
+    path = tmp_path / "lifted.onnx"
+    assert save(result, path).verified == "run"
+    change(path, "c.weight", 1.0001)
+    with pytest.raises(sn.VerificationFailed, match="was promised"):
+        prove(result, path, Terms())
+
+
+def test_another_node_is_found(tmp_path: Path) -> None:
+    result, path = written(tmp_path)
+    proto = onnx.load(path)
+    proto.graph.node.append(onnx.helper.make_node("Identity", ["x"], ["more"]))
+    onnx.save(proto, path)
+    with pytest.raises(sn.VerificationFailed, match="not the original's"):
+        prove(result, path, Terms())
