@@ -3,7 +3,7 @@
 from sn_graph.passes.base import Pass, PassResult, load_pass, make_pass
 from sn_graph.passes.fold import Fold, FoldOptions
 from sn_graph.passes.insert import Insert, InsertOptions, InsertResult, Scale
-from sn_graph.passes.lift import Lift, LiftedSigma, LiftOptions, LiftResult
+from sn_graph.passes.lift import Lift, LiftedSigma, LiftedTo, LiftOptions, LiftResult
 from sn_graph.passes.strip import Strip
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "LiftOptions",
     "LiftResult",
     "LiftedSigma",
+    "LiftedTo",
     "Pass",
     "PassResult",
     "Scale",

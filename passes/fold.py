@@ -98,7 +98,7 @@ class Fold(Pass[FoldOptions]):
             records.append(_record(model, planned, target, found, reason))  # which reads the weight as it still is
             if reason is None:
                 before = len(scaling.copies)
-                scaling.divide(target, found.used, plan.bound)
+                scaling.divide(target, found.used, plan.bound_of(target))
                 records[-1] = _told(records[-1], target, scaling.copies[before:])
                 if found.right is not None:
                     vectors[target.id] = found.right
@@ -137,8 +137,8 @@ def _kept(plan: Plan, target: Target, matrix: NDArray[Any], found: Divisors) -> 
         if found.operator is None:
             require_divisor(target, matrix, found.used[-1])
         return MADE_ZERO if np.any(matrix) else "all zeros: no spectral norm to divide by"
-    if plan.clip and max(found.used) <= plan.bound:
-        return f"its norm is at most {plan.bound:g}, and --clip was asked for"
+    if plan.clips(target) and max(found.used) <= plan.bound_of(target):
+        return f"its norm is at most {plan.bound_of(target):g}, and --clip was asked for"
     return None
 
 

@@ -242,7 +242,7 @@ def _out_of_range(plan: Plan, target: Target, matrix: NDArray[Any], largest: flo
     if largest < SMALLEST or largest > LARGEST or highest > LARGEST * 10:
         return f"its largest element {largest:.3g} would leave float32 in the iteration; rescale it, or fold"
     if target.site.dtype == "float16":
-        low, high = (float(bound) * plan.bound for bound in _HALF_RANGE)
+        low, high = (float(bound) * plan.bound_of(target) for bound in _HALF_RANGE)
         if highest > high or largest < low:
             sigma = exact_sigma(target, matrix)
             if not low <= sigma <= high:

@@ -6,23 +6,32 @@ so that the weight input reads a stored tensor again, under the name that the fr
 and how it looks, is told in sn_graph.recognise.forms. Miyato et al., 2018, https://arxiv.org/abs/1802.05957.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sn_graph.errors import ModelError, leave_out
 from sn_graph.model import Model
 from sn_graph.norms import recognised_sigma
 from sn_graph.passes.base import Pass, PassResult
-from sn_graph.plan import Plan, PlannedSite, matches, record_of
+from sn_graph.plan import Carried, Plan, PlannedSite, matches, record_of
 from sn_graph.progress import Progress, silent
-from sn_graph.recognise import Explanation, Form, Multiple, NotComputable, framework_name, result_of
+from sn_graph.recognise import Carry, Explanation, Form, Multiple, NotComputable, carry, framework_name, result_of
 from sn_graph.report import SiteRecord
 from sn_graph.rewrite import Settled, Settling
+from sn_graph.state import State
 
 _STORED = "stored as it is, with nothing to lift"
+
+
+class LiftedTo(StrEnum):
+    """What becomes of the normalization."""
+
+    FOLD = "fold"
+    INSERT = "insert"
 
 
 class LiftedSigma(StrEnum):
@@ -40,13 +49,17 @@ class LiftOptions:
         sigma: The σ that the graph computes, or the exact one.
         include, exclude: Regular expressions, searched in a weight's names: the framework's, that of the tensor that it
             is made of, and that of the value that is read.
-        weight_norm: Whether weight normalization is lifted too.
+        to: Store the normalized weights, or the weights before it, for an insertion to go on with.
+        power_iterations: Of an insertion's weights whose file tells of none.
+        left: Reasons why weights stay as they are, by the place of the value that is read.
     """
 
     sigma: LiftedSigma = LiftedSigma.GRAPH
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
-    weight_norm: bool = True
+    to: LiftedTo = LiftedTo.FOLD
+    power_iterations: int = 1
+    left: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -55,9 +68,12 @@ class LiftResult(PassResult):
 
     Attributes:
         settled: The weights that are stored now, in the order of their records.
+        carried, state: How an insertion goes on with them, and their u.
     """
 
     settled: tuple[Settled, ...] = ()
+    carried: tuple[Carried, ...] = ()
+    state: State = field(default_factory=lambda: State({}, {}))
 
 
 class Lift(Pass[LiftOptions]):
@@ -73,29 +89,54 @@ class Lift(Pass[LiftOptions]):
             UsageError: A regular expression is not valid.
         """
         settling, records = Settling(model), []
+        carries: dict[tuple[str, str], tuple[Carry, int]] = {}
         for done, planned in enumerate(plan.sites):
             found = planned.explanation
             name = "" if found is None else framework_name(model.graph, planned.site, found)
             reason = _STORED if found is None else self._left(planned, found, name)
             if found is None or reason is not None:
                 records.append(record_of(planned, "unchanged", reason))
-            else:
+            elif self.options.to is LiftedTo.FOLD:
                 records.append(self._lift(model, settling, planned, found, name))
+            else:
+                record, carried = self._carry(model, settling, planned, found, name)
+                records.append(record)
+                if carried is not None:
+                    carries[found.slot.place] = carried, found.k or self.options.power_iterations
             progress("lifting", done + 1, len(plan.sites))
         settled = settling.finish()
-        return LiftResult(model, plan, tuple(_renamed(records, settled)), settled=settled)
+        going_on, state = _carried(carries, settled)
+        renamed = tuple(_renamed(records, settled))
+        return LiftResult(model, plan, renamed, settled=settled, carried=going_on, state=state)
 
     def _left(self, planned: PlannedSite, found: Explanation, name: str) -> str | None:
         """Return why a computed weight stays as it is, or None."""
         options = self.options
-        if not (found.form.is_spectral_norm or (found.form is Form.WEIGHT_NORM and options.weight_norm)):
+        if found.form is Form.WEIGHT_NORM and options.to is LiftedTo.INSERT:
+            return "weight normalization, which has no iteration to insert; lift it --to fold"
+        if not (found.form.is_spectral_norm or found.form is Form.WEIGHT_NORM):
             return planned.reason
         names = [name, planned.site.weight, *([found.original.name] if found.original is not None else [])]
         if options.include and not matches(options.include, names):
             return "no --include matches it"
         if options.exclude and matches(options.exclude, names):
             return "left out by --exclude"
-        return None
+        return options.left.get(found.slot.place)
+
+    def _carry(
+        self, model: Model, settling: Settling, planned: PlannedSite, found: Explanation, name: str
+    ) -> tuple[SiteRecord, Carry | None]:
+        try:
+            made = carry(model, found)
+        except NotComputable as error:
+            raise _not_finite(name, str(error)) from None
+        if isinstance(made, str):
+            return record_of(planned, "unchanged", made), None
+        if isinstance(made.weight, Multiple):
+            settling.scale(found, made.weight.tensor, made.weight.factor, name)
+        else:
+            settling.put(found, made.weight, name)
+        return replace(record_of(planned, "lifted"), reason=None), made
 
     def _lift(
         self, model: Model, settling: Settling, planned: PlannedSite, found: Explanation, name: str
@@ -116,6 +157,22 @@ class Lift(Pass[LiftOptions]):
         used = found.sigma_graph if sigma is None else sigma
         # To be given the name that it gets, which only `finish` knows.
         return replace(record_of(planned, "lifted"), reason=None, sigma=sigma, sigma_used=used)
+
+
+def _carried(
+    carries: Mapping[tuple[str, str], tuple[Carry, int]], settled: Sequence[Settled]
+) -> tuple[tuple[Carried, ...], State]:
+    """Return how an insertion goes on with each weight that is stored now, and from which u."""
+    found: dict[str, Carried] = {}
+    vectors: dict[str, NDArray[np.floating]] = {}
+    for one in settled:
+        if (one.scope, one.value) not in carries:
+            continue
+        made, k = carries[one.scope, one.value]
+        identity = f"{one.holder}::{one.name}" if one.holder else one.name
+        found.setdefault(identity, Carried(identity, made.view, k, made.bound, made.clip))
+        vectors.setdefault(identity, made.u)
+    return tuple(found.values()), State(vectors, {})
 
 
 def _renamed(records: list[SiteRecord], settled: Sequence[Settled]) -> Iterator[SiteRecord]:

@@ -21,6 +21,7 @@ from sn_graph.passes import (
     InsertResult,
     Lift,
     LiftedSigma,
+    LiftedTo,
     LiftOptions,
     LiftResult,
     PassResult,
@@ -28,11 +29,12 @@ from sn_graph.passes import (
     Strip,
     make_pass,
 )
-from sn_graph.plan import Plan, PlanOptions, build_plan, record_of, require_whole
+from sn_graph.plan import Plan, PlanOptions, build_plan, carried_plan, record_of, require_whole
 from sn_graph.progress import Progress, silent
-from sn_graph.report import Report
+from sn_graph.report import Report, SiteRecord
 from sn_graph.rewrite import insertion_plan, restore
 from sn_graph.rewrite.insertion import StateLayout, StateMode
+from sn_graph.sites import Convention
 from sn_graph.state import Inserted, State, read_inserted, site_vectors
 
 if TYPE_CHECKING:
@@ -238,12 +240,14 @@ def insert(
 def lift(
     source: Source,
     *,
+    to: str = "fold",
     sigma: str = "graph",
+    power_iterations: int = 1,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     progress: Progress = silent,
-) -> LiftResult:
-    """Store the weights that exporters left normalized in the graph, and take the arithmetic out.
+) -> PassResult:
+    """Take the spectral norm that exporters left as arithmetic out of the graph, or carry it on as an iteration.
 
     Spectral norm is recognised by structure and by number: PyTorch's hook and parametrization, in eval and in train
     mode, and the classes of public projects, with caps and gains; weight normalization too. What is normalized or
@@ -251,7 +255,10 @@ def lift(
 
     Args:
         source: A path, a ModelProto or a Model; none of them is changed.
-        sigma: "graph" for the σ that the export computes, so that the outputs stay; "exact" for the norm itself.
+        to: "fold" to store what the arithmetic gives; "insert" for our iteration from the u that is stored beside the
+            weight, by the export's own matrix, iterations, gain and cap.
+        sigma: Of "fold": "graph" for the σ that the export computes, so that the outputs stay; "exact" for the norm.
+        power_iterations: Of "insert": iterations a run of the weights whose file tells of none.
         include, exclude: Regular expressions, searched in the weights' names: the framework's, and the file's.
         progress: Told the weights lifted.
 
@@ -266,13 +273,50 @@ def lift(
     'stored as it is, with nothing to lift'
     """
     try:
-        chosen = LiftOptions(LiftedSigma(sigma), tuple(include), tuple(exclude))
-    except ValueError:
-        raise UsageError(f"lift has no σ '{sigma}'", do=f"choose one of {', '.join(LiftedSigma)}") from None
+        chosen = LiftOptions(LiftedSigma(sigma), tuple(include), tuple(exclude), LiftedTo(to), power_iterations)
+    except ValueError as error:
+        raise UsageError(str(error), do="see lift --help for what there is") from None
+    if power_iterations < 1:
+        raise UsageError(f"{power_iterations} power iterations are none", do="give at least 1")
+    if chosen.to is LiftedTo.INSERT and chosen.sigma is not LiftedSigma.GRAPH:
+        raise UsageError("an iteration has no exact σ", do="leave --sigma out, or lift --to fold")
     model = Model.open(source)
-    result = Lift(chosen)(model, build_plan(model), progress)
+    plan = build_plan(model)
+    result = Lift(chosen)(model, plan, progress)
     assert isinstance(result, LiftResult), "what Lift.apply returns"
-    return result
+    return _carried_on(model, plan, chosen, result) if result.carried else result
+
+
+def _carried_on(model: Model, plan: Plan, options: LiftOptions, lifted: LiftResult) -> PassResult:
+    """Return the insertion that goes on with the weights of a lifted model; what it can't take stays as it was."""
+    named = [one.original.name for site in plan.sites if (one := site.explanation) and one.original is not None]
+    parametrized = any("parametrizations." in name for name in named)
+    convention = Convention.TORCH_PARAMETRIZATION if parametrized else Convention.TORCH
+    going_on = carried_plan(lifted.model, lifted.carried, convention)
+    result = Insert(InsertOptions(state=lifted.state))(lifted.model, going_on)
+    assert isinstance(result, InsertResult), "what Insert.apply returns"
+    done = {record.id: record for record in result.sites if record.status == "inserted"}
+    # A weight that is stored before its normalization must not be left without one.
+    lost = {record.id: record.reason or "" for record in result.sites if record.id not in done}
+    left = {
+        (one.scope, one.value): lost[identity]
+        for one in lifted.settled
+        if (identity := f"{one.holder}::{one.name}" if one.holder else one.name) in lost
+    }
+    if left:
+        options = replace(options, left={**options.left, **left})
+        again = Lift(options)(model, plan)
+        assert isinstance(again, LiftResult), "what Lift.apply returns"
+        return _carried_on(model, plan, options, again) if again.carried else again
+    records = tuple(_told(record, done.get(record.id)) for record in lifted.sites)
+    return replace(result, sites=records)
+
+
+def _told(record: SiteRecord, inserted: SiteRecord | None) -> SiteRecord:
+    """Return the record of a lifted weight with what its insertion tells."""
+    if inserted is None:
+        return record
+    return replace(record, matrix=inserted.matrix, notes=(*record.notes, *inserted.notes))
 
 
 def strip(source: Source) -> PassResult:

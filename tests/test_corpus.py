@@ -43,7 +43,8 @@ def test_inspect(path: Path) -> None:
     ended = invoke("inspect", path, "--json")
     assert ended.code == 0, ended.err
     for site in ended.json["sites"]:
-        assert (site["status"] == "eligible") == (site["sigma"] is not None)
+        recognised = site["form"] not in (None, "computed", "weight-norm", "normalized-otherwise")
+        assert (site["status"] == "eligible" or recognised) == (site["sigma"] is not None)
         assert (site["status"] == "skipped") == bool(site["reason"])
 
 
@@ -53,7 +54,8 @@ def test_fold(path: Path, flags: list[str], options: list[str], tmp_path: Path) 
     target = tmp_path / "out.onnx"
     ended = invoke("fold", path, "-o", target, "--json", *options)
     if ended.code:
-        assert "nothing to do" in one_line(ended, 3)
+        said = one_line(ended, 3)
+        assert "nothing to do" in said or "run sn-graph lift first" in said
         assert not list(tmp_path.iterdir())
         return
     report = ended.json

@@ -10,7 +10,7 @@ from sn_graph.cli.app import app, command
 from sn_graph.cli.conclusion import conclude
 from sn_graph.cli.console import Settings
 from sn_graph.model import require_writable
-from sn_graph.passes import LiftedSigma
+from sn_graph.passes import LiftedSigma, LiftedTo
 
 
 @app.command()
@@ -18,10 +18,17 @@ from sn_graph.passes import LiftedSigma
 def lift(
     model: o.ModelArgument,
     output: o.Output,
+    to: Annotated[
+        LiftedTo,
+        typer.Option(help="fold: store what the arithmetic gives; insert: iterate on, from the u beside it."),
+    ] = LiftedTo.FOLD,
     sigma: Annotated[
         LiftedSigma,
         typer.Option(help="graph: what the export divides by, so that its outputs stay; exact: the norm itself."),
     ] = LiftedSigma.GRAPH,
+    power_iterations: Annotated[
+        int, typer.Option(metavar="K", min=1, help="Of --to insert, where the file tells of no number of iterations.")
+    ] = 1,
     include: o.Include = None,
     exclude: o.Exclude = None,
     *,
@@ -31,7 +38,7 @@ def lift(
     json: o.Json = False,
     settings: Settings,
 ) -> None:
-    """Write MODEL with each weight stored that its exporter left normalized in the graph.
+    """Write MODEL with each weight stored, or iterated anew, that its exporter left normalized in the graph.
 
     PyTorch exports a normalized layer as arithmetic: W / (u·(W v)) in front of Conv, with the weight, u and v stored.
     lift recognises it by structure and by number (hook and parametrization, eval and train mode, caps, gains, the
@@ -39,19 +46,31 @@ def lift(
     name, and takes the arithmetic out. What is normalized by something else than the norm of its matrix stays as it
     was, with the reason, and so does every plain layer. A model with nothing to lift is written as it was.
 
+    With --to insert the iteration goes on in the graph as the module's does in train mode, from the u (or v) that was
+    stored beside each weight, by the export's own matrix, number of iterations, gain and cap.
+
     OUT is verified before it takes its place: onnxruntime computes the same weights of MODEL's arithmetic, and the same
-    outputs.
+    outputs; what --to insert writes is proved as insert's is.
 
     \b
     sn-graph inspect disc.onnx                                what each weight is, its σ in the graph and exact
     sn-graph lift disc.onnx -o disc.plain.onnx                the same outputs, from stored weights
     sn-graph lift disc.onnx -o disc.exact.onnx --sigma exact  each weight over its exact norm
+    sn-graph lift disc.onnx -o disc.sn.onnx --to insert       for StatefulSession, from the module's own u
     """
     from sn_graph import proofs
 
     require_writable(output)
     with settings.progress() as progress:
-        result = api.lift(model, sigma=sigma, include=include or (), exclude=exclude or (), progress=progress)
+        result = api.lift(
+            model,
+            to=to,
+            sigma=sigma,
+            power_iterations=power_iterations,
+            include=include or (),
+            exclude=exclude or (),
+            progress=progress,
+        )
         proof = proofs.save(
             result,
             output,

@@ -99,9 +99,9 @@ class Divider:
         if self._plan.norm == "operator":
             return Divisors((), sigma, found.upper)
         if found.upper == 0.0 or self._is_rounded_once(target):
-            divisor = certified_divisor(matrix, self._plan.bound, found)
+            divisor = certified_divisor(matrix, self._plan.bound_of(target), found)
         else:
-            divisor = self._raised(found.upper, partial(self._read_bound, target))
+            divisor = self._raised(target, found.upper, partial(self._read_bound, target))
         return Divisors((self._certified(target, divisor),), sigma, found.upper)
 
     def _operator_norm(self, target: Target, matrix: NDArray[Any], found: Divisors) -> Divisors:
@@ -111,11 +111,11 @@ class Divider:
             return replace(known, used=(enclosed.lower,))
         if enclosed.upper == 0.0:
             return replace(known, used=(0.0,))
-        if self._is_rounded_once(target) and self._plan.bound > _NO_UNDERFLOW:
+        if self._is_rounded_once(target) and self._plan.bound_of(target) > _NO_UNDERFLOW:
             unit = ROUNDING[matrix.dtype]
             divisor = (enclosed.upper + 2.0 * unit * self._operators.magnitude(target)) * (1.0 + 4.0 * unit)
         else:
-            divisor = self._raised(enclosed.upper, partial(self._read_operator_bound, target))
+            divisor = self._raised(target, enclosed.upper, partial(self._read_operator_bound, target))
         return replace(known, used=(self._certified(target, divisor),))
 
     def _is_rounded_once(self, target: Target) -> bool:
@@ -129,15 +129,16 @@ class Divider:
             and all(np.can_cast(stored, dtype) for use in target.uses for dtype in use.rounded_to)
         )
 
-    def _raised(self, divisor: float, proven: Callable[[float | None], float]) -> float:
+    def _raised(self, target: Target, divisor: float, proven: Callable[[float | None], float]) -> float:
         """Return a divisor with which what runtimes read is proven to be within the bound; or one that keeps it so.
 
         Args:
+            target: The weight.
             divisor: Where to begin: a bound of the norm.
             proven: Returns a proven bound of the norm of what runtimes read after a factor; after none if it is None.
         """
-        bound = self._plan.bound
-        if self._plan.clip and divisor <= bound:
+        bound = self._plan.bound_of(target)
+        if self._plan.clips(target) and divisor <= bound:
             if proven(None) <= bound:
                 return divisor
             divisor = math.nextafter(bound, math.inf)  # it passes the bound where it is read: not one to keep
@@ -161,7 +162,7 @@ class Divider:
         if np.isfinite(divisor):
             return divisor
         raise ModelError(
-            f"no divisor takes weight '{target.id}' below {self._plan.bound:g} in {target.site.dtype}",
+            f"no divisor takes weight '{target.id}' below {self._plan.bound_of(target):g} in {target.site.dtype}",
             "whose numbers end above it",
             "give a larger --bound",
         )

@@ -15,6 +15,7 @@ from sn_graph.norms.operator import Operators
 from sn_graph.norms.remarks import notes, readings
 from sn_graph.plan import Plan, PlannedSite, Target, record_of, with_progress
 from sn_graph.progress import Progress, silent
+from sn_graph.recognise import ANONYMOUS, Form
 from sn_graph.report import Report, SiteRecord
 from sn_graph.spectral.matrix import hints, power_iteration, seeded_state, upper_bound
 from sn_graph.state import State
@@ -71,9 +72,11 @@ class _Inspector:
         u = self._known(target)
         leading = exact_triplet(target, matrix, u)
         sigma = require_finite_norm(target, matrix, leading.sigma)
+        folded = self._folded_by_exporter(target, matrix, sigma)
         enclosed = self.operators.enclose(target) if self.plan.norm == "operator" else None
         return replace(
-            record_of(planned, notes=notes(target, sigma)),
+            record_of(planned, notes=(*notes(target, sigma), *([_FOLDED] if folded else []))),
+            form=str(Form.FOLDED_BY_EXPORTER) if folded else None,
             sigma=sigma,
             sigma_upper=upper_bound(matrix, sigma) if self.upper else None,
             sigma_operator=enclosed.lower if enclosed else None,
@@ -82,6 +85,23 @@ class _Inspector:
             hints=hints(matrix, leading) if matrix.size <= _HINTED else (),
             readings=readings(self.model, target, sigma),
         )
+
+    def _folded_by_exporter(self, target: Target, matrix: NDArray[Any], sigma: float) -> bool:
+        """Say whether there is evidence that an exporter has divided a weight: its norm, its name, and its company."""
+        if not ANONYMOUS.match(target.site.weight) or target.site.quantization is not None:
+            return False
+        # An estimate is below the norm, by a quarter at most where training has kept it going.
+        if self._holds_chains:
+            return 1.0 - _SURE <= sigma <= _ESTIMATED
+        if abs(sigma - 1.0) > _SURE:
+            return False
+        frobenius = float(np.square(matrix, dtype=np.float64).sum())
+        return frobenius < 0.99 * min(matrix.shape)  # else it is orthogonal, as networks are initialized
+
+    @cached_property
+    def _holds_chains(self) -> bool:
+        known = (site.explanation for site in self.plan.sites)
+        return any(found.form.is_spectral_norm for found in known if found is not None)
 
     def _known(self, target: Target) -> NDArray[np.floating] | None:
         """Return the site's u, where it is one of the matrix and not of the consumer."""
@@ -94,6 +114,12 @@ class _Inspector:
         return power_iteration(matrix, start, 1, target.view.side).sigma
 
 
+_FOLDED = (
+    "probably divided by its norm already, by the exporter's constant folding: the weight before that, its u and v are "
+    "not in the file; export the module again without optimization to lift it with them"
+)
+_SURE = 1e-4  # of a norm of 1: fifteen iterations, as the parametrization makes before anything else
+_ESTIMATED = 1.3
 _HINTED = 1 << 25  # elements; beyond, 30 passes to look at the second singular value cost as much as the first
 
 

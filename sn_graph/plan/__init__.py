@@ -1,5 +1,6 @@
 """Plans: what is decided about each weight of a model, made from options or read from a file."""
 
+from sn_graph.plan.carried import Carried, carried_plan
 from sn_graph.plan.convention import choose_convention
 from sn_graph.plan.decide import decide, matches
 from sn_graph.plan.file import load_plan, save_plan
@@ -10,12 +11,14 @@ from sn_graph.plan.record import record_of
 from sn_graph.plan.whole import require_whole
 
 __all__ = [
+    "Carried",
     "Plan",
     "PlanOptions",
     "PlannedSite",
     "Status",
     "Target",
     "build_plan",
+    "carried_plan",
     "choose_convention",
     "decide",
     "load_plan",

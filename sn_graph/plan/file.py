@@ -122,7 +122,9 @@ def _apply_entry(planned: PlannedSite, entry: Mapping[str, Any] | None, own_view
     view = _view(entry, name)
     _expect(view.fits(site.shape), f"the matrix of {name} can't be taken of shape {list(site.shape)}")
     iterations, per_use = entry.get("power_iterations"), entry.get("per_use", False)
+    bound, clip = entry.get("bound"), entry.get("clip")
     _expect(isinstance(per_use, bool), f"per_use of {name} is not true or false")
+    _expect(clip is None or isinstance(clip, bool), f"clip of {name} is not true or false")
     chosen = replace(
         planned,
         view=view if own_view else planned.view,
@@ -130,6 +132,8 @@ def _apply_entry(planned: PlannedSite, entry: Mapping[str, Any] | None, own_view
         reason=None,
         power_iterations=None if iterations is None else _above_zero(iterations, f"power_iterations of {name}"),
         per_use=per_use,
+        bound=None if bound is None else _positive(bound, f"bound of {name}"),
+        clip=clip,
     )
     return refuse_split_calls(chosen)
 

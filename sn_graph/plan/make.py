@@ -114,6 +114,10 @@ def build_plan(
         raise UsageError(f"{power_iterations} power iterations are none", do="give at least 1")
     if power_iterations is not None:  # over a site's own number too
         made = replace(made, sites=tuple(replace(site, power_iterations=None) for site in made.sites))
+    if bound is not None:
+        made = replace(made, sites=tuple(replace(site, bound=None) for site in made.sites))
+    if clip is not None:
+        made = replace(made, sites=tuple(replace(site, clip=None) for site in made.sites))
     if norm is not None and norm not in NORMS:
         raise UsageError(f"no norm '{norm}'", do=f"choose one of {', '.join(NORMS)}")
     made = replace(

@@ -31,6 +31,7 @@ class PlannedSite:
         power_iterations: The site's own number, or None for the plan's.
         per_use: One iteration for each use, in graph order, each divided by its own σ.
         explanation: What the arithmetic is that the graph computes the weight with; None where a tensor holds it.
+        bound, clip: The site's own, or None for the plan's.
     """
 
     site: Site
@@ -41,6 +42,8 @@ class PlannedSite:
     power_iterations: int | None = None
     per_use: bool = False
     explanation: Explanation | None = None
+    bound: float | None = None
+    clip: bool | None = None
 
     @property
     def id(self) -> str:
@@ -58,7 +61,8 @@ class PlannedSite:
         site = self.site
         if self.status == "skipped" or self.view is None or site.tensor is None or site.shape is None:
             return None
-        return Target(site, site.tensor, site.shape, self.view, self.uses, self.power_iterations, self.per_use)
+        own = (self.power_iterations, self.per_use, self.bound, self.clip)
+        return Target(site, site.tensor, site.shape, self.view, self.uses, *own)
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +74,7 @@ class Target:
         tensor, shape: As it is stored.
         view: The matrix M whose norm counts.
         uses: The weight inputs to normalize; the others keep the original.
-        power_iterations, per_use: As in `PlannedSite`.
+        power_iterations, per_use, bound, clip: As in `PlannedSite`.
     """
 
     site: Site
@@ -80,6 +84,8 @@ class Target:
     uses: tuple[WeightUse, ...]
     power_iterations: int | None = None
     per_use: bool = False
+    bound: float | None = None
+    clip: bool | None = None
 
     @property
     def id(self) -> str:
@@ -152,6 +158,14 @@ class Plan:
         """Return how many power iterations a run makes of a weight: its own number, or the plan's."""
         return target.power_iterations or self.power_iterations
 
+    def bound_of(self, target: Target) -> float:
+        """Return the norm that a weight gets: its own, or the plan's."""
+        return target.bound or self.bound
+
+    def clips(self, target: Target) -> bool:
+        """Say whether a weight is left alone where its norm is at most the bound: its own word, or the plan's."""
+        return self.clip if target.clip is None else target.clip
+
     def to_json(self) -> dict[str, Any]:
         """Return the plan file's content, except that `state` is left to `save_plan`."""
         return {
@@ -186,6 +200,10 @@ def _site_to_json(planned: PlannedSite) -> dict[str, Any]:
         record["power_iterations"] = planned.power_iterations
     if planned.per_use:
         record["per_use"] = True
+    if planned.bound is not None:
+        record["bound"] = planned.bound
+    if planned.clip is not None:
+        record["clip"] = planned.clip
     return record
 
 

@@ -87,7 +87,7 @@ class _Check:
 
     def exact(self, target: Target, record: SiteRecord) -> None:
         """Judge the norm of a weight's matrix that was divided by its norm."""
-        bound, right = self.plan.bound, self.result.vectors.get(target.id)
+        bound, right = self.plan.bound_of(target), self.result.vectors.get(target.id)
         if not _is_coarse(target, bound):
             norms = [_norm(matrix, right) for matrix, _ in self._matrices(target)]
             allowed = bound * (_EXACT + 2.0 * _unit(target))
@@ -99,7 +99,7 @@ class _Check:
 
     def upper(self, target: Target, record: SiteRecord) -> None:
         """Judge the norm of a weight's matrix that was divided by a bound."""
-        bound = self.plan.bound
+        bound = self.plan.bound_of(target)
         for matrix, use in self._matrices(target):
             # The others are for bounds that hold too narrowly for a factorization at the bound itself.
             proven = is_within(matrix, bound) or upper_bound(matrix) <= bound
@@ -108,7 +108,7 @@ class _Check:
 
     def exact_operator(self, target: Target, record: SiteRecord) -> None:
         """Judge the norm of what the consumers do with a weight that was divided by it."""
-        bound = self.plan.bound
+        bound = self.plan.bound_of(target)
         width = (record.sigma_operator_upper or 0.0) / (record.sigma_operator or 1.0)
         if not _is_coarse(target, bound):
             found = self.operators.enclose_read(target, partial(self._read, target))
@@ -119,7 +119,7 @@ class _Check:
 
     def upper_operator(self, target: Target, record: SiteRecord) -> None:
         """Judge the norm of what the consumers do with a weight that was divided by a bound."""
-        bound, found = self.plan.bound, self.operators.enclose_read(target, partial(self._read, target))
+        bound, found = self.plan.bound_of(target), self.operators.enclose_read(target, partial(self._read, target))
         if found.upper <= bound:
             return
         unit = ROUNDING.get(target.array(self.source).dtype)
@@ -159,7 +159,7 @@ class _Check:
         """Say whether the lemma that bounds one rounding beforehand proves the norm of a use to be within the bound."""
         matrix = target.matrix(self.source)
         plain = self._is_rounded_once(target) and not use.rounded_to and matrix.dtype in ROUNDING
-        return plain and used >= certified_divisor(matrix, self.plan.bound)
+        return plain and used >= certified_divisor(matrix, self.plan.bound_of(target))
 
     def _is_rounded_once(self, target: Target) -> bool:
         finer = all(np.can_cast(target.array(self.source).dtype, to) for use in target.uses for to in use.rounded_to)

@@ -1,19 +1,23 @@
 """Recognition: spectral norm that exporters left in a graph as arithmetic, told from everything else."""
 
+from sn_graph.recognise.carry import Carry, carry
 from sn_graph.recognise.evaluate import Evaluator, NotComputable
 from sn_graph.recognise.forms import Explanation, Form
-from sn_graph.recognise.names import framework_name
+from sn_graph.recognise.names import ANONYMOUS, framework_name
 from sn_graph.recognise.recognise import recognise
 from sn_graph.recognise.results import Multiple, result_of
 from sn_graph.recognise.trace import Value
 
 __all__ = [
+    "ANONYMOUS",
+    "Carry",
     "Evaluator",
     "Explanation",
     "Form",
     "Multiple",
     "NotComputable",
     "Value",
+    "carry",
     "framework_name",
     "recognise",
     "result_of",

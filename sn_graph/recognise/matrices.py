@@ -108,7 +108,21 @@ def _same(left: Array, right: Array) -> bool:
 def _close(left: Array, right: Array) -> bool:
     wide = right.astype(np.float64)
     difference = np.abs(left.astype(np.float64) - wide)
-    return bool(difference.max(initial=0.0) <= _CLOSE * np.abs(wide).max(initial=0.0))
+    unit = 0.0 if left.dtype.itemsize > 2 else 1e-2  # a multiple that was rounded to 16 bits
+    return bool(difference.max(initial=0.0) <= max(_CLOSE, unit) * np.abs(wide).max(initial=0.0))
+
+
+def view_as(tensor: Array, matrix: Array, scale: float = 1.0) -> MatrixView | None:
+    """Return the view under which a tensor is `scale` times a matrix; None where none is.
+
+    Its side is "cols" where it gives the transposed matrix, whose rows are its columns.
+    """
+    for view in _views(tensor.shape):
+        taken = view.matrix(tensor)
+        for other, side in ((matrix, "rows"), (matrix.T, "cols")):
+            if _same(taken, other if scale == 1.0 else other * scale):
+                return replace(view, side="rows" if side == "rows" else "cols")
+    return None
 
 
 def transposed(view: MatrixView) -> MatrixView:

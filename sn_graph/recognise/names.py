@@ -16,7 +16,10 @@ _VECTORS = (
     re.compile(r"^(?P<module>.*?)parametrizations\.(?P<weight>\w+)\.\d+\._[uv]$"),
     re.compile(r"^(?P<module>.*?)(?P<weight>[^.]*weight[^.]*)_[uv]$"),
 )
-_ANONYMOUS = re.compile(r"^(onnx::|\d+$|val_\d+|_to_copy|clone|detach|.*/|.*_output_\d+$|t$|t_\d+$)")
+ANONYMOUS = re.compile(
+    r"^(onnx::.*|\d+|(val|div|mul|t|clone|detach|_to_copy|transpose|view)(_\d+)?|/.*|.*_output_\d+)$"
+)
+"""What exporters call values that no module names."""
 _BIAS = re.compile(r"^(?P<module>.*\.)?bias$")
 SCOPES = "pkg.torch.onnx.name_scopes"
 
@@ -29,7 +32,7 @@ def framework_name(graph: Graph, site: Site, found: Explanation) -> str:
         named = pattern.match(original)
         if named:
             return f"{named['module']}{named['weight']}"
-    if original and not _ANONYMOUS.match(original):
+    if original and not ANONYMOUS.match(original):
         return original
     for vector in found.u or ():
         for pattern in _VECTORS:

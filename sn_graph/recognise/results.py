@@ -30,7 +30,10 @@ class Multiple:
 
 
 def result_of(
-    model: Model, found: Explanation, sigmas: Sequence[float] | None = None
+    model: Model,
+    found: Explanation,
+    sigmas: Sequence[float] | None = None,
+    multipliers: Sequence[float] | None = None,
 ) -> Multiple | NDArray[np.generic]:
     """Return what a recognised weight input reads.
 
@@ -38,12 +41,14 @@ def result_of(
         model: The model that was recognised.
         found: A spectral norm or a weight normalization.
         sigmas: For each part the σ that counts; None for those that the graph computes.
+        multipliers: For each part what its tensor is multiplied by, in place of what follows from σ.
 
     Raises:
         NotComputable: The arithmetic can't be evaluated, which recognising it has shown that it can.
     """
     tracer = Tracer(model.graph, Evaluator(model))
-    multipliers = _multipliers(model, found, sigmas)
+    own = sigmas is None and multipliers is None
+    multipliers = _multipliers(model, found, sigmas) if multipliers is None else multipliers
     chain = found.chain
     if chain is not None and len(found.parts) == 1 and chain.in_order:
         base = multiple_of(tracer, chain.tensor)
@@ -52,7 +57,7 @@ def result_of(
             return Multiple(base.tensor, base.factor * multipliers[0] * chain.gain)
     code = element_type(tracer, found.slot)
     dtype = helper.tensor_dtype_to_np_dtype(code)
-    if code not in _WIDE and sigmas is None:
+    if code not in _WIDE and own:
         return Evaluator(model, wide=False).value(found.slot.scope, found.slot.name).astype(dtype)
     known = {}
     for part, multiplier in zip(found.parts, multipliers, strict=True):

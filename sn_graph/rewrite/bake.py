@@ -37,8 +37,8 @@ def bake(model: Model, inserted: Inserted, sigma: Mapping[str, float]) -> Model:
             raise ModelError(f"no σ is known of weight '{target.id}'", do="run the model once and save its state again")
         used = sigma[target.id]
         require_divisor(target, target.matrix(bare), used)
-        if used > 0.0 and not (plan.clip and used <= plan.bound):
-            scaling.divide(target, [used], plan.bound)
+        if used > 0.0 and not (plan.clips(target) and used <= plan.bound_of(target)):
+            scaling.divide(target, [used], plan.bound_of(target))
     bare.edited()
     return bare
 
@@ -93,4 +93,6 @@ def _planned(planned: PlannedSite, entries: Mapping[str, InsertedSite], name: st
         uses=uses,
         power_iterations=entry.power_iterations,
         per_use=entry.per_use,
+        bound=entry.bound,
+        clip=entry.clip,
     )

@@ -53,7 +53,7 @@ class InsertedSite:
         length: How many elements u has.
         op_types: The consumers that are normalized.
         split, perm, rows, cols, side: Its matrix.
-        power_iterations, per_use: Its own, where a plan said so.
+        power_iterations, per_use, bound, clip: Its own, where a plan said so.
     """
 
     id: str
@@ -69,6 +69,8 @@ class InsertedSite:
     side: str
     power_iterations: int | None = None
     per_use: bool = False
+    bound: float | None = None
+    clip: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -228,8 +230,9 @@ def write_inserted(model: Model, inserted: Inserted) -> None:
     if inserted.norm == "matrix":
         del content["norm"]
     for site in content["sites"]:
-        if site["power_iterations"] is None:
-            del site["power_iterations"]
+        for key in ("power_iterations", "bound", "clip"):
+            if site[key] is None:
+                del site[key]
         if not site["per_use"]:
             del site["per_use"]
     text = json.dumps({"version": VERSION, "kind": "inserted", **content}, ensure_ascii=False)

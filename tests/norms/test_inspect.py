@@ -11,7 +11,7 @@ from onnx import numpy_helper
 
 import sn_graph as sn
 from sn_graph.report import Report
-from tests.support.builders import DTYPES
+from tests.support.builders import DTYPES, drawn, model, node
 from tests.support.networks import CASE, CASES, Case, second
 from tests.support.oracle import sigma_max
 
@@ -73,3 +73,20 @@ def test_an_initializer_that_is_an_input_is_noted() -> None:
     model.graph.input.append(onnx.helper.make_tensor_value_info("w", 1, [7, 5]))
     assert any("graph input" in note for note in sn.inspect(model).sites[0].notes)
     assert numpy_helper.to_array(model.graph.initializer[0]).shape == (7, 5)
+
+
+def test_weights_that_an_exporter_has_divided_are_told_from_others_by_number() -> None:
+    """`div` alone proves nothing: weight norm leaves such names too, and so do plain networks."""
+    w, other = drawn(8, 6), drawn(6, 5, seed=1)
+    sigma = sigma_max(w)
+    orthogonal = np.linalg.qr(drawn(7, 7, seed=2))[0]  # as networks are initialized: its norm is 1 too
+    weights = {"div": w / sigma, "div_1": other, "named": w.T / sigma, "val_3": orthogonal}
+    nodes = [node("MatMul", ["x", name], [f"y{place}"]) for place, name in enumerate(weights)]
+    made = model(nodes, weights, outputs=tuple(f"y{place}" for place in range(4)))
+    forms = {site.weight: (site.form, site.status) for site in sn.inspect(made).sites}
+    assert forms == {
+        "div": ("folded-by-exporter", "eligible"),
+        "div_1": (None, "eligible"),
+        "named": (None, "eligible"),
+        "val_3": (None, "eligible"),
+    }

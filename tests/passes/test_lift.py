@@ -38,6 +38,7 @@ def agree(source: onnx.ModelProto, lifted: onnx.ModelProto, tolerance: float = O
 def lifted_of(source: onnx.ModelProto, **options: Any) -> tuple[onnx.ModelProto, LiftResult]:
     before = source.SerializeToString()
     result = sn.lift(source, **options)
+    assert isinstance(result, LiftResult)
     assert source.SerializeToString() == before
     return result.to_proto(), result
 

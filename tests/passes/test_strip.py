@@ -36,7 +36,7 @@ def test_the_corpus_is_here() -> None:
 @pytest.mark.parametrize("path", CASES)
 def test_every_model_at_hand(path: Path, way: dict[str, Any], tmp_path: Path) -> None:
     try:
-        result = sn.insert(path, **way)
+        result = sn.insert(path, force=True, **way)
     except sn.ModelError as error:
         refusal = str(error)
     else:

@@ -164,11 +164,12 @@ def test_skipped_and_left_out(content: Json, tmp_path: Path) -> None:
 
 def test_parameters_and_own_iterations(content: Json, tmp_path: Path) -> None:
     content.update(power_iterations=3, eps=1e-6, bound=2, clip=True, state="in.u.safetensors", model="else.onnx")
-    content["sites"][0].update(power_iterations=5, per_use=True)
+    content["sites"][0].update(power_iterations=5, per_use=True, bound=3.0, clip=False)
     plan = read(content, tmp_path)
     assert (plan.power_iterations, plan.eps, plan.bound, plan.clip) == (3, 1e-6, 2.0, True)
     assert plan.state == tmp_path / "in.u.safetensors"
     assert (plan.sites[0].power_iterations, plan.sites[0].per_use) == (5, True)
+    assert (plan.sites[0].bound, plan.sites[0].clip) == (3.0, False)
     assert (plan.sites[1].power_iterations, plan.sites[1].per_use) == (None, False)
     again = plan.to_json()["sites"]
     assert (again[0]["power_iterations"], again[0]["per_use"]) == (5, True)

@@ -105,5 +105,7 @@ class StateTensors:
                 side=view.side,
                 power_iterations=target.power_iterations,
                 per_use=target.per_use,
+                bound=target.bound,
+                clip=target.clip,
             )
             offset += size

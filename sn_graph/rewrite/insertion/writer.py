@@ -243,10 +243,10 @@ class _Divisors:
         self._made: dict[tuple[str, int, int], str] = {}
         at, real = entry.at, np.float64 if entry.double else np.float32
         self._plain = list(sigmas)
-        if plan.bound != 1.0:
-            bound = emitter.constant("sn/bound", np.full((1, 1), plan.bound, real))
+        if plan.bound_of(entry.start.target) != 1.0:
+            bound = emitter.constant("sn/bound", np.full((1, 1), plan.bound_of(entry.start.target), real))
             self._plain = [emitter.op("Div", [sigma, bound], f"{at}/sigma_bounded") for sigma in self._plain]
-        if plan.clip:
+        if plan.clips(entry.start.target):
             one = emitter.constant("sn/one", np.ones((1, 1), real))
             clipped, double = f"{at}/sigma_clipped", entry.double
             self._plain = [emitter.maximum(sigma, one, clipped, double=double) for sigma in self._plain]
