@@ -96,7 +96,7 @@ class _Inspector:
         if abs(sigma - 1.0) > _SURE:
             return False
         frobenius = float(np.square(matrix, dtype=np.float64).sum())
-        return frobenius < 0.99 * min(matrix.shape)  # else it is orthogonal, as networks are initialized
+        return bool(frobenius < 0.99 * min(matrix.shape))  # else it is orthogonal, as networks are initialized
 
     @cached_property
     def _holds_chains(self) -> bool:

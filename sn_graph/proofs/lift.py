@@ -109,9 +109,9 @@ def _check_weights(source: Model, model: Model, settled: tuple[Settled, ...]) ->
     if not wanted:
         return
     stored = constants_by_key(model.graph)
-    found = next(iter(Side(_arithmetic(source, wanted), "the original's weights", optimize=False).run([{}])))
-    for value, one in wanted.items():
-        array, computed = model.array(stored[one.holder, one.name]), found[value]
+    for value, one in wanted.items():  # one at a time, for they may be large
+        part = Side(_arithmetic(source, value), "the original's weights", optimize=False)
+        array, computed = model.array(stored[one.holder, one.name]), next(iter(part.run([{}])))[value]
         if array.dtype != computed.dtype or array.shape != computed.shape:
             raise VerificationFailed(f"weight '{one.name}' has not the shape and type that the original computes")
         left, right = array.astype(np.float64), computed.astype(np.float64)
@@ -120,10 +120,10 @@ def _check_weights(source: Model, model: Model, settled: tuple[Settled, ...]) ->
             raise VerificationFailed(f"weight '{one.name}' is not what the original computes")
 
 
-def _arithmetic(source: Model, wanted: Mapping[str, Settled]) -> Model:
-    """Return the part of a model's main graph that computes some values of constants alone."""
+def _arithmetic(source: Model, value: str) -> Model:
+    """Return the part of a model's main graph that computes a value of constants alone."""
     graph: Graph = source.graph
-    waiting, nodes, names = list(wanted), dict[int, Node](), set[str]()
+    waiting, nodes, names = [value], dict[int, Node](), set[str]()
     while waiting:
         name = waiting.pop()
         maker = graph.main.producers.get(name)
@@ -138,7 +138,7 @@ def _arithmetic(source: Model, wanted: Mapping[str, Settled]) -> Model:
         if name in names
     ]
     made = [_whole(source, nodes[order].proto) for order in sorted(nodes)]
-    outputs = [helper.make_value_info(name, onnx.TypeProto()) for name in wanted]
+    outputs = [helper.make_value_info(value, onnx.TypeProto())]
     proto = helper.make_model(helper.make_graph(made, "weights", [], outputs, tensors))
     del proto.opset_import[:]
     proto.opset_import.extend(source.proto.opset_import)

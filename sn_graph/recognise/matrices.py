@@ -98,11 +98,17 @@ def _views(shape: Sequence[int]) -> Iterator[MatrixView]:
 def _same(left: Array, right: Array) -> bool:
     if left.shape != right.shape:
         return False
+    if left.dtype == right.dtype and left.strides == right.strides and _start(left) == _start(right):
+        return True  # two views of one tensor
     rows = max(1, len(left) // _SAMPLE)
     if not _close(left[::rows, :_SAMPLE], right[::rows, :_SAMPLE]):
         return False
     step = max(1, (1 << 20) // left.shape[1])
     return all(_close(left[at : at + step], right[at : at + step]) for at in range(0, len(left), step))
+
+
+def _start(array: Array) -> int:
+    return int(array.__array_interface__["data"][0])
 
 
 def _close(left: Array, right: Array) -> bool:

@@ -10,6 +10,7 @@ eval too.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -130,9 +131,11 @@ def is_leading(matrix: Array, estimate: Estimate) -> bool:
     residual = float(np.linalg.norm(back - square * start))
     if residual > _CONVERGED * max(square, 1e-300) * float(np.linalg.norm(start)):
         return True
-    x: Vector = np.random.default_rng(0).standard_normal((matrix.shape[1],))
+    # Products of float32 need no wider copy of it, and are off by far less than is asked.
+    rough = matrix if matrix.dtype == np.float32 else matrix.astype(np.float64)
+    x: NDArray[Any] = np.random.default_rng(0).standard_normal((matrix.shape[1],))
     for _ in range(_LOOKED):
-        further: Vector = product(matrix.T, product(matrix, np.asarray(x / np.linalg.norm(x))))
+        further = rough.T @ (rough @ (x / np.linalg.norm(x)).astype(rough.dtype))
         if float(np.linalg.norm(further)) > square * (1.0 + _ABOVE):
             return False
         x = further
