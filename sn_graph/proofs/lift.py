@@ -110,14 +110,27 @@ def _check_weights(source: Model, model: Model, settled: tuple[Settled, ...]) ->
         return
     stored = constants_by_key(model.graph)
     for value, one in wanted.items():  # one at a time, for they may be large
-        part = Side(_arithmetic(source, value), "the original's weights", optimize=False)
+        arithmetic = _arithmetic(source, value)
+        part = Side(arithmetic, "the original's weights", optimize=False)
         array, computed = model.array(stored[one.holder, one.name]), next(iter(part.run([{}])))[value]
         if array.dtype != computed.dtype or array.shape != computed.shape:
             raise VerificationFailed(f"weight '{one.name}' has not the shape and type that the original computes")
         left, right = array.astype(np.float64), computed.astype(np.float64)
-        eps = float(ml_dtypes.finfo(array.dtype).eps)  # type: ignore[no-untyped-call]
+        eps = max(_unit(array.dtype), *map(_unit, _types(arithmetic)))  # σ is rounded to the narrowest
         if not np.abs(left - right).max(initial=0.0) <= max(_CLOSE, 4 * eps) * np.abs(right).max(initial=0.0):
             raise VerificationFailed(f"weight '{one.name}' is not what the original computes")
+
+
+def _types(model: Model) -> list[np.dtype[Any]]:
+    tensors = constants_by_key(model.graph).values()
+    return [np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type)) for tensor in tensors]
+
+
+def _unit(dtype: np.dtype[Any]) -> float:
+    """Return the relative spacing of a type's numbers; 0 of integers."""
+    if dtype.kind != "f" and dtype.name != "bfloat16":
+        return 0.0
+    return float(ml_dtypes.finfo(dtype).eps)  # type: ignore[no-untyped-call]
 
 
 def _arithmetic(source: Model, value: str) -> Model:

@@ -17,6 +17,7 @@ from onnx.reference import ReferenceEvaluator
 from sn_graph.errors import ModelError
 from sn_graph.model import Graph, Model, Node, Scope, constant_tensor
 from sn_graph.recognise.operations import OPERATIONS, REARRANGE, Array, narrow
+from sn_graph.sites import cast_type
 
 _LARGE = 1 << 16  # elements that are made float64 where they are used, not where they are read
 _KEPT = 1 << 20  # elements of values that are kept for the next one to ask
@@ -89,17 +90,27 @@ class Evaluator:
             with np.errstate(all="ignore"):
                 if operation is None:
                     return [self._typed(array) for array in self._by_reference(node, inputs)]
+                if self._wide and node.op_type in ("Cast", "CastLike") and self._keeps_width(node, inputs):
+                    return [self._typed(array) for array in inputs[:1] if array is not None]
                 found = operation(node, self._widened(node, inputs))
         except NotComputable:
             raise
         except Exception as error:  # whatever NumPy says of shapes that don't fit
             raise NotComputable(f"{node.op_type}: {error}") from None
         arrays = found if isinstance(found, tuple) else (found,)
-        if node.op_type == "Cast":
+        if node.op_type == "Cast":  # from integers
             arrays = tuple(map(self._typed, arrays))
         elif not self._wide:
             arrays = tuple(narrow(array, inputs) for array in arrays)
         return arrays
+
+    def _keeps_width(self, node: Node, inputs: Sequence[Array | None]) -> bool:
+        """Say whether a Cast is one from floats to floats, which rounds nothing where all are wide."""
+        if inputs[0] is None or not _is_float(inputs[0]):
+            return False
+        if node.op_type == "CastLike":
+            return len(inputs) > 1 and inputs[1] is not None and _is_float(inputs[1])
+        return cast_type(node) is not None
 
     def _widened(self, node: Node, inputs: Sequence[Array | None]) -> list[Array | None]:
         """Return what an operation computes with: float64 throughout, but for large tensors that it only moves."""

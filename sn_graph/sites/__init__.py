@@ -1,7 +1,7 @@
 """Sites: where the weights of a model are, what reads them, and as which matrix."""
 
 from sn_graph.sites.biases import bias_follows_scale
-from sn_graph.sites.chain import is_dequantize
+from sn_graph.sites.chain import cast_type, is_dequantize
 from sn_graph.sites.find import find_sites, locate_sites
 from sn_graph.sites.layout import Atom, Layout
 from sn_graph.sites.operators import DEFAULT_OP_TYPES, QUANTIZED_OP_TYPES, WEIGHT_OP_TYPES, product_perm
@@ -25,6 +25,7 @@ __all__ = [
     "Transfer",
     "WeightUse",
     "bias_follows_scale",
+    "cast_type",
     "find_sites",
     "is_dequantize",
     "locate_sites",

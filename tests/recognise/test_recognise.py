@@ -239,3 +239,70 @@ def test_arithmetic_in_a_body_of_captured_constants() -> None:
     proto.graph.node.add().CopyFrom(node("If", ["which"], ["y"], name="if", **branches))
     proto.graph.input.add().CopyFrom(onnx.helper.make_tensor_value_info("which", 9, []))
     assert explain(proto).form is Form.SPECTRAL_NORM
+
+
+def test_half_precision_between_casts_leaves_the_gain() -> None:
+    """σ is rounded to float16 on its way; what is far beyond float16 tells the gain all the same."""
+    nodes, weights = in_eval(drawn(*CONV))
+    nodes[-1:] = [
+        node("Cast", ["sigma"], ["narrow"], to=onnx.TensorProto.FLOAT16),
+        node("Cast", ["narrow"], ["wide"], to=onnx.TensorProto.FLOAT),
+        node("Div", ["c.weight_orig", "wide"], ["w"]),
+    ]
+    assert explain(convolution((nodes, weights))).gain == 1.0
+
+
+def test_a_gain_over_sigma_times_the_weight() -> None:
+    nodes, weights = in_eval(drawn(*CONV))
+    nodes[-1:] = [node("Div", ["gain", "sigma"], ["scale"]), node("Mul", ["scale", "c.weight_orig"], ["w"])]
+    found = explain(convolution((nodes, {**weights, "gain": np.float32(1.5)})))
+    assert found.form is Form.SPECTRAL_NORM
+    assert found.gain == pytest.approx(1.5)
+
+
+def test_u_in_a_constant_node_and_a_weight_reshaped_behind_the_division() -> None:
+    """No floor, u a column in a Constant, and the 4-D weight nowhere: only its matrix and that transposed."""
+    w = drawn(*CONV)
+    u, _ = stored(w)
+    matrix = rows_of(w)
+    nodes = [
+        constant("u", u.reshape(-1, 1)),
+        node("MatMul", ["onnx::MatMul_8", "u"], ["raw"]),
+        node("Reshape", ["raw", "flat"], ["vector"]),
+        node("ReduceL2", ["vector"], ["length"], keepdims=0),
+        node("Div", ["raw", "length"], ["v"]),
+        node("Transpose", ["u"], ["row"]),
+        node("MatMul", ["row", "onnx::MatMul_7"], ["rm"]),
+        node("MatMul", ["rm", "v"], ["square"]),
+        node("Squeeze", ["square"], ["sigma"]),
+        node("Div", ["onnx::MatMul_7", "sigma"], ["flatter"]),
+        node("Reshape", ["flatter", "shape"], ["w"]),
+    ]
+    weights = {
+        "first": np.zeros((8, 6, 1, 1), np.float32),
+        "onnx::MatMul_7": matrix,
+        "onnx::MatMul_8": np.ascontiguousarray(matrix.T),
+        "flat": np.array([-1]),
+        "shape": np.array(CONV),
+    }
+    found = explain(convolution((nodes, weights)))
+    assert found.form.is_spectral_norm
+    assert found.sigma_graph == pytest.approx(float(np.linalg.norm(matrix.T.astype(np.float64) @ u)), rel=TIGHT)
+    assert found.original is not None
+    assert found.original.name == "onnx::MatMul_7"
+
+
+def test_in_a_loops_body() -> None:
+    nodes, weights = in_eval(drawn(*CONV))
+    proto = convolution((nodes, weights))
+    body = onnx.helper.make_graph(
+        [*proto.graph.node, node("Identity", ["going"], ["on"])],
+        "body",
+        [onnx.helper.make_tensor_value_info("turn", 7, []), onnx.helper.make_tensor_value_info("going", 9, [])],
+        [onnx.helper.make_tensor_value_info("on", 9, []), onnx.helper.make_tensor_value_info("y", 1, None)],
+    )
+    del proto.graph.node[:]
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.array(2), "turns"))
+    proto.graph.node.append(node("Loop", ["turns", ""], ["ys"], name="loop", body=body))
+    proto.graph.output[0].name = "ys"
+    assert explain(proto).form is Form.SPECTRAL_NORM
