@@ -31,10 +31,11 @@ from sn_graph.passes import (
 )
 from sn_graph.plan import Plan, PlanOptions, build_plan, carried_plan, record_of, require_whole
 from sn_graph.progress import Progress, silent
+from sn_graph.recognise import reads_inputs
 from sn_graph.report import Report, SiteRecord
-from sn_graph.rewrite import insertion_plan, restore
+from sn_graph.rewrite import inline, insertion_plan, restore
 from sn_graph.rewrite.insertion import StateLayout, StateMode
-from sn_graph.sites import Convention
+from sn_graph.sites import Convention, find_sites
 from sn_graph.state import Inserted, State, read_inserted, site_vectors
 
 if TYPE_CHECKING:
@@ -281,10 +282,35 @@ def lift(
     if chosen.to is LiftedTo.INSERT and chosen.sigma is not LiftedSigma.GRAPH:
         raise UsageError("an iteration has no exact σ", do="leave --sigma out, or lift --to fold")
     model = Model.open(source)
+    inner = _without_given_weights(model)
+    result = _lifted(model if inner is None else inner, chosen, progress)
+    if inner is not None and not any(site.status == "lifted" for site in result.sites):
+        return _lifted(model, chosen, progress)
+    return result
+
+
+def _lifted(model: Model, options: LiftOptions, progress: Progress) -> PassResult:
     plan = build_plan(model)
-    result = Lift(chosen)(model, plan, progress)
+    result = Lift(options)(model, plan, progress)
     assert isinstance(result, LiftResult), "what Lift.apply returns"
-    return _carried_on(model, plan, chosen, result) if result.carried else result
+    return _carried_on(model, plan, options, result) if result.carried else result
+
+
+def _without_given_weights(model: Model) -> Model | None:
+    """Return a copy without the functions that compute weights from what their calls give; None where there is none.
+
+    What such a function is given differs from call to call, and a stored weight has no place in its body.
+    """
+    copy, found = model, False
+    while names := {
+        (site.scope.proto.domain, site.scope.proto.name)
+        for site in find_sites(copy)
+        if site.is_computed and isinstance(site.scope.proto, onnx.FunctionProto) and reads_inputs(site)
+    }:
+        copy, found = copy.copy(), True
+        inline(copy.proto, names)
+        copy.edited()
+    return copy if found else None
 
 
 def _carried_on(model: Model, plan: Plan, options: LiftOptions, lifted: LiftResult) -> PassResult:

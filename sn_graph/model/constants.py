@@ -27,17 +27,34 @@ class ConstantValues:
     """The values that depend on initializers and Constant nodes only, in every scope.
 
     What an operator of an unknown domain makes is none of them, even where all its inputs are, because it may read a
-    file, a socket or a clock. What a local function makes is as constant as what its body makes.
+    file, a socket or a clock. What a local function makes is as constant as what its body makes. An input of a local
+    function is one of them where every call gives it such a value.
     """
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
         self._computed: set[tuple[int, str]] = set()
         self._impure = _impure_functions(graph)
-        for scope in graph.scopes:
-            for node in scope.nodes:
-                if self._is_computed(node):
-                    self._computed.update((id(scope), name) for name in node.proto.output if name)
+        known = -1
+        while known < len(self._computed):  # once more for each function that calls another
+            known = len(self._computed)
+            for scope in graph.scopes:
+                for node in scope.nodes:
+                    if self._is_computed(node):
+                        self._computed.update((id(scope), name) for name in node.proto.output if name)
+            if not graph.functions:
+                break
+            for function in graph.functions.values():
+                given = (name for place, name in enumerate(function.inputs) if self._is_given(function, place))
+                self._computed.update((id(function), name) for name in given)
+
+    def _is_given(self, function: Scope, place: int) -> bool:
+        """Say whether every call of a function gives an input a constant."""
+        calls = self._graph.calls(function)
+        given = [call.proto.input[place] if place < len(call.proto.input) else "" for call in calls]
+        return bool(calls) and all(
+            name and self.holds(call.scope, name) for call, name in zip(calls, given, strict=True)
+        )
 
     def _is_computed(self, node: Node) -> bool:
         if node.is_standard and node.op_type == "Constant":

@@ -204,6 +204,7 @@ class Graph:
         self.functions: dict[tuple[str, str, str], Scope] = {}
         self._uses: dict[tuple[int, str], list[Use]] = defaultdict(list)
         self._names: set[str] | None = None
+        self._calls: dict[int, list[Node]] | None = None
         self._count = 0
         _check_names(tuple(entry.domain for entry in model.opset_import))
         for function in model.functions:
@@ -298,6 +299,17 @@ class Graph:
     def function(self, node: Node) -> Scope | None:
         """Return the local function that a node calls, or None."""
         return self.functions.get((node.domain, node.op_type, node.proto.overload))
+
+    def calls(self, function: Scope) -> list[Node]:
+        """Return the nodes that call a local function, in graph order."""
+        if self._calls is None:
+            self._calls = defaultdict(list)
+            for scope in self.scopes if self.functions else ():
+                for node in scope.nodes:
+                    called = self.function(node)
+                    if called is not None:
+                        self._calls[id(called)].append(node)
+        return self._calls[id(function)]
 
     def opset(self, domain: str = "") -> int | None:
         """Return the main graph's version of an operator set; of several imports the last, as onnxruntime does."""

@@ -12,7 +12,8 @@ def record_of(
     planned: PlannedSite, status: Status | None = None, reason: str | None = None, notes: Sequence[str] = ()
 ) -> SiteRecord:
     """Return the record of a planned site, with its own status and reason or others, and more notes."""
-    site, view, found = planned.site, planned.view, planned.explanation
+    site, found = planned.site, planned.explanation
+    view = planned.view if found is None else found.view
     known = {} if found is None else recognised(found)
     return SiteRecord(
         id=site.id,

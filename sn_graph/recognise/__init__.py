@@ -4,7 +4,7 @@ from sn_graph.recognise.carry import Carry, carry
 from sn_graph.recognise.evaluate import Evaluator, NotComputable
 from sn_graph.recognise.forms import Explanation, Form
 from sn_graph.recognise.names import ANONYMOUS, framework_name
-from sn_graph.recognise.recognise import recognise
+from sn_graph.recognise.recognise import reads_inputs, recognise
 from sn_graph.recognise.results import Multiple, result_of
 from sn_graph.recognise.trace import Value
 
@@ -19,6 +19,7 @@ __all__ = [
     "Value",
     "carry",
     "framework_name",
+    "reads_inputs",
     "recognise",
     "result_of",
 ]

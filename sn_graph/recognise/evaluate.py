@@ -49,9 +49,7 @@ class Evaluator:
 
     def value(self, scope: Scope, name: str) -> Array:
         """Return a value that `scope`, of this model or a copy of it, sees; read-only. Raises NotComputable."""
-        owner = self._graph.owner(self._scopes[scope.id], name)
-        if owner is None:
-            raise NotComputable(name)
+        owner, name = defined(self._graph, self._scopes[scope.id], name)
         place = (owner.id, name)
         if place in self._values:
             return self._values[place]
@@ -163,6 +161,25 @@ class Evaluator:
                 dtype = np.float32 if "float" in attribute.name else np.int64
                 return self._typed(np.asarray(helper.get_attribute_value(attribute), dtype))
         raise NotComputable("a Constant of another form")
+
+
+def defined(graph: Graph, scope: Scope, name: str) -> tuple[Scope, str]:
+    """Return the scope that makes the value that `scope` sees as `name`, and its name there; through a single call.
+
+    Raises NotComputable where there is none, or several calls give a function's input.
+    """
+    seen = set[int]()
+    owner = graph.owner(scope, name)
+    while owner is not None and owner.is_function and name in owner.inputs and id(owner) not in seen:
+        seen.add(id(owner))
+        calls, place = graph.calls(owner), owner.inputs.index(name)
+        if len(calls) != 1 or place >= len(calls[0].proto.input):
+            raise NotComputable(f"{name} is given by {len(calls)} calls")
+        name = calls[0].proto.input[place]
+        owner = graph.owner(calls[0].scope, name)
+    if owner is None:
+        raise NotComputable(name)
+    return owner, name
 
 
 def _is_float(array: NDArray[Any]) -> bool:

@@ -50,7 +50,7 @@ class Explanation:
 
     Attributes:
         form: What it is.
-        why: What it is, in words: behind "computed in the graph".
+        why: What it is, in words, where that is more than the form says.
         slot: The value that the weight input reads.
         original: The stored tensor that it is made of; None where that is not one.
         shape, dtype: Of what the weight input reads, where known.
@@ -83,6 +83,13 @@ class Explanation:
     turn: int = 0
     parts: "tuple[Explanation, ...]" = ()
     notes: tuple[str, ...] = ()
+
+    @property
+    def reason(self) -> str:
+        """Why the weight is skipped by what normalizes stored ones."""
+        if self.form.is_spectral_norm:
+            return "computed in the graph; looks like an exported spectral norm: run lift first"
+        return f"computed in the graph: {self.why}" if self.why else "computed in the graph"
 
     @property
     def view(self) -> MatrixView | None:

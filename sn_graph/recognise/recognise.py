@@ -12,7 +12,7 @@ from sn_graph.recognise.divisors import Divisor, levels
 from sn_graph.recognise.evaluate import Evaluator, NotComputable, Place
 from sn_graph.recognise.forms import Explanation, Form
 from sn_graph.recognise.matrices import operands, transposed
-from sn_graph.recognise.operations import Array
+from sn_graph.recognise.operations import Array, product
 from sn_graph.recognise.sigma import Estimate, Matcher, Stored, is_leading
 from sn_graph.recognise.trace import Tracer, Value, element_type
 from sn_graph.recognise.weight_norm import normalized_weight
@@ -75,8 +75,8 @@ class _Recogniser:
         except NotComputable:
             return unknown
         if direction is not None:
-            why = "weight normalization: run lift --to fold"
-            return replace(unknown, form=Form.WEIGHT_NORM, why=why, original=direction)
+            note = "weight normalization, which lift --to fold stores"
+            return replace(unknown, form=Form.WEIGHT_NORM, original=direction, notes=(note,))
         if any(self._scaled_by_itself(tracer, chain) for chain in candidates):
             return replace(unknown, why="divided by a norm of its own that is not the spectral norm of its matrix")
         return unknown
@@ -122,7 +122,7 @@ class _Recogniser:
         vectors = [one for one in (estimate.left, estimate.right) if one is not None]
         base = Explanation(
             Form.SPECTRAL_NORM,
-            "an exported spectral norm: run lift",
+            "",
             slot,
             original,
             chain=chain,
@@ -142,10 +142,12 @@ class _Recogniser:
         k = (estimate.half_steps + 1) // 2
         of_torch = _of_torch(vectors[0], original, tracer, chain)
         form = Form.SPECTRAL_NORM_TRAIN if of_torch else Form.SPECTRAL_NORM_ITERATED
-        why = f"an exported spectral norm with {k} iteration{'s' if k > 1 else ''} baked in: run lift"
-        if form is Form.SPECTRAL_NORM_ITERATED:
-            why = f"an exported spectral norm that iterates {k} time{'s' if k > 1 else ''} in each run: run lift"
-        return replace(base, form=form, why=why, k=k)
+        counted = f"{k} iteration{'s' if k > 1 else ''}"
+        first = _first_sigma(estimate, tensor)
+        note = (
+            f"{counted} from the stored {vectors[0].name} in the graph: σ {estimate.sigma:.6g}, before them {first:.6g}"
+        )
+        return replace(base, form=form, k=k, notes=(note,))
 
     def _otherwise(self, tracer: Tracer, chain: Chain) -> Explanation | None:
         """Explain a chain whose tensor is divided by another norm of itself; None where it is no norm of a matrix."""
@@ -225,6 +227,14 @@ def _oriented(estimate: Estimate, rank: int) -> Estimate:
     return estimate
 
 
+def _first_sigma(estimate: Estimate, tensor: Array) -> float:
+    """Return the σ that a stored vector gives before any iteration: the length of its image."""
+    matrix = estimate.view.matrix(tensor)
+    if estimate.left is not None:
+        return float(np.linalg.norm(product(matrix.T, estimate.left.elements)))
+    return 0.0 if estimate.right is None else float(np.linalg.norm(product(matrix, estimate.right.elements)))
+
+
 def _is_called(vector: Stored, letter: str) -> bool:
     """Say whether a vector is named as frameworks name u or v: weight_u, 0._u, u, u0."""
     last = vector.name.rpartition(".")[2].rstrip("0123456789")
@@ -246,3 +256,17 @@ def _of_torch(vector: Stored, original: Value | None, tracer: Tracer, chain: Cha
 def _plain(number: float) -> float:
     """Return a number without the rounding of its way: 1 where it is as near."""
     return 1.0 if abs(number - 1.0) < 1e-6 else number
+
+
+def reads_inputs(site: Site) -> bool:
+    """Say whether a weight that a local function computes depends on the function's inputs."""
+    waiting, seen = [site.weight], {site.weight}
+    while waiting:
+        name = waiting.pop()
+        maker = site.scope.producers.get(name)
+        if maker is None and name in site.scope.inputs:
+            return True
+        fresh = [] if maker is None else [one for one in maker.proto.input if one and one not in seen]
+        seen.update(fresh)
+        waiting += fresh
+    return False

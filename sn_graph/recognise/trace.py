@@ -8,7 +8,7 @@ import numpy as np
 from onnx import TensorProto
 
 from sn_graph.model import Graph, Node, Scope
-from sn_graph.recognise.evaluate import Evaluator, NotComputable, Place
+from sn_graph.recognise.evaluate import Evaluator, NotComputable, Place, defined
 from sn_graph.recognise.operations import Array
 
 
@@ -45,10 +45,7 @@ class Tracer:
 
     def seen(self, scope: Scope, name: str) -> Value:
         """Return the value that a scope sees under a name. Raises NotComputable where there is none."""
-        owner = self.graph.owner(scope, name)
-        if owner is None:
-            raise NotComputable(name)
-        return Value(owner, name)
+        return Value(*defined(self.graph, scope, name))
 
     def inputs(self, node: Node) -> list[Value]:
         """Return what a node reads, but for inputs that are left out."""

@@ -3,7 +3,7 @@
 from sn_graph.rewrite.bake import bake, insertion_plan
 from sn_graph.rewrite.edits import Edits
 from sn_graph.rewrite.emit import Emitter
-from sn_graph.rewrite.hoist import Hoist
+from sn_graph.rewrite.hoist import Hoist, inline
 from sn_graph.rewrite.original import pack_original, restore
 from sn_graph.rewrite.rewire import Copy, Rewiring
 from sn_graph.rewrite.scale import Rescaled, Scaling
@@ -20,6 +20,7 @@ __all__ = [
     "Settled",
     "Settling",
     "bake",
+    "inline",
     "insertion_plan",
     "pack_original",
     "restore",

@@ -71,7 +71,7 @@ class Hoist:
             return Hoisted({target.id: target.site.weight for target in targets}, {}, changed=False)
         tags = _Tags(self._model)
         if functions:
-            _inline(self._model.proto, {(function.domain, function.name) for function in functions.values()})
+            inline(self._model.proto, {(function.domain, function.name) for function in functions.values()})
         self._model.edited()
         graph = self._model.graph
         held = tags.held(graph)
@@ -160,8 +160,11 @@ class _Tags:
         return {old: new for old, new in moved.items() if old != new}
 
 
-def _inline(proto: onnx.ModelProto, names: set[tuple[str, str]]) -> None:
-    """Inline these functions. The inliner refuses a model with any function of another opset: it gets only ours."""
+def inline(proto: onnx.ModelProto, names: set[tuple[str, str]]) -> None:
+    """Inline these functions, by domain and name, in place.
+
+    The inliner refuses a model with any function of another opset: it gets only ours.
+    """
     part = onnx.ModelProto()
     part.CopyFrom(proto)
     chosen = [function for function in proto.functions if (function.domain, function.name) in names]

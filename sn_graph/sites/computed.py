@@ -1,6 +1,7 @@
 """Computed weights: what the graph makes a weight of, in words that say what to do about it.
 
-What looks like an exported spectral norm is lifted; the rest is folded by a tool that evaluates constants.
+What an exporter left of a spectral norm is told by `sn_graph.recognise`; the rest is folded by a tool that evaluates
+constants.
 """
 
 from collections.abc import Iterator
@@ -15,7 +16,6 @@ _LAYOUT_OPS = frozenset(
     {"Identity", "Cast", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Concat", "Expand"}
 )
 _PIECES = frozenset({"Slice", "Split", "Gather", "Concat", "Expand", "Tile", "Pad"})
-_PRODUCTS = frozenset({"MatMul", "Gemm", "Einsum"})
 _QUANTIZERS = frozenset({"QuantizeLinear", "DynamicQuantizeLinear"})
 _LISTED = 5  # operators that a reason names
 _SIMPLIFY = "simplify the model first (onnxsim or onnxslim folds constants)"
@@ -23,8 +23,6 @@ _SIMPLIFY = "simplify the model first (onnxsim or onnxslim folds constants)"
 
 def computed_reason(graph: Graph, scope: Scope, name: str) -> str:
     """Return why a weight that the graph computes from constants can't be normalized, and what to do."""
-    if looks_like_spectral_norm(graph, scope, name):
-        return "computed in the graph; looks like an exported spectral norm: run lift first"
     made = list(_makers(graph, scope, name))
     filled = next((node for node in made if node.op_type == "ConstantOfShape"), None)
     if filled is not None and all(node is filled or _is_layout(node) for node in made if _feeds(graph, node)):
@@ -42,23 +40,6 @@ def computed_reason(graph: Graph, scope: Scope, name: str) -> str:
     if _PIECES & set(kinds) and all(map(_is_layout, made)):
         return f"{first}, so it is a part of stored tensors or put together of them; {_SIMPLIFY}"
     return f"{first}; {_SIMPLIFY}"
-
-
-def looks_like_spectral_norm(graph: Graph, scope: Scope, name: str) -> bool:
-    """Say whether a computed value is a stored tensor divided or multiplied by what comes of a matrix product.
-
-    Weight norm and equalised learning rates, for comparison, take no product; low-rank updates add theirs.
-    """
-    scope, name = behind_layout(graph, scope, name)
-    node = graph.producer(scope, name)
-    if node is None or node.op_type not in ("Div", "Mul") or len(node.proto.input) != 2:
-        return False
-    first, second = node.proto.input
-    pairs = [(first, second)] if node.op_type == "Div" else [(first, second), (second, first)]
-    return any(
-        _is_stored_matrix(graph, node.scope, weight) and _has_product(graph, node.scope, sigma)
-        for weight, sigma in pairs
-    )
 
 
 def behind_layout(graph: Graph, scope: Scope, name: str) -> tuple[Scope, str]:
@@ -104,22 +85,3 @@ def _fill(node: Node) -> str:
         return f"{float(numpy_helper.to_array(tensor).reshape(-1)[0]):g}"
     except (ValueError, TypeError, IndexError):  # its data stand elsewhere, or it has none
         return "one value"
-
-
-def _is_stored_matrix(graph: Graph, scope: Scope, name: str) -> bool:
-    tensor = graph.constant(*behind_layout(graph, scope, name))
-    return tensor is not None and len(tensor.dims) > 1
-
-
-def _has_product(graph: Graph, scope: Scope, name: str) -> bool:
-    waiting, seen = [(scope, name)], set()
-    while waiting:
-        scope, name = waiting.pop()
-        node = graph.producer(scope, name)
-        if node is None or id(node) in seen:
-            continue
-        if node.op_type in _PRODUCTS:
-            return True
-        seen.add(id(node))
-        waiting += [(node.scope, name) for name in node.proto.input if name]
-    return False

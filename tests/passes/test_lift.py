@@ -289,3 +289,48 @@ def test_batchnorm_stays_in_the_arithmetic_that_is_its_own() -> None:
     made, _ = lifted_of(source)
     agree(source, made)
     assert set(initializers(made)) == {"c.weight", "c.bias"}
+
+
+def given(calls: int) -> onnx.ModelProto:
+    """A local function that normalizes the weight that its calls give, each its own."""
+    nodes, weights = in_eval(drawn(*CONV))
+    names = list(weights)
+    imports = [helper.make_opsetid("", 17)]
+    function = helper.make_function(
+        "own", "layer", ["x", *names], ["y"], [*nodes, node("Conv", ["x", "w"], ["y"])], imports
+    )
+    made: dict[str, Any] = {}
+    body = []
+    for call in range(calls):
+        _, own = in_eval(drawn(*CONV, seed=call), prefix="c.")
+        made |= {f"layers.{call}.{name[2:] if name.startswith('c.') else name}": array for name, array in own.items()}
+        inputs = [f"layers.{call}.{name[2:] if name.startswith('c.') else name}" for name in names]
+        body.append(node("layer", ["x", *inputs], [f"y{call}"], domain="own", name=f"call{call}"))
+    graph = helper.make_graph(
+        body,
+        "g",
+        [value("x", ["n", 6, 7, 7])],
+        [value(f"y{call}") for call in range(calls)],
+        [onnx.numpy_helper.from_array(np.asarray(array), name) for name, array in made.items()],
+    )
+    opsets = [*imports, helper.make_opsetid("own", 1)]
+    return helper.make_model(graph, functions=[function], opset_imports=opsets, ir_version=8)
+
+
+@pytest.mark.parametrize("calls", [1, 2])
+def test_a_function_that_is_given_its_weight(calls: int) -> None:
+    source = given(calls)
+    made, result = lifted_of(source)
+    agree(source, made)
+    wanted = {f"layers.{call}.weight" for call in range(calls)}
+    assert wanted == {site.weight for site in result.sites if site.status == "lifted"}
+    assert set(initializers(made)) == wanted
+    assert not made.functions
+
+
+@pytest.mark.parametrize("calls", [1, 2])
+def test_a_function_that_is_given_its_weight_is_not_normalized_by_accident(calls: int) -> None:
+    """Its products read nothing but constants, so they are no layers."""
+    source = given(calls)
+    for result in (sn.fold(source), sn.insert(source)):
+        assert {site.status for site in result.sites} == {"skipped"}

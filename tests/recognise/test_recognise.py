@@ -166,7 +166,7 @@ def test_no_spectral_norm(kind: str, form: Form) -> None:
     found = explain(linear(other(kind, drawn(8, 6))))
     assert found.form is form
     if kind.startswith("√"):
-        assert kind in found.why
+        assert kind in found.reason
 
 
 def test_the_norm_of_the_convolution() -> None:
@@ -181,7 +181,7 @@ def test_the_norm_of_the_convolution() -> None:
     weights = {"c.weight": w, "v": drawn(1, 6, 7, 7), "flat": np.array([-1]), "u": drawn(8 * 5 * 5)}
     found = explain(convolution((nodes, weights)))
     assert found.form is Form.NORMALIZED_OTHERWISE
-    assert "convolution" in found.why
+    assert "convolution" in found.reason
 
 
 @pytest.mark.parametrize("axes", [[1, 2, 3], None])
