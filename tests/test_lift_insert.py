@@ -13,7 +13,7 @@ import pytest
 import sn_graph as sn
 from sn_graph.proofs import save
 from sn_graph.state import read_inserted
-from tests.support.builders import Array, drawn, node, value
+from tests.support.builders import Array, drawn, network, node, value
 from tests.support.exported import biggan, convolution, in_eval, in_train, linear, power, rows_of, stored
 
 CONV = (8, 6, 3, 3)
@@ -163,3 +163,25 @@ def test_a_weight_that_insert_refuses_stays_normalized() -> None:
 def test_exact_has_no_meaning_for_an_iteration() -> None:
     with pytest.raises(sn.UsageError, match="exact"):
         sn.lift(convolution(in_eval(drawn(*CONV))), to="insert", sigma="exact")
+
+
+def test_gates_in_another_order(tmp_path: Path) -> None:
+    """PyTorch's gates are i, f, g, o and ONNX's i, o, f, c: u goes with its rows."""
+    w = drawn(20, 6)
+    nodes, weights = in_eval(w, prefix="l.")
+    for one in nodes:
+        one.output[:] = ["normalized" if name == "w" else name for name in one.output]
+    for place, (start, end) in enumerate(((0, 5), (15, 20), (5, 15))):
+        weights |= {f"from{place}": np.array([start]), f"to{place}": np.array([end])}
+        nodes.append(node("Slice", ["normalized", f"from{place}", f"to{place}", "axis"], [f"part{place}"]))
+    weights["axis"] = np.array([0])
+    nodes += [
+        node("Concat", ["part0", "part1", "part2"], ["gates"], axis=0),
+        node("Unsqueeze", ["gates", "axis"], ["W"]),
+        node("LSTM", ["x", "W", "R"], ["y"], hidden_size=5),
+    ]
+    weights["R"] = drawn(1, 20, 5, seed=2)
+    source = network(nodes, weights, {"x": [3, 2, 6]})
+    u, _ = stored(w)
+    wanted = [power(rows_of(w), u, step + 1)[0] for step in range(STEPS)]
+    assert sigmas_of(source, tmp_path, "l.weight") == pytest.approx(wanted, rel=CLOSE)

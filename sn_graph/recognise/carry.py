@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sn_graph.model import Model
 from sn_graph.recognise.evaluate import Evaluator
 from sn_graph.recognise.forms import Explanation, Form
-from sn_graph.recognise.matrices import view_as
+from sn_graph.recognise.matrices import rows_as, view_as
 from sn_graph.recognise.results import Multiple, result_of
 from sn_graph.sites import MatrixView
 
@@ -53,8 +53,11 @@ def carry(model: Model, found: Explanation) -> Carry | str:
     shape = found.shape or tensor.shape
     read = tensor.reshape(shape) if isinstance(weight, Multiple) else weight
     view = view_as(read, estimate.view.matrix(tensor), 1.0 if isinstance(weight, Multiple) else scale)
+    order = None
+    if view is None and scale == 1.0:
+        view, order = rows_as(read, estimate.view.matrix(tensor)) or (None, None)
     if view is None:
-        return "its elements are read in another order than its matrix has them (gates?); lift it --to fold"
+        return "its elements are read in another order than its matrix has them; lift it --to fold"
     # The parametrization begins at v; where one vector alone is stored, the iteration begins there.
     begins_right = found.original is not None and "parametrizations." in found.original.name
     vector, on_rows = estimate.left, True
@@ -65,4 +68,5 @@ def carry(model: Model, found: Explanation) -> Carry | str:
     rows_first = view.side == "rows"
     side_view = MatrixView(view.split, view.perm, view.rows, view.cols, "rows" if on_rows == rows_first else "cols")
     bound = gain * found.cap if found.cap is not None else gain
-    return Carry(weight, side_view, vector.elements, bound, found.cap is not None)
+    u = vector.elements if order is None or not on_rows else vector.elements[order]
+    return Carry(weight, side_view, u, bound, found.cap is not None)

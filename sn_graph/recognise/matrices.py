@@ -131,6 +131,24 @@ def view_as(tensor: Array, matrix: Array, scale: float = 1.0) -> MatrixView | No
     return None
 
 
+def rows_as(tensor: Array, matrix: Array) -> tuple[MatrixView, Array] | None:
+    """Return the view under which a tensor is a matrix with its rows in another order, and which row stands where.
+
+    Such are the gates of recurrent cells, which ONNX orders otherwise than PyTorch. None where there is none.
+    """
+    wanted = np.lexsort(matrix.T[::-1])
+    for view in _views(tensor.shape):
+        taken = view.matrix(tensor)
+        if taken.shape != matrix.shape:
+            continue
+        given = np.lexsort(taken.T[::-1])
+        if _same(taken[given], matrix[wanted]):
+            order = np.empty(len(given), np.int64)
+            order[given] = wanted
+            return view, order
+    return None
+
+
 def transposed(view: MatrixView) -> MatrixView:
     """Return the view of the transposed matrix, of a tensor of rank 2."""
     return replace(view, perm=None if view.perm else (1, 0), rows=view.cols, cols=view.rows)
