@@ -42,6 +42,7 @@ class PassResult:
             called, which changes it in place.
         options: The pass's options.
         name: The pass's name.
+        before: The result whose model is `source`, where two passes followed each other: it is to be proved too.
     """
 
     model: Model
@@ -53,6 +54,7 @@ class PassResult:
     source: Model | None = None
     options: Any = None
     name: str = ""
+    before: "PassResult | None" = None
 
     @property
     def idle(self) -> bool:

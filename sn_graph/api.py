@@ -335,7 +335,7 @@ def _carried_on(model: Model, plan: Plan, options: LiftOptions, lifted: LiftResu
         assert isinstance(again, LiftResult), "what Lift.apply returns"
         return _carried_on(model, plan, options, again) if again.carried else again
     records = tuple(_told(record, done.get(record.id)) for record in lifted.sites)
-    return replace(result, sites=records)
+    return replace(result, sites=records, before=lifted)
 
 
 def _told(record: SiteRecord, inserted: SiteRecord | None) -> SiteRecord:

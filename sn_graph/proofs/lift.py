@@ -63,6 +63,47 @@ def prove_lift(result: LiftResult, source: Model, written: Path, terms: Terms) -
     return Proof("run", parity.doubt)
 
 
+def prove_carried(lifted: LiftResult) -> None:
+    """Prove that an insertion goes on with the weights of an export. Raises VerificationFailed.
+
+    What is stored is, but for a factor, what onnxruntime computes of the export's arithmetic; and the factor is the one
+    that the target norm, or the cap, and the export's own σ give.
+    """
+    source, plan = lifted.source, lifted.plan
+    if source is None or plan is None:
+        return
+    _check_rest(source, lifted.model, lifted.settled)
+    carried = {one.id: one for one in lifted.carried}
+    known = (site.explanation for site in plan.sites)
+    found = {each.slot.place: each for each in known if each is not None}
+    stored = constants_by_key(lifted.model.graph)
+    for one in (one for one in lifted.settled if not one.scope):
+        explanation = found[one.scope, one.value]
+        target = carried[f"{one.holder}::{one.name}" if one.holder else one.name]
+        if explanation.sigma_graph is None or explanation.gain is None:
+            continue
+        arithmetic = _arithmetic(source, one.value)
+        try:
+            run = Side(arithmetic, "the original's weights", optimize=False).run([{}])
+            computed = next(iter(run))[one.value].astype(np.float64)
+        except ModelError:
+            return  # then the insertion's own proof says that nothing can be run
+        weight = lifted.model.array(stored[one.holder, one.name]).astype(np.float64)
+        # Where there is a cap, the gain is in the stored weight, and in its σ.
+        sigma = explanation.sigma_graph * (explanation.gain if target.clip else 1.0)
+        divisor = sigma / target.bound
+        wanted = weight / (max(1.0, divisor) if target.clip else divisor)
+        unit = max(map(_unit, _types(arithmetic)), default=0.0)
+        if wanted.shape != computed.shape or not (
+            np.abs(wanted - computed).max(initial=0.0) <= max(_CARRIED, 4 * unit) * np.abs(computed).max(initial=0.0)
+        ):
+            raise VerificationFailed(f"weight '{one.name}' and its norm are not those of the original")
+
+
+# An eps beside a cap is not carried on: torch's soft caps add 1e-5.
+_CARRIED = 1e-4
+
+
 def _check_rest(source: Model, model: Model, settled: tuple[Settled, ...]) -> None:
     """Raise where something else than the arithmetic of the lifted weights is not as it was."""
     new = {(one.holder, one.name) for one in settled}

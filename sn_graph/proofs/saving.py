@@ -12,7 +12,7 @@ from sn_graph.passes import InsertResult, LiftResult, PassResult
 from sn_graph.progress import Progress, silent
 from sn_graph.proofs.fold import prove_fold
 from sn_graph.proofs.insert import prove_insertion
-from sn_graph.proofs.lift import prove_lift
+from sn_graph.proofs.lift import prove_carried, prove_lift
 from sn_graph.proofs.proof import Proof, Terms, save_proven
 from sn_graph.proofs.sameness import first_difference
 from sn_graph.proofs.strip import prove_strip
@@ -69,6 +69,8 @@ def prove(result: PassResult, written: Path, terms: Terms) -> Proof:
             "because apply changed the model in place",
             "call the pass itself, which keeps the source",
         )
+    if isinstance(result.before, LiftResult):
+        prove_carried(result.before)
     if isinstance(result, LiftResult):
         return prove_lift(result, source, written, terms)
     if isinstance(result, InsertResult):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +9,13 @@ import pytest
 from onnx import numpy_helper
 
 import sn_graph as sn
+from sn_graph.passes import LiftResult, PassResult
 from sn_graph.proofs import Terms, prove, save
 from tests.support.builders import drawn
 from tests.support.exported import convolution, in_eval
 
 
-def written(tmp_path: Path) -> tuple[sn.api.LiftResult, Path]:  # type: ignore[name-defined]
+def written(tmp_path: Path) -> tuple[PassResult, Path]:
     result = sn.lift(convolution(in_eval(drawn(8, 6, 3, 3))))
     path = tmp_path / "lifted.onnx"
     result.save(path)
@@ -61,3 +63,15 @@ def test_another_node_is_found(tmp_path: Path) -> None:
     onnx.save(proto, path)
     with pytest.raises(sn.VerificationFailed, match="not the original's"):
         prove(result, path, Terms())
+
+
+def test_what_an_insertion_goes_on_with_is_proved_too(tmp_path: Path) -> None:
+    source = convolution(in_eval(drawn(8, 6, 3, 3)))
+    result = sn.lift(source, to="insert")
+    path = tmp_path / "lifted.onnx"
+    assert save(result, path).verified == "run"
+    assert isinstance(result.before, LiftResult)
+    (target,) = result.before.carried
+    wrong = replace(result.before, carried=(replace(target, bound=2.0),))
+    with pytest.raises(sn.VerificationFailed, match="not those of the original"):
+        save(replace(result, before=wrong), path)
