@@ -137,6 +137,7 @@ def _off(value: float | None, site: SiteRecord) -> str:
 
 _NORMS = (
     _Norm("σ", lambda site: site.sigma, _plain, always=True),
+    _Norm("σ in graph", lambda site: site.sigma_graph, _plain),
     _Norm("proven", lambda site: site.sigma_upper, _above),
     _Norm("operator", lambda site: site.sigma_operator, _bracket),
     _Norm("1 step", lambda site: site.sigma_power, _off),
@@ -167,8 +168,16 @@ def _remark_lines(sites: Iterable[SiteRecord]) -> Iterator["Text"]:
 
 def _remarks(site: SiteRecord) -> list[str]:
     reason = [site.reason] if site.reason else []
+    reason += [f"form {_form(site)}"] if site.form else []
     via = [f"read through {', '.join(site.via)}"] if site.via else []
     return [*reason, *via, *(_HINTS[hint] for hint in site.hints), *site.notes]
+
+
+def _form(site: SiteRecord) -> str:
+    """Return what a computed weight is, with its cap and gain where it has any."""
+    gain = [f"gain {number(site.gain)}"] if site.gain not in (None, 1.0) else []
+    cap = [f"cap {number(site.cap)}"] if site.cap is not None else []
+    return ", ".join([str(site.form), *gain, *cap])
 
 
 _HINTS = {

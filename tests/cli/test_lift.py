@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import onnx
@@ -77,17 +76,3 @@ def test_nothing_to_lift_is_written_as_it_was(tmp_path: Path, cli: Cli) -> None:
     assert ended.code == 0
     assert "computed in the graph" in ended.out + ended.err
     assert out.read_bytes() == path.read_bytes()
-
-
-def test_every_command_and_option_that_messages_name_exists(mixed: Path, tmp_path: Path, cli: Cli) -> None:
-    said = cli("fold", mixed, "-o", tmp_path / "out.onnx").err + cli("inspect", mixed).out
-    sources = [*Path("sn_graph").rglob("*.py"), *Path("passes").rglob("*.py")]
-    text = said + "".join(path.read_text(encoding="utf-8") for path in sources)
-    commands = {name for name in re.findall(r"sn-graph ([a-z][a-z-]+)", text) if name not in ("itself", "does")}
-    known = set(re.findall(r"^  ([a-z][a-z-]+) ", cli("--help").out, re.MULTILINE))
-    assert known
-    assert set(re.findall(r"run (?:sn-graph )?(lift|strip|fold|insert|inspect)\b", said)) <= known
-    assert commands & known
-    options = set(re.findall(r"--[a-z][a-z-]+", said))
-    helps = "".join(cli(name, "--help").out for name in ("fold", "lift", "inspect", "insert"))
-    assert options <= set(re.findall(r"--[a-z][a-z-]+", helps)), options
