@@ -18,7 +18,7 @@ Array = NDArray[Any]
 Inputs = list[Any]
 Operation = Callable[[Node, Inputs], Array | tuple[Array, ...]]
 
-_BLOCK = 1 << 22  # elements that a product makes float64 at a time
+_BLOCK = 1 << 20  # elements that a product makes float64 at a time
 
 
 def narrow(array: Array, inputs: Sequence[Array | None]) -> Array:

@@ -21,7 +21,7 @@ from sn_graph.sites import MatrixView, Side
 Vector = NDArray[np.float64]
 
 _AGREE = 1e-7  # both sides are computed in float64
-_FLOORS = (0.0, 1e-12)
+_FLOOR = 1e-9  # below, an eps acts on no vector that a network has
 _LONGEST = 64  # half-steps
 
 
@@ -68,7 +68,7 @@ class Matcher:
         self, tensor: Array, views: Sequence[MatrixView], vectors: Sequence[Stored], small: Sequence[float], depth: int
     ) -> None:
         self._tensor, self._views, self._vectors = tensor, views, vectors
-        self._floors = dict.fromkeys((*_FLOORS, *small))
+        self._floors = dict.fromkeys((0.0, *(eps for eps in small if eps >= _FLOOR)))
         self._depth = depth
         self._steps = min(depth + 1, _LONGEST)
         self._found: list[Estimate] | None = None
@@ -91,6 +91,8 @@ class Matcher:
                     if left is not right:
                         sigma = float(left.elements @ product(matrix, right.elements))
                         yield Estimate(view, sigma, left, right, 0)
+            if self._depth == 0:  # nothing in the graph normalizes a vector
+                continue
             sides: list[tuple[Side, list[Stored]]] = [("rows", lefts), ("cols", rights)]
             for side, vectors in sides:
                 for vector in vectors:
