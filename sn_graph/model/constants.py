@@ -1,7 +1,7 @@
 """Constants: the tensors that a model holds, and the values that depend on nothing else."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import onnx
 
@@ -35,18 +35,21 @@ class ConstantValues:
         self._graph = graph
         self._computed: set[tuple[int, str]] = set()
         self._impure = _impure_functions(graph)
-        known = -1
-        while known < len(self._computed):  # once more for each function that calls another
-            known = len(self._computed)
-            for scope in graph.scopes:
-                for node in scope.nodes:
-                    if self._is_computed(node):
-                        self._computed.update((id(scope), name) for name in node.proto.output if name)
-            if not graph.functions:
-                break
-            for function in graph.functions.values():
-                given = (name for place, name in enumerate(function.inputs) if self._is_given(function, place))
-                self._computed.update((id(function), name) for name in given)
+        inside: dict[int, list[Scope]] = defaultdict(list)
+        for scope in graph.scopes:
+            inside[id(_root(scope))].append(scope)
+        self._add(inside[id(graph.main)])
+        for function in _callers_first(graph):
+            given = (name for place, name in enumerate(function.inputs) if self._is_given(function, place))
+            self._computed.update((id(function), name) for name in given)
+            self._add(inside[id(function)])
+
+    def _add(self, scopes: Iterable[Scope]) -> None:
+        """Take what the nodes of some scopes compute from constants, the outer scopes first."""
+        for scope in scopes:
+            for node in scope.nodes:
+                if self._is_computed(node):
+                    self._computed.update((id(scope), name) for name in node.proto.output if name)
 
     def _is_given(self, function: Scope, place: int) -> bool:
         """Say whether every call of a function gives an input a constant."""
@@ -79,6 +82,32 @@ class ConstantValues:
     def all_inputs(self, node: Node) -> bool:
         """Say whether a node reads constants only, so that it is itself part of a computed constant."""
         return all(self.holds(node.scope, name) for name in node.proto.input if name)
+
+
+def _root(scope: Scope) -> Scope:
+    while scope.parent is not None:
+        scope = scope.parent
+    return scope
+
+
+def _callers_first(graph: Graph) -> Iterator[Scope]:
+    """Yield the local functions, each behind all that call it; no function calls itself."""
+    callers = {
+        id(function): {id(_root(call.scope)) for call in graph.calls(function)} for function in graph.functions.values()
+    }
+    functions = {id(function): function for function in graph.functions.values()}
+    called: dict[int, list[int]] = defaultdict(list)
+    for function, found in callers.items():
+        found &= functions.keys()
+        for caller in found:
+            called[caller].append(function)
+    ready = [function for function, found in callers.items() if not found]
+    for function in ready:  # grows as it goes
+        yield functions[function]
+        for other in called[function]:
+            callers[other].discard(function)
+            if not callers[other]:
+                ready.append(other)
 
 
 def _is_pure_operator(node: Node) -> bool:

@@ -30,9 +30,9 @@ def decide(
 ) -> PlannedSite:
     """Return what a site's own nature and `--op-type` say about it; `explanation` is that of a computed weight."""
     if explanation is not None:
-        told = explanation.why or explanation.form.is_spectral_norm
-        reason = explanation.reason if told else site.refusal or explanation.reason
-        return PlannedSite(site, None, "skipped", reason, site.uses, explanation=explanation)
+        told = bool(explanation.why) or explanation.form.is_spectral_norm
+        why = explanation.reason if told or site.refusal is None else site.refusal
+        return PlannedSite(site, None, "skipped", why, site.uses, explanation=explanation)
     shape = site.shape or ()
     found = [(use, matrix) for use in site.uses if (matrix := use.matrix(shape, convention)) is not None]
     if not found or site.shape is None:

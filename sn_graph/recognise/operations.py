@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from onnx import AttributeProto
 
 from sn_graph.model import Node
 
@@ -48,38 +49,38 @@ def _matmul(_node: Node, inputs: Inputs) -> Array:
 
 
 def _gemm(node: Node, inputs: Inputs) -> Array:
-    left = inputs[0].T if node.attribute("transA", 0) else inputs[0]
-    right = inputs[1].T if node.attribute("transB", 0) else inputs[1]
-    made = node.attribute("alpha", 1.0) * product(left, right)
+    left = inputs[0].T if node.integer("transA", 0) else inputs[0]
+    right = inputs[1].T if node.integer("transB", 0) else inputs[1]
+    made = node.number("alpha", 1.0) * product(left, right)
     if len(inputs) > 2 and inputs[2] is not None:
-        made = made + node.attribute("beta", 1.0) * inputs[2]
+        made = made + node.number("beta", 1.0) * inputs[2]
     return np.asarray(made)
 
 
 def _einsum(node: Node, inputs: Inputs) -> Array:
     wide = [one.astype(np.float32) if one.dtype.itemsize == 2 else one for one in inputs]
-    return np.asarray(np.einsum(node.attribute("equation").decode(), *wide))
+    return np.asarray(np.einsum(node.text("equation", ""), *wide))
 
 
 def _reshape(node: Node, inputs: Inputs) -> Array:
-    wanted = node.attribute("shape")
+    wanted = node.integers("shape")
     sizes = [int(size) for size in (inputs[1] if wanted is None else wanted)]
-    if not node.attribute("allowzero", 0):
+    if not node.integer("allowzero", 0):
         sizes = [inputs[0].shape[axis] if size == 0 else size for axis, size in enumerate(sizes)]
     return np.asarray(inputs[0].reshape(sizes))
 
 
 def _transpose(node: Node, inputs: Inputs) -> Array:
-    return np.asarray(inputs[0].transpose(node.attribute("perm")))
+    return np.asarray(inputs[0].transpose(node.integers("perm")))
 
 
 def _flatten(node: Node, inputs: Inputs) -> Array:
-    axis, shape = node.attribute("axis", 1), inputs[0].shape
+    axis, shape = node.integer("axis", 1), inputs[0].shape
     return np.asarray(inputs[0].reshape(math.prod(shape[: axis % (len(shape) + 1)]), -1))
 
 
 def _axes(node: Node, inputs: Inputs, place: int = 1) -> tuple[int, ...] | None:
-    given = node.attribute("axes")
+    given = node.integers("axes")
     if given is None and len(inputs) > place and inputs[place] is not None:
         given = inputs[place].reshape(-1)
     return None if given is None or (len(given) == 0) else tuple(int(axis) for axis in given)
@@ -99,16 +100,15 @@ def _expand(_node: Node, inputs: Inputs) -> Array:
 
 
 def _concat(node: Node, inputs: Inputs) -> Array:
-    return np.concatenate(inputs, node.attribute("axis"))
+    return np.concatenate(inputs, node.integer("axis", 0))
 
 
 def _slice(node: Node, inputs: Inputs) -> Array:
     data = inputs[0]
-    if node.attribute("starts") is not None:
-        starts, ends, axes = node.attribute("starts"), node.attribute("ends"), node.attribute("axes")
-        steps = None
-    else:
-        starts, ends, axes, steps = (*inputs[1:], None, None)[:4]
+    given: Sequence[Any] = [node.integers("starts"), node.integers("ends"), node.integers("axes")]
+    if given[0] is None:
+        given = inputs[1:]
+    starts, ends, axes, steps = (*given, None, None)[:4]
     axes = range(len(starts)) if axes is None else axes
     steps = [1] * len(starts) if steps is None else steps
     chosen = [slice(None)] * data.ndim
@@ -123,11 +123,11 @@ def _slice(node: Node, inputs: Inputs) -> Array:
 
 
 def _gather(node: Node, inputs: Inputs) -> Array:
-    return np.asarray(np.take(inputs[0], inputs[1].astype(np.int64), node.attribute("axis", 0)))
+    return np.asarray(np.take(inputs[0], inputs[1].astype(np.int64), node.integer("axis", 0)))
 
 
 def _split(node: Node, inputs: Inputs) -> tuple[Array, ...]:
-    axis, sizes = node.attribute("axis", 0), node.attribute("split")
+    axis, sizes = node.integer("axis", 0), node.integers("split")
     if sizes is None and len(inputs) > 1 and inputs[1] is not None:
         sizes = inputs[1]
     if sizes is None:
@@ -136,17 +136,17 @@ def _split(node: Node, inputs: Inputs) -> tuple[Array, ...]:
 
 
 def _shape(node: Node, inputs: Inputs) -> Array:
-    return np.array(inputs[0].shape[node.attribute("start", 0) : node.attribute("end")], np.int64)
+    return np.array(inputs[0].shape[node.integer("start", 0) : node.attribute("end", AttributeProto.INT)], np.int64)
 
 
 def _constant_of_shape(node: Node, inputs: Inputs) -> Array:
-    held = node.attribute("value")
+    held = node.attribute("value", AttributeProto.TENSOR)
     filling = np.zeros(1, np.float32) if held is None else onnx.numpy_helper.to_array(held)
     return np.full(tuple(int(size) for size in inputs[0]), filling.reshape(-1)[0], filling.dtype)
 
 
 def _cast(node: Node, inputs: Inputs) -> Array:
-    to = node.attribute("to")
+    to = node.attribute("to", AttributeProto.INT, AttributeProto.STRING)
     code = onnx.TensorProto.DataType.Value(to.decode()) if isinstance(to, bytes) else to
     return np.asarray(inputs[0].astype(onnx.helper.tensor_dtype_to_np_dtype(code)))
 
@@ -158,10 +158,10 @@ def _cast_like(_node: Node, inputs: Inputs) -> Array:
 def _reduced(reduce: Callable[..., Array], after: Callable[[Array], Array] | None = None) -> Operation:
     def run(node: Node, inputs: Inputs) -> Array:
         axes = _axes(node, inputs)
-        if axes is None and node.attribute("noop_with_empty_axes", 0):
+        if axes is None and node.integer("noop_with_empty_axes", 0):
             return np.asarray(inputs[0])
         data = inputs[0].astype(np.float32) if inputs[0].dtype.itemsize == 2 else inputs[0]
-        made = reduce(data, axis=axes, keepdims=bool(node.attribute("keepdims", 1)))
+        made = reduce(data, axis=axes, keepdims=bool(node.integer("keepdims", 1)))
         return np.asarray(made if after is None else after(made))
 
     return run
@@ -180,7 +180,7 @@ def _square_sum(data: Array, **how: Any) -> Array:
 
 
 def _lp_normalized(node: Node, inputs: Inputs) -> Array:
-    order, axis = node.attribute("p", 2), node.attribute("axis", -1)
+    order, axis = node.integer("p", 2), node.integer("axis", -1)
     return np.asarray(inputs[0] / np.linalg.norm(inputs[0], order, axis, keepdims=True))
 
 
@@ -203,7 +203,7 @@ def _folded(function: Callable[[Array, Array], Array]) -> Operation:
 
 
 def _clip(node: Node, inputs: Inputs) -> Array:
-    low, high = node.attribute("min"), node.attribute("max")
+    low, high = node.attribute("min", AttributeProto.FLOAT), node.attribute("max", AttributeProto.FLOAT)
     low = inputs[1] if len(inputs) > 1 and inputs[1] is not None else low
     high = inputs[2] if len(inputs) > 2 and inputs[2] is not None else high
     made = inputs[0]

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
-from onnx import helper
+from onnx import AttributeProto, helper
 
 from sn_graph.model import Model
 from sn_graph.recognise.chains import Chain, chains
@@ -209,7 +209,9 @@ def _stored(tracer: Tracer, chain: Chain) -> tuple[list[Stored], list[float]]:
             small.append(float(array.reshape(-1)[0]))
         elif array.ndim:
             vectors.append(Stored(leaf.name, array.reshape(-1).astype(np.float64)))
-    attributes = (node.attribute("min") for node in tracer.nodes(scalar) if node.op_type == "Clip")
+    attributes = (
+        node.attribute("min", AttributeProto.FLOAT) for node in tracer.nodes(scalar) if node.op_type == "Clip"
+    )
     small += [float(floor) for floor in attributes if floor is not None and 0.0 < floor < _SMALL]
     return vectors, list(dict.fromkeys(small))
 

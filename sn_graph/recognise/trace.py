@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-from onnx import TensorProto
+from onnx import AttributeProto, TensorProto
 
 from sn_graph.model import Graph, Node, Scope
 from sn_graph.recognise.evaluate import Evaluator, NotComputable, Place, defined
@@ -162,7 +162,7 @@ def element_type(tracer: Tracer, value: Value) -> int:
     if node is None:
         raise NotComputable(value.name)
     if node.op_type == "Cast":
-        to = node.attribute("to")
+        to = node.attribute("to", AttributeProto.INT, AttributeProto.STRING)
         return TensorProto.DataType.Value(to.decode()) if isinstance(to, bytes) else int(to)
     inputs = tracer.inputs(node)
     if not inputs:
