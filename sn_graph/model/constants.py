@@ -92,20 +92,20 @@ def _root(scope: Scope) -> Scope:
 
 def _callers_first(graph: Graph) -> Iterator[Scope]:
     """Yield the local functions, each behind all that call it; no function calls itself."""
-    callers = {
-        id(function): {id(_root(call.scope)) for call in graph.calls(function)} for function in graph.functions.values()
-    }
     functions = {id(function): function for function in graph.functions.values()}
+    callers = {
+        key: {caller for call in graph.calls(function) if (caller := id(_root(call.scope))) in functions}
+        for key, function in functions.items()
+    }
     called: dict[int, list[int]] = defaultdict(list)
-    for function, found in callers.items():
-        found &= functions.keys()
+    for key, found in callers.items():
         for caller in found:
-            called[caller].append(function)
-    ready = [function for function, found in callers.items() if not found]
-    for function in ready:  # grows as it goes
-        yield functions[function]
-        for other in called[function]:
-            callers[other].discard(function)
+            called[caller].append(key)
+    ready = [key for key, found in callers.items() if not found]
+    for key in ready:  # grows as it goes
+        yield functions[key]
+        for other in called[key]:
+            callers[other].discard(key)
             if not callers[other]:
                 ready.append(other)
 

@@ -5,6 +5,7 @@ rounds each step to its type, as for float16. Large tensors stay views of the fi
 them, and products with them are taken by blocks of rows.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,12 +16,20 @@ from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from sn_graph.errors import ModelError
-from sn_graph.model import Graph, Model, Node, Scope, constant_tensor
+from sn_graph.model import Graph, Model, Node, Scope, constant_tensor, walk_tensors
 from sn_graph.recognise.operations import OPERATIONS, REARRANGE, Array, narrow
 from sn_graph.sites import cast_type
 
 _LARGE = 1 << 16  # elements that are made float64 where they are used, not where they are read
 _KEPT = 1 << 20  # elements of values that are kept for the next one to ask
+
+_LEAST_ROOM, _TIMES = 1 << 22, 4  # elements of a result: so many, and this for each byte of the model's tensors
+# What takes numbers that multiply the size of its result.
+_SIZED = frozenset(
+    {
+        "ConstantOfShape", "Tile", "Expand", "Pad", "Resize", "Upsample", "Range", "OneHot", "CenterCropPad",
+    }
+)  # fmt: skip
 
 Place = tuple[str, str]
 """A value: the id of the scope that defines it, and its name there; the same in a copy of the model."""
@@ -46,6 +55,7 @@ class Evaluator:
         self._wide = wide
         self._values: dict[Place, Array] = dict(known or {})
         self._asked: set[Place] = set()
+        self._most: int | None = None
 
     def value(self, scope: Scope, name: str) -> Array:
         """Return a value that `scope`, of this model or a copy of it, sees; read-only. Raises NotComputable."""
@@ -84,6 +94,7 @@ class Evaluator:
 
     def _run(self, node: Node, inputs: Sequence[Array | None]) -> Sequence[Array]:
         operation = OPERATIONS.get(node.op_type)
+        self._require_small(node, inputs)
         try:
             with np.errstate(all="ignore"):
                 if operation is None:
@@ -101,6 +112,14 @@ class Evaluator:
         elif not self._wide:
             arrays = tuple(narrow(array, inputs) for array in arrays)
         return arrays
+
+    def _require_small(self, node: Node, inputs: Sequence[Array | None]) -> None:
+        """Raise NotComputable where a result may be far larger than the model: a few bytes can ask for terabytes."""
+        if self._most is None:
+            payloads = (self._model.payload(tensor) for _, tensor in walk_tensors(self._model.proto))
+            self._most = _LEAST_ROOM + _TIMES * sum(payload.size for payload in payloads if payload is not None)
+        if _largest_result(node, inputs) > self._most:
+            raise NotComputable(f"{node.op_type} would make more than {self._most} elements")
 
     def _keeps_width(self, node: Node, inputs: Sequence[Array | None]) -> bool:
         """Say whether a Cast is one from floats to floats, which rounds nothing where all are wide."""
@@ -189,3 +208,32 @@ def _is_float(array: NDArray[Any]) -> bool:
 def tensor_of(array: Array, name: str) -> onnx.TensorProto:
     """Return an array as a tensor of this name."""
     return numpy_helper.from_array(np.ascontiguousarray(array), name)
+
+
+def _largest_result(node: Node, inputs: Sequence[Array | None]) -> int:
+    """Return how many elements an operator's result may have, by what it is given."""
+    arrays = [array for array in inputs if array is not None]
+    most = sum(array.size for array in arrays)
+    if node.op_type in ("MatMul", "Gemm", "Einsum"):
+        sides = [array.size // max(1, min(array.shape, default=1)) for array in arrays[:2]]
+        return max(most, int(math.prod(sides)) if node.op_type != "MatMul" else _product_size(arrays))
+    if node.op_type in _SIZED:
+        for array in arrays:
+            if array.dtype.kind in "iu" and array.size <= _AXES:
+                most *= math.prod(max(1, abs(int(number))) for number in array.reshape(-1))
+        return most
+    try:
+        return max(most, int(math.prod(np.broadcast_shapes(*(array.shape for array in arrays)))))
+    except ValueError:
+        return most
+
+
+_AXES = 64
+
+
+def _product_size(arrays: Sequence[Array]) -> int:
+    if len(arrays) < 2 or not all(array.ndim for array in arrays[:2]):
+        return 0
+    left, right = arrays[:2]
+    inner = max(1, left.shape[-1])
+    return (left.size // inner) * (right.size // inner)

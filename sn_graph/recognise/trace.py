@@ -75,7 +75,10 @@ class Tracer:
         if node.is_standard and node.op_type in _SAME_SHAPE:
             return self.shape(self.inputs(node)[0])
         if node.is_standard and node.op_type in _BROADCAST:
-            return tuple(np.broadcast_shapes(*map(self.shape, self.inputs(node))))
+            try:
+                return tuple(np.broadcast_shapes(*map(self.shape, self.inputs(node))))
+            except ValueError:
+                raise NotComputable(value.name) from None
         return tuple(self.array(value).shape)
 
     def number(self, value: Value) -> float | None:

@@ -172,6 +172,8 @@ def _site(entry: Entry, packed: bool) -> InsertedSite:
         if entry.holds("power_iterations")
         else None,
         per_use=entry.flag("per_use"),
+        bound=entry.positive("bound") if entry.holds("bound") else None,
+        clip=entry.flag("clip") if entry.holds("clip") else None,
     )
     entry.require_end()
     return found
