@@ -236,4 +236,4 @@ def _product_size(arrays: Sequence[Array]) -> int:
         return 0
     left, right = arrays[:2]
     inner = max(1, left.shape[-1])
-    return (left.size // inner) * (right.size // inner)
+    return int(left.size // inner) * int(right.size // inner)
