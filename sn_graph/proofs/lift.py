@@ -23,6 +23,7 @@ from sn_graph.proofs.proof import Proof, Terms
 from sn_graph.recognise import Explanation
 from sn_graph.rewrite import Settled
 from sn_graph.runtime import Side, compare_sides, make_feeds
+from sn_graph.sites import cast_type
 from sn_graph.spectral.matrix import spectral_norm
 
 _CLOSE = 4e-6  # of the largest element: float32 sums of a badly started u cancel, and runtimes order them differently
@@ -44,8 +45,7 @@ def prove_lift(result: LiftResult, source: Model, written: Path, terms: Terms) -
     if drawn:
         return Proof("structure", f"it draws random numbers ({', '.join(drawn)}), so no two runs agree")
     try:
-        if not exact:
-            _check_weights(source, model, result.settled)
+        passed = frozenset() if exact else _check_weights(source, model, result.settled)
         feeds = make_feeds(source, dims=terms.dims)
         list(Side(source, "the original", optimize=False).run(feeds))
     except (ModelError, UsageError) as error:
@@ -56,7 +56,7 @@ def prove_lift(result: LiftResult, source: Model, written: Path, terms: Terms) -
             list(lifted.run(feeds))
             return Proof("run", "its outputs are not the export's, because σ is exact: each stored norm was looked at")
         original = Side(source, "the original", optimize=False)
-        parity = compare_sides(original, lifted, feeds, rtol=terms.rtol, atol=terms.atol)
+        parity = compare_sides(original, lifted, feeds, rtol=terms.rtol, atol=terms.atol, passed=passed)
     except ModelError as error:
         raise VerificationFailed("the lifted model does not run", str(error)) from None
     parity.raise_if_different()
@@ -85,7 +85,7 @@ def prove_carried(lifted: LiftResult) -> None:
         arithmetic = _arithmetic(source, one.value)
         try:
             run = Side(arithmetic, "the original's weights", optimize=False).run([{}])
-            computed = next(iter(run))[one.value].astype(np.float64)
+            made = next(iter(run))[one.value]
         except ModelError:
             return  # then the insertion's own proof says that nothing can be run
         weight = lifted.model.array(stored[one.holder, one.name]).astype(np.float64)
@@ -93,7 +93,7 @@ def prove_carried(lifted: LiftResult) -> None:
         sigma = explanation.sigma_graph * (explanation.gain if target.clip else 1.0)
         divisor = sigma / target.bound
         wanted = weight / (max(1.0, divisor) if target.clip else divisor)
-        unit = max(map(_unit, _types(arithmetic)), default=0.0)
+        unit, computed = max(map(_unit, [made.dtype, *_types(arithmetic)])), made.astype(np.float64)
         if wanted.shape != computed.shape or not (
             np.abs(wanted - computed).max(initial=0.0) <= max(_CARRIED, 4 * unit) * np.abs(computed).max(initial=0.0)
         ):
@@ -144,11 +144,14 @@ def _same(before: Node, after: Node, computed: Mapping[str, str]) -> bool:
     return alike and before.op_type == after.op_type and len(before.proto.input) == len(after.proto.input)
 
 
-def _check_weights(source: Model, model: Model, settled: tuple[Settled, ...]) -> None:
-    """Raise where a stored weight is not what onnxruntime computes of the source's arithmetic."""
+def _check_weights(source: Model, model: Model, settled: tuple[Settled, ...]) -> frozenset[np.dtype[Any]]:
+    """Raise where a stored weight is not what onnxruntime computes of the source's arithmetic.
+
+    Returns:
+        The floating-point types that the arithmetic rounds to.
+    """
+    passed = set[np.dtype[Any]]()
     wanted = {one.value: one for one in settled if not one.scope}
-    if not wanted:
-        return
     stored = constants_by_key(model.graph)
     for value, one in wanted.items():  # one at a time, for they may be large
         arithmetic = _arithmetic(source, value)
@@ -160,11 +163,15 @@ def _check_weights(source: Model, model: Model, settled: tuple[Settled, ...]) ->
         eps = max(_unit(array.dtype), *map(_unit, _types(arithmetic)))  # σ is rounded to the narrowest
         if not np.abs(left - right).max(initial=0.0) <= max(_CLOSE, 4 * eps) * np.abs(right).max(initial=0.0):
             raise VerificationFailed(f"weight '{one.name}' is not what the original computes")
+        passed.update(dtype for dtype in _types(arithmetic) if _unit(dtype))
+    return frozenset(passed)
 
 
 def _types(model: Model) -> list[np.dtype[Any]]:
-    tensors = constants_by_key(model.graph).values()
-    return [np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type)) for tensor in tensors]
+    """Return the types that a model's constants have, and that it casts to."""
+    codes = [tensor.data_type for tensor in constants_by_key(model.graph).values()]
+    codes += filter(None, (cast_type(node) for node in model.graph.main.nodes if node.op_type == "Cast"))
+    return [np.dtype(helper.tensor_dtype_to_np_dtype(code)) for code in codes]
 
 
 def _unit(dtype: np.dtype[Any]) -> float:

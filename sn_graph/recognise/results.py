@@ -1,6 +1,6 @@
 """Results: what the arithmetic in front of a weight input gives, as a multiple of a stored tensor, or as an array.
 
-In float16 and bfloat16 each step is rounded as the graph rounds it; float32 is computed in float64 and rounded once.
+Each step is rounded as the graph rounds it, where σ is the graph's; else all is computed in float64 and rounded once.
 """
 
 import math
@@ -57,7 +57,7 @@ def result_of(
             return Multiple(base.tensor, base.factor * multipliers[0] * chain.gain)
     code = element_type(tracer, found.slot)
     dtype = helper.tensor_dtype_to_np_dtype(code)
-    if code not in _WIDE and own:
+    if own:
         return Evaluator(model, wide=False).value(found.slot.scope, found.slot.name).astype(dtype)
     known = {}
     for part, multiplier in zip(found.parts, multipliers, strict=True):

@@ -11,7 +11,7 @@ from onnx import numpy_helper
 import sn_graph as sn
 from sn_graph.passes import LiftResult, PassResult
 from sn_graph.proofs import Terms, prove, save
-from tests.support.builders import drawn
+from tests.support.builders import drawn, node
 from tests.support.exported import convolution, in_eval
 
 
@@ -75,3 +75,13 @@ def test_what_an_insertion_goes_on_with_is_proved_too(tmp_path: Path) -> None:
     wrong = replace(result.before, carried=(replace(target, bound=2.0),))
     with pytest.raises(sn.VerificationFailed, match="not those of the original"):
         save(replace(result, before=wrong), path)
+
+
+def test_a_weight_that_is_rounded_to_half_precision_behind_its_normalization(tmp_path: Path) -> None:
+    nodes, weights = in_eval(drawn(8, 6, 3, 3))
+    nodes[-1].output[0] = "normalized"
+    nodes.append(node("Cast", ["normalized"], ["w"], to=onnx.TensorProto.FLOAT16))
+    nodes += [node("Cast", ["w"], ["wide"], to=onnx.TensorProto.FLOAT)]
+    source = convolution((nodes, weights), reads="wide")
+    for to in ("fold", "insert"):
+        assert save(sn.lift(source, to=to), tmp_path / "out.onnx").verified == "run"
