@@ -22,7 +22,7 @@ from sn_graph.progress import Progress, silent
 from sn_graph.recognise import Carry, Explanation, Form, Multiple, NotComputable, carry, framework_name, result_of
 from sn_graph.report import SiteRecord
 from sn_graph.rewrite import Settled, Settling
-from sn_graph.state import State
+from sn_graph.state import State, read_inserted
 
 _STORED = "stored as it is, with nothing to lift"
 
@@ -80,6 +80,15 @@ class Lift(Pass[LiftOptions]):
     """Store the weights that the graph normalizes; every other node, weight and name of the model stays as it was."""
 
     name = "lift"
+
+    def requires(self, source: Model, plan: Plan) -> None:  # noqa: ARG002
+        """Raise ModelError where a model holds our own iteration, which is no exporter's."""
+        if read_inserted(source) is not None:
+            raise ModelError(
+                f"{source.name} holds an inserted iteration",
+                "which is not an exporter's to be lifted",
+                "take it out with sn-graph strip, or bake it with sn-graph fold",
+            )
 
     def apply(self, model: Model, plan: Plan, progress: Progress = silent) -> LiftResult:
         """Lift every recognised weight of the plan.

@@ -334,3 +334,12 @@ def test_a_function_that_is_given_its_weight_is_not_normalized_by_accident(calls
     source = given(calls)
     for result in (sn.fold(source), sn.insert(source)):
         assert {site.status for site in result.sites} == {"skipped"}
+
+
+@pytest.mark.parametrize("scale", ["input", "weight"])
+def test_our_own_iteration_is_not_an_exporters(scale: str) -> None:
+    inserted = sn.insert(
+        convolution(([node("Identity", ["c.weight"], ["w"])], {"c.weight": drawn(*CONV)})), scale=scale
+    )
+    with pytest.raises(sn.ModelError, match="holds an inserted iteration"):
+        sn.lift(inserted.to_proto())
