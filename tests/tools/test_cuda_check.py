@@ -18,6 +18,7 @@ import sn_graph
 from sn_graph.errors import ModelError
 from sn_graph.model import Model
 from tests.support.builders import drawn
+from tests.support.exported import convolution, in_eval
 from tests.support.places import ROOT
 from tools.cuda_check import __main__ as cuda_check
 from tools.cuda_check import pages, parity, stateful, timing
@@ -90,10 +91,18 @@ def test_cut_off_it_leaves_valid_pages_and_goes_on(
         assert f"- {len(begun) + len(done) + 1} of {len(begun) + len(done) + 1} steps are done\n" in text
         assert "Failed:" not in text
     rows = (output / pages.PARITY).read_text(encoding="utf-8").splitlines()
-    for form in set(FORMS) - {"as it is"}:
+    for form in set(FORMS) - {"as it is", "lifted"}:
         assert any(row.startswith(f"| models/product.onnx | {form} |") and "| yes |" in row for row in rows), form
     assert not list(output.glob("*.part"))
     assert not list((ROOT / "docs").glob("*-cuda.md")), "pages of the CPU do not belong there"
+
+
+def test_only_exported_spectral_norm_is_lifted(models: Path) -> None:
+    (tmp,) = models.glob("*.onnx")
+    with pytest.raises(ModelError, match="no weight to normalize"):
+        FORMS["lifted"](onnx.load(tmp))
+    exported = convolution(in_eval(drawn(8, 6, 3, 3)))
+    assert len(FORMS["lifted"](exported).graph.node) < len(exported.graph.node)
 
 
 def test_the_pages_are_valid_after_every_step(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

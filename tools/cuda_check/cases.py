@@ -1,7 +1,7 @@
 """Cases: the models to run on both providers, in the order of what is worth most while time lasts.
 
 Each model of models/ and each kind of weight-bearing operator (`tools/op_models.py`) is run as it is, folded, inserted
-in both layouts and modes and for the operator norm, and in float16; lifted too where sn-graph can.
+in both layouts and modes and for the operator norm, and in float16; lifted too where there is something to lift.
 """
 
 from __future__ import annotations
@@ -105,9 +105,8 @@ FORMS: dict[str, Form] = {
     "inserted, operator norm": inserted(norm="operator"),
     "float16": halved,
     "inserted, float16": lambda proto: inserted()(halved(proto)),
+    "lifted": lifted,
 }
-if hasattr(sn_graph, "lift"):
-    FORMS["lifted"] = lifted
 FIRST = ("as it is", "inserted")
 
 
