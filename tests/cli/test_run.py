@@ -81,7 +81,7 @@ def test_values_are_json_or_plain_words(cli: Cli, model: Path, out: Path) -> Non
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["nosuch"], "no pass 'nosuch' is installed: there are fold, insert, strip; give one of them"),
+        (["nosuch"], "no pass 'nosuch' is installed: there are fold, insert, lift, strip; give one of them"),
         (["fold", "--set", "nosuch=1"], "pass 'fold' has no option 'nosuch': it has"),
         (["fold", "--set", "sigma=guess"], "option 'sigma' of pass 'fold' can't be 'guess'"),
         (["fold", "--set", "seed"], "--set seed is not OPTION=VALUE"),

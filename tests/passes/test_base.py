@@ -133,7 +133,7 @@ def test_registered_passes_are_found(name: str, kind: type[Pass[Any]]) -> None:
 
 
 def test_a_pass_that_is_not_registered() -> None:
-    with pytest.raises(UsageError, match="no pass 'nosuch' is installed: there are fold, insert, strip"):
+    with pytest.raises(UsageError, match="no pass 'nosuch' is installed: there are fold, insert, lift, strip"):
         load_pass("nosuch")
 
 
@@ -142,7 +142,7 @@ def test_a_pass_of_another_package() -> None:
     assert load_pass("times") is Times
     made = make_pass("times", {"factor": 3, "direction": "down"})
     assert made.options == TimesOptions(3.0, Direction.DOWN)
-    with pytest.raises(UsageError, match="there are fold, forgetful, insert, strip, times"):
+    with pytest.raises(UsageError, match="there are fold, forgetful, insert, lift, strip, times"):
         load_pass("nosuch")
 
 
