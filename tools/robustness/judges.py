@@ -175,9 +175,21 @@ def _replaced(before: onnx.ModelProto, after: onnx.ModelProto, names: set[str]) 
     return before
 
 
+# Where operators take the scale of a weight that they read as integers.
+_SCALES = {
+    "DequantizeLinear": 1,
+    "MatMulNBits": 2,
+    "DynamicQuantizeMatMul": 2,
+    "MatMulIntegerToFloat": 3,
+    "QLinearConv": 4,
+    "QLinearMatMul": 4,
+    "QGemm": 4,
+}
+
+
 def _is_scale(model: onnx.ModelProto, name: str) -> bool:
-    nodes = [node for node in model.graph.node if node.op_type == "DequantizeLinear"]
-    return any(name in node.input[1:2] for node in nodes)
+    nodes = [node for node in model.graph.node if node.op_type in _SCALES]
+    return any(name in node.input[_SCALES[node.op_type] : _SCALES[node.op_type] + 1] for node in nodes)
 
 
 def _norm(weight: Array, view: Mapping[str, Any]) -> float:
