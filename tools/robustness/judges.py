@@ -188,8 +188,14 @@ _SCALES = {
 
 
 def _is_scale(model: onnx.ModelProto, name: str) -> bool:
-    nodes = [node for node in model.graph.node if node.op_type in _SCALES]
-    return any(name in node.input[_SCALES[node.op_type] : _SCALES[node.op_type] + 1] for node in nodes)
+    kinds = {node.op_type for node in model.graph.node}
+    for node in model.graph.node:
+        if node.op_type in _SCALES and name in node.input[_SCALES[node.op_type] : _SCALES[node.op_type] + 1]:
+            return True
+        # Behind an integer product the scales of both sides are multiplied.
+        if node.op_type == "Mul" and name in node.input and kinds & {"MatMulInteger", "ConvInteger"}:
+            return True
+    return False
 
 
 def _norm(weight: Array, view: Mapping[str, Any]) -> float:
