@@ -61,7 +61,7 @@ def inserted(**options: str) -> Form:
     """Return what inserts with these options."""
 
     def apply(proto: onnx.ModelProto) -> onnx.ModelProto:
-        result = sn_graph.insert(proto, **options)  # type: ignore[arg-type]
+        result = sn_graph.insert(proto, force=True, **options)  # type: ignore[arg-type]
         return _changed(result, "inserted")
 
     return apply
@@ -69,7 +69,7 @@ def inserted(**options: str) -> Form:
 
 def folded(proto: onnx.ModelProto) -> onnx.ModelProto:
     """Return the folded model."""
-    return _changed(sn_graph.fold(proto), "folded")
+    return _changed(sn_graph.fold(proto, force=True), "folded")
 
 
 def lifted(proto: onnx.ModelProto) -> onnx.ModelProto:
