@@ -40,15 +40,17 @@ fold.conclude = late
 
 
 def started(*arguments: object, before: str = "", ignored: bool = False) -> subprocess.Popen[str]:
-    def ignore() -> None:
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    def as_from_a_terminal() -> None:
+        """Undo what nohup or a background job of a shell has set, which a child inherits."""
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
 
     return subprocess.Popen(
         [sys.executable, "-c", f"{before}\n{START}", *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=ignore if ignored else None,
+        preexec_fn=as_from_a_terminal,
     )
 
 
