@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -221,33 +220,6 @@ def test_without_onnxruntime(program: Cli, model: Path) -> None:
     done = program("fold", model, "-o", out, "--no-verify", "--json", before=BLOCK)
     assert (done.code, done.json["verified"]) == (0, "no")
     assert program("inspect", model, before=BLOCK).code == 0
-
-
-SLOW = """
-import time
-from sn_graph.model.files import StagedFiles
-write = StagedFiles.write_model
-def slow(self, chunks, tick):
-    write(self, chunks, tick)
-    print('written', flush=True)
-    time.sleep(60)
-StagedFiles.write_model = slow
-"""
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interruption_leaves_no_file(number: int, code: int, model: Path) -> None:
-    start = f"{SLOW}\nfrom sn_graph.cli import main\nmain()"
-    command = [sys.executable, "-c", start, "fold", str(model), "-o", str(model.with_name("out.onnx"))]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "written\n"
-    assert len(os.listdir(model.parent)) == 2
-    process.send_signal(number)
-    _, err = process.communicate(timeout=30)
-    assert process.returncode == code
-    assert "Traceback" not in err
-    assert os.listdir(model.parent) == ["model.onnx"]
 
 
 @pytest.mark.parametrize(("spoiled", "code"), [(False, 0), (True, 1)])
