@@ -173,7 +173,8 @@ class _Decider:
         target = planned.target
         if target is None:
             return record_of(planned), None
-        reason = self.hoist.refusal(target) or _not_linear(target)
+        weights = self.options.scale is Scale.WEIGHT
+        reason = self.hoist.refusal(target) or _no_part(target, weights) or _not_linear(target)
         if reason is not None:
             return record_of(planned, "skipped", reason), None
         matrix = target.matrix(self.model)
@@ -215,6 +216,19 @@ class _Decider:
             enclosed = start.enclosed or self.starter.operators.enclose(target)
             record = replace(record, sigma_operator=enclosed.lower, sigma_operator_upper=enclosed.upper)
         return record
+
+
+def _no_part(target: Target, weights: bool) -> str | None:
+    """Return why no σ of the whole divides what one of the uses reads, or None."""
+    for use in target.uses:
+        if use.handed:
+            node = use.handed[0]
+            return f"handed on by {node.op_type} (node '{node.path}'), so that no one σ fits; fold it instead"
+        if use.piece is not None and use.piece.piece == "joint":
+            return f"joined with other weights by {use.piece.node.path}, so that no one σ fits; fold it instead"
+        if use.piece is not None and (weights or not use.operator.linear):
+            return f"cut into parts by {use.piece.node.path}, so that only inputs can be scaled; fold it instead"
+    return None
 
 
 def _not_linear(target: Target) -> str | None:

@@ -1,9 +1,9 @@
 """Following: where a value of a graph is read, behind the nodes that hand it on.
 
-A value is followed forwards into the local functions that are called with it, and, where that is asked for, into the
-bodies of If, Loop and Scan and out of bodies and functions again. A body's inputs and outputs are its node's, counted
-from the end, because a Loop's condition and counter lead; inputs of one name are one value too, because onnxruntime's
-BeamSearch has such. What one turn of a loop leaves to the next is not followed.
+A value is followed forwards into the local functions that are called with it, and, where whoever follows says so, into
+the bodies of If, Loop and Scan and out of bodies and functions again. A body's inputs and outputs are its node's,
+counted from the end, because a Loop's condition and counter lead; inputs of one name are one value too, because
+onnxruntime's BeamSearch has such. What one turn of a loop leaves to the next is not followed.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -51,10 +51,11 @@ class Reading(Generic[State]):
 
 
 Onward = Callable[[Reached[State], Node, int], State | None]
+Through = Callable[[Reading[State]], State | None]
 
 
 def follow(
-    graph: Graph, start: Reached[State], onward: Onward[State], through: bool = False
+    graph: Graph, start: Reached[State], onward: Onward[State], through: Through[State] | None = None
 ) -> Iterator[Reading[State]]:
     """Yield where a value is read, behind the nodes that hand it on: depth first, the uses of a value in graph order.
 
@@ -66,8 +67,8 @@ def follow(
         start: The value, in the scope that defines it.
         onward: Returns the state of a node's outputs, which are then followed, for a value, the node that reads it and
             the input; or None where following ends, and the use is yielded. Not asked about calls of local functions.
-        through: Whether to go on inside the bodies of a node that a value enters, and behind the node or call whose
-            body or function a value leaves. Otherwise such a use is one like any other.
+        through: Returns the state of a value inside the bodies of a node that it enters, or behind the node or call
+            whose body or function it leaves; or None where such a use is one like any other, as all are without it.
     """
     seen = {start.place}
     stack = [_readings(graph, start)]
@@ -109,37 +110,42 @@ def origin(graph: Graph, value: Reached[State]) -> Reached[State] | None:
     return Reached(outer, names[0], value.state, calls) if outer is not None and names else None
 
 
-def _behind(graph: Graph, reading: Reading[State], onward: Onward[State], through: bool) -> Iterator[Reached[State]]:
+def _behind(
+    graph: Graph, reading: Reading[State], onward: Onward[State], through: Through[State] | None
+) -> Iterator[Reached[State]]:
     """Yield what the value becomes behind a use; nothing where following ends there."""
     value, node, index = reading.value, reading.use.node, reading.use.index
     if node is None:
-        if through:
-            yield from _left(reading)
+        left = None if through is None else through(reading)
+        if left is not None:
+            yield from _left(reading, left)
         return
     function = graph.function(node)
     if function is not None:
         if node not in value.calls and index < len(function.inputs):  # else it calls itself, as no valid model does
             yield Reached(function, function.inputs[index], value.state, (*value.calls, node))
         return
-    for body in node.subgraphs if through else ():
-        for name in _same_input(index, node.proto.input, body.inputs):
-            yield Reached(body, name, value.state, value.calls)
+    entered = through(reading) if through is not None and node.subgraphs else None
+    if entered is not None:
+        for body in node.subgraphs:
+            for name in _same_input(index, node.proto.input, body.inputs):
+                yield Reached(body, name, entered, value.calls)
     state = onward(value, node, index)
     if state is not None:
         for name in filter(None, node.proto.output):
             yield Reached(node.scope, name, state, value.calls)
 
 
-def _left(reading: Reading[State]) -> Iterator[Reached[State]]:
+def _left(reading: Reading[State], state: State) -> Iterator[Reached[State]]:
     """Yield what an output of a body or function is behind its node or call."""
     value, scope, index = reading.value, reading.use.scope, reading.use.index
     if scope.owner is not None:
         for name in _counterpart(index, scope.outputs, scope.owner.proto.output):
-            yield Reached(scope.owner.scope, name, value.state, value.calls)
+            yield Reached(scope.owner.scope, name, state, value.calls)
     elif scope.is_function and value.calls:
         call = value.calls[-1]
         for name in filter(None, call.proto.output[index : index + 1]):
-            yield Reached(call.scope, name, value.state, value.calls[:-1])
+            yield Reached(call.scope, name, state, value.calls[:-1])
 
 
 def _same_input(index: int, names: Sequence[str], others: Sequence[str]) -> Sequence[str]:

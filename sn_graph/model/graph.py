@@ -192,8 +192,8 @@ class Graph:
     """The index of a model as it is now.
 
     Raises:
-        ModelError: A name in the model is not text; a function is defined twice, calls itself, or is called more often
-            than any runtime could run it.
+        ModelError: A name in the model is not text; a value is made twice; a function is defined twice, calls itself,
+            or is called more often than any runtime could run it.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
@@ -213,6 +213,10 @@ class Graph:
             key = (_domain(function.domain), function.name, function.overload)
             if key in self.functions:
                 raise ModelError("the file is corrupt", f"it defines function '{label}' twice", "export it again")
+            if len(set(function.input)) < len(function.input):
+                raise ModelError(
+                    "the file is corrupt", f"two inputs of function '{label}' have one name", "export it again"
+                )
             self.functions[key] = Scope(label, function)
         self._add(self.main)
         for scope in self.functions.values():
@@ -237,6 +241,7 @@ class Graph:
                     path = f"{node.path}#{position}/{name}"
                 node.subgraphs.append(Scope(path, graph, scope, node))
                 self._add(node.subgraphs[-1])
+        _check_made_once(scope)
 
     def _link(self, scope: Scope) -> None:
         for node in scope.nodes:
@@ -360,6 +365,16 @@ def _check_names(names: tuple[str, ...]) -> None:
     # protobuf gives bytes for what is not UTF-8; a zero ends a name where C reads it
     if not all(isinstance(name, str) and "\0" not in name for name in names):
         raise ModelError("the file is corrupt", "a name in it is not text (UTF-8)", "export or download it again")
+
+
+def _check_made_once(scope: Scope) -> None:
+    """Raise ModelError where two nodes make a value of one name, or a node one that is stored too."""
+    taken = {*scope.initializers, *scope.sparse_initializers}
+    for node in scope.nodes:
+        for name in filter(None, node.proto.output):
+            if name in taken:
+                raise ModelError("the file is corrupt", f"it makes value '{name}' twice", "export or download it again")
+            taken.add(name)
 
 
 def _bound_calls(roots: Sequence[Scope], function: Callable[[Node], Scope | None]) -> None:

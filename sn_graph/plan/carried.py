@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sn_graph.model import Model
-from sn_graph.plan.decide import decide, refuse_split_calls
+from sn_graph.plan.decide import decide, refuse_splits
 from sn_graph.plan.plan import Plan, PlannedSite
 from sn_graph.sites import Convention, MatrixView, find_sites
 
@@ -53,4 +53,4 @@ def _planned(planned: PlannedSite, entry: Carried | None) -> PlannedSite:
         bound=entry.bound,
         clip=entry.clip,
     )
-    return refuse_split_calls(chosen)
+    return refuse_splits(chosen)

@@ -50,16 +50,33 @@ def decide(
         readers = ", ".join(use.node.path for use in uses)
         reason = f"its uses ({readers}) need different matrices; choose one in a plan, or a use with --op-type"
     planned = PlannedSite(site, matrices[0].view, "skipped" if reason else "eligible", reason, uses or known)
-    return refuse_split_calls(planned)
+    return refuse_splits(planned)
 
 
-def refuse_split_calls(planned: PlannedSite) -> PlannedSite:
-    """Skip an eligible site whose readers need different tensors where one of them stands in a called function."""
+def refuse_splits(planned: PlannedSite) -> PlannedSite:
+    """Skip an eligible site whose readers need different tensors where one of them can't be given its own."""
     apart = planned.splits or (planned.per_use and len(planned.uses) > 1)
-    if planned.status == "eligible" and apart and any(use.through_call for use in planned.uses):
-        reason = "it enters a local function, and not all its readers get the same tensor; inline the function first"
-        return replace(planned, status="skipped", reason=reason)
-    return planned
+    use = next((use for use in planned.uses if use.stands_apart), None)
+    if planned.status == "skipped" or not apart or use is None:
+        return planned
+    what, do = "enters a local function", "inline the function first"
+    if use.piece is not None:
+        what = f"is {'cut into parts' if use.piece.piece == 'cut' else 'joined with others'} by {use.piece.node.path}"
+        do = "simplify the model first (onnxsim or onnxslim folds constants)"
+    elif use.handed:
+        what, do = f"is handed on by {use.handed[0].path}", "let its body read the weight itself"
+    reason = f"it {what}, and not all its readers get the same tensor; {do}"
+    return replace(planned, status="skipped", reason=reason)
+
+
+def refuse_pieces(planned: PlannedSite) -> PlannedSite:
+    """Skip an eligible site of which no consumer reads the whole, so that it has the norm of no operator."""
+    use = next((use for use in planned.uses if use.piece is not None), None)
+    if planned.status == "skipped" or use is None or use.piece is None:
+        return planned
+    how = "only a part of it" if use.piece.piece == "cut" else "it joined with others"
+    reason = f"{use.node.path} reads {how}, so no operator has its norm; use --norm matrix"
+    return replace(planned, status="skipped", reason=reason)
 
 
 def only_op_types(planned: PlannedSite, op_types: Sequence[str]) -> PlannedSite:
@@ -69,7 +86,7 @@ def only_op_types(planned: PlannedSite, op_types: Sequence[str]) -> PlannedSite:
         return planned
     if not uses:
         return replace(planned, status="skipped", reason=_not_named(planned.site))
-    return refuse_split_calls(replace(planned, uses=uses))
+    return refuse_splits(replace(planned, uses=uses))
 
 
 def _not_named(site: Site) -> str:

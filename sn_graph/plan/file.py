@@ -11,7 +11,7 @@ from typing import Any
 from sn_graph.errors import ModelError
 from sn_graph.model import Model, write_file
 from sn_graph.plan.convention import resolve_convention
-from sn_graph.plan.decide import decide, refuse_split_calls
+from sn_graph.plan.decide import decide, refuse_splits
 from sn_graph.plan.plan import NORMS, VERSION, Plan, PlannedSite
 from sn_graph.recognise import recognise
 from sn_graph.sites import Convention, MatrixView, find_sites
@@ -135,7 +135,7 @@ def _apply_entry(planned: PlannedSite, entry: Mapping[str, Any] | None, own_view
         bound=None if bound is None else _positive(bound, f"bound of {name}"),
         clip=clip,
     )
-    return refuse_split_calls(chosen)
+    return refuse_splits(chosen)
 
 
 def _refusal(planned: PlannedSite) -> str | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from sn_graph.errors import UsageError
 from sn_graph.model import Model
 from sn_graph.plan.convention import resolve_convention
-from sn_graph.plan.decide import check_op_types, decide, filter_names, only_op_types, patterns
+from sn_graph.plan.decide import check_op_types, decide, filter_names, only_op_types, patterns, refuse_pieces
 from sn_graph.plan.file import load_plan
 from sn_graph.plan.options import PathName
 from sn_graph.plan.plan import NORMS, Plan, PlannedSite
@@ -128,6 +128,8 @@ def build_plan(
         clip=made.clip if clip is None else clip,
         state=made.state if state is None else Path(state),
     )
+    if made.norm == "operator":
+        made = replace(made, sites=tuple(map(refuse_pieces, made.sites)))
     total = sum(made.iterations(target) for target in made.targets())
     if total > MOST_ITERATIONS:
         raise UsageError(

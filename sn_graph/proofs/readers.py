@@ -49,7 +49,8 @@ def check_readers(result: PassResult, plan: Plan, folded: Graph, originals: Mapp
             if target.id not in done:
                 continue
             wanted = _scaled_for(target, turn, result.rescaled)
-            read = wanted if use.calls else frozenset({_reached(folded, node, use, reader)})
+            unique = not (use.calls or use.handed)  # else a body or function reads what it is given
+            read = wanted if not unique else frozenset({_reached(folded, node, use, reader)})
             if not read <= wanted:
                 raise VerificationFailed(f"node '{use.node.path}' does not read the normalized weight '{target.id}'")
             reads[target.id, turn] = read
@@ -93,7 +94,7 @@ def _reached(folded: Graph, node: Node, use: WeightUse, reader: Node | None) -> 
             maker = _first_identity(folded, maker)
         if isinstance(read, Quantization) and step.node is read.node:
             return _behind_identities(folded, maker.scope, maker.proto.input[read.scale_input])
-        scope, name = maker.scope, maker.proto.input[0]
+        scope, name = maker.scope, maker.proto.input[step.entry]
     return name
 
 

@@ -158,16 +158,30 @@ _SUMS = frozenset(
 
 def element_type(tracer: Tracer, value: Value) -> int:
     """Return ONNX's code of a value's element type. Raises NotComputable."""
-    tensor = tracer.graph.constant(*value)
-    if tensor is not None:
-        return tensor.data_type
-    node = tracer.producer(value)
-    if node is None:
+    seen = set[Place]()
+    while value.place not in seen:
+        seen.add(value.place)
+        tensor = tracer.graph.constant(*value)
+        if tensor is not None:
+            return _known(tensor.data_type, value)
+        node = tracer.producer(value)
+        if node is None:
+            break
+        if node.op_type == "Cast":
+            to = node.attribute("to", AttributeProto.INT, AttributeProto.STRING)
+            return _known(_NAMED.get(to, 0) if isinstance(to, bytes) else int(to or 0), value)
+        inputs = tracer.inputs(node)
+        if not inputs:
+            return int(TensorProto.FLOAT)
+        value = inputs[-1 if node.op_type == "CastLike" else 0]
+    raise NotComputable(value.name)
+
+
+_NAMED = {name.encode(): code for name, code in TensorProto.DataType.items()}  # as Cast has them below opset 6
+
+
+def _known(code: int, value: Value) -> int:
+    """Return the code of an element type; raise NotComputable where it is that of none."""
+    if code == TensorProto.UNDEFINED or code not in _NAMED.values():
         raise NotComputable(value.name)
-    if node.op_type == "Cast":
-        to = node.attribute("to", AttributeProto.INT, AttributeProto.STRING)
-        return TensorProto.DataType.Value(to.decode()) if isinstance(to, bytes) else int(to)
-    inputs = tracer.inputs(node)
-    if not inputs:
-        return int(TensorProto.FLOAT)
-    return element_type(tracer, inputs[1 if node.op_type == "CastLike" else 0])
+    return code

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from onnx import AttributeProto, TensorProto
 
@@ -20,11 +20,16 @@ class Step(NamedTuple):
         node: The operator.
         layout: The layout behind it.
         element_type: ONNX's code of the type that it rounds to; None where it keeps the elements as they are.
+        entry: The input at which the weight enters it.
+        piece: "cut" where its output is a part of the weight, whose layout is told as if it were whole, "joint" where
+            the weight is a part of its output; else None.
     """
 
     node: Node
     layout: Layout
     element_type: int | None = None
+    entry: int = 0
+    piece: Literal["cut", "joint"] | None = None
 
 
 CHAIN_OPERATORS: dict[str, frozenset[str]] = {
@@ -36,6 +41,7 @@ CHAIN_OPERATORS: dict[str, frozenset[str]] = {
     "Squeeze": frozenset({"axes"}),
     "Unsqueeze": frozenset({"axes"}),
     "Slice": frozenset({"starts", "ends", "axes"}),
+    "Split": frozenset({"axis", "split"}),
     "Concat": frozenset({"axis"}),
     "Expand": frozenset(),
     "Tile": frozenset(),

@@ -15,6 +15,7 @@ from sn_graph.sites.computed import computed_reason
 from sn_graph.sites.follow import Follower
 from sn_graph.sites.handed import handed_reason
 from sn_graph.sites.operators import operator_of
+from sn_graph.sites.pieces import piece_notes
 from sn_graph.sites.quantized import Quantization
 from sn_graph.sites.rearranged import rearranged
 from sn_graph.sites.site import Site, WeightUse
@@ -88,7 +89,7 @@ class _Finder:
                     tensor=tensor,
                     from_node=from_node,
                     refusal=self._refusal(tensor, uses),
-                    notes=tuple(_notes(scope, name, others)),
+                    notes=tuple(_notes(scope, name, others, uses)),
                 )
 
     def _uses(self, scope: Scope, name: str, shape: tuple[int, ...]) -> tuple[tuple[WeightUse, ...], tuple[Use, ...]]:
@@ -222,9 +223,10 @@ def _reads_integers(tensor: onnx.TensorProto, use: WeightUse) -> bool:
     return use.index in use.operator.weights and (retyped or tensor.data_type not in _INDICES)
 
 
-def _notes(scope: Scope, name: str, others: Iterable[Use]) -> Iterator[str]:
+def _notes(scope: Scope, name: str, others: Iterable[Use], uses: Iterable[WeightUse] = ()) -> Iterator[str]:
     if name in scope.inputs:
         yield "also a graph input: what is normalized is its default value, which a fed value replaces"
+    yield from dict.fromkeys(told for use in uses for told in piece_notes(use))
     readers = dict.fromkeys("a graph output" if use.node is None else use.node.path for use in others)
     if readers:
         yield f"also read by {', '.join(readers)}, where the original values stay"

@@ -14,9 +14,11 @@ from sn_graph.sites.chain import CHAIN_OPERATORS, Step, cast_type, chain_step, i
 from sn_graph.sites.integers import in_function, read_integers
 from sn_graph.sites.layout import Layout
 from sn_graph.sites.operators import MICROSOFT, operator_of
+from sn_graph.sites.pieces import KEEPS_PIECES, hands_on, is_cut, is_joint
 from sn_graph.sites.quantized import Quantization, Quantizer, read_quantization
 from sn_graph.sites.quantizers import is_quant, is_quantize, read_quant, read_quantizer
 from sn_graph.sites.site import WeightUse
+from sn_graph.sites.views import Action, Slot
 
 _MANY = 64  # operators of a chain, behind which an Identity more is not told apart
 _LONGEST = 256  # operators of a chain; each way to a consumer keeps them all
@@ -27,7 +29,7 @@ _VALUE_BLIND = frozenset({"Shape", "Size"})  # what reads a tensor's shape does 
 class _Form:
     """What the chain has made of a constant. `blocked` says why its layout can't be told, which is then the last known.
 
-    The calls that led there are those of the value that has this form.
+    The calls that led there are those of the value that has this form; `handed` are nodes whose bodies handed it on.
     """
 
     layout: Layout
@@ -35,6 +37,11 @@ class _Form:
     quantization: Quantization | str | None = None
     quantizer: Quantizer | str | None = None
     blocked: str | None = None
+    handed: tuple[Node, ...] = ()
+
+    @property
+    def is_piece(self) -> bool:
+        return any(step.piece is not None for step in self.steps)
 
 
 class Follower:
@@ -44,6 +51,7 @@ class Follower:
         self._model = model
         self._graph = model.graph
         self._constants = constants
+        self._joints: dict[int, bool] = {}
 
     def follow(self, scope: Scope, name: str, shape: tuple[int, ...]) -> Iterator[WeightUse | Use]:
         """Yield the weight inputs that the constant `name` of `scope` reaches, and every other reading of its value.
@@ -51,12 +59,33 @@ class Follower:
         Readings of the shape alone are none. The nearest come first.
         """
         start = Reached(scope, name, _Form(Layout.stored(shape)))
-        for reading in sorted(follow(self._graph, start, self._onward), key=_distance):
+        for reading in sorted(follow(self._graph, start, self._onward, self._through), key=_distance):
             at, node, index = reading.value, reading.use.node, reading.use.index
             if node is not None and self._is_weight_input(at.state, node, index):
                 yield self._weight_use(at, node, index)
             elif node is None or not (node.is_standard and node.op_type in _VALUE_BLIND):
                 yield reading.use
+
+    def _through(self, reading: Reading[_Form]) -> _Form | None:
+        """Return the form inside or behind a body that only hands the constant on."""
+        form, use = reading.value.state, reading.use
+        node = use.scope.owner if use.node is None else use.node
+        if node is None or not hands_on(self._constants, use):
+            return None
+        return form if node in form.handed else replace(form, handed=(*form.handed, node))
+
+    def _piece(self, form: _Form, node: Node, resolved: Node, index: int) -> Step | None:
+        """Return the step of a node that cuts the constant, or joins it with others; None where it does neither."""
+        if form.blocked is None and is_cut(self._model, self._graph, resolved, index, form.layout):
+            return Step(node, form.layout, entry=index, piece="cut")
+        if form.blocked is None and not form.is_piece and self._is_joint(node):
+            return Step(node, form.layout, entry=index, piece="joint")
+        return None
+
+    def _is_joint(self, node: Node) -> bool:
+        if id(node) not in self._joints:  # else each of a thousand weights would ask about all that it is joined with
+            self._joints[id(node)] = is_joint(self._graph, node)
+        return self._joints[id(node)]
 
     def _onward(self, at: Reached[_Form], node: Node, index: int) -> _Form | None:
         """Return the form behind a chain operator."""
@@ -66,8 +95,11 @@ class Follower:
         if len(form.steps) >= _LONGEST:
             return _too_long(form, node)
         behind = chain_step(self._model, self._graph, resolved or node, index, form.layout)
+        if form.is_piece and node.op_type not in KEEPS_PIECES:
+            return None  # what it makes of the part can't be told of the whole
         if behind is None:
-            return None
+            step = None if resolved is None else self._piece(form, node, resolved, index)
+            return None if step is None else replace(form, steps=(*form.steps, step))
         if resolved is None:
             behind = _given_by_callers(node)
         if isinstance(behind, str):
@@ -82,6 +114,8 @@ class Follower:
             return True  # even where it reads constants only, because what it makes of them need not be one
         if self._constants.all_inputs(node):
             return False
+        if form.handed and self._multiplies_a_constant(node, index):
+            return False  # a state that the body leaves as it began, whose weight the other operand is
         operator = operator_of(node)
         if index in operator.weights:
             return operator.slot(node, index, None if form.blocked else form.layout.shape) is not None
@@ -89,7 +123,7 @@ class Follower:
 
     def _weight_use(self, at: Reached[_Form], node: Node, index: int) -> WeightUse:
         form = at.state
-        use = WeightUse(node, index, None, form.steps, form.quantization, at.calls)
+        use = WeightUse(node, index, None, form.steps, form.quantization, at.calls, handed=form.handed)
         if _is_third_party(node):
             return replace(use, reason=f"its consumer {node.domain}::{node.op_type} is no operator that sn-graph knows")
         resolved = self._resolve(node, at.calls)
@@ -99,7 +133,15 @@ class Follower:
             return replace(use, reason="quantized in the graph, with no DequantizeLinear behind it")
         if index not in use.operator.weights:
             return self._integer_use(use, resolved, form)
-        return replace(use, slot=use.operator.slot(resolved, index, form.layout.shape))
+        slot = use.operator.slot(resolved, index, form.layout.shape)
+        refusal = None if slot is None or use.piece is None else _no_piece_of(slot, use.piece)
+        return replace(use, slot=slot) if refusal is None else replace(use, reason=refusal)
+
+    def _multiplies_a_constant(self, node: Node, index: int) -> bool:
+        others = [name for place, name in enumerate(node.proto.input[:2]) if place != index]
+        return operator_of(node).action is Action.PRODUCT and any(
+            self._constants.holds(node.scope, name) for name in others
+        )
 
     def _integer_use(self, use: WeightUse, resolved: Node, form: _Form) -> WeightUse:
         """Return the use of a weight by an operator that takes it as integers."""
@@ -165,6 +207,14 @@ class Follower:
                 return None
             attribute = found[0]
         return None if attribute.ref_attr_name else attribute
+
+
+def _no_piece_of(slot: Slot, step: Step) -> str | None:
+    """Return why a consumer that reads a part has no matrix of the whole, or None."""
+    if slot.action is Action.RECURRENCE or slot.group > 1:
+        what = "a recurrent cell" if slot.action is Action.RECURRENCE else "a convolution with groups"
+        return f"its {step.node.op_type} takes it to pieces or joins it for {what}; simplify the model first"
+    return None
 
 
 def _too_long(form: _Form, node: Node) -> _Form | None:

@@ -26,6 +26,7 @@ class WeightUse:
         quantization: How a DequantizeLinear on the way reads the constant, or why that can't be told.
         calls: The calls through which the weight enters local functions on its way, the outermost first.
         reason: Why `slot` is None.
+        handed: The nodes whose bodies hand the weight on unchanged on its way: see `sn_graph.sites.pieces`.
     """
 
     node: Node
@@ -35,6 +36,7 @@ class WeightUse:
     quantization: Quantization | str | None = None
     calls: tuple[Node, ...] = ()
     reason: str | None = None
+    handed: tuple[Node, ...] = ()
 
     @property
     def through_call(self) -> bool:
@@ -50,6 +52,16 @@ class WeightUse:
     def is_joined(self) -> bool:
         """Whether the weight is put together of its parts again on its way, so that no chain of copies leads there."""
         return any(step.node.op_type == "Concat" and len(step.node.proto.input) > 1 for step in self.steps)
+
+    @property
+    def piece(self) -> Step | None:
+        """The first operator that cuts the weight into parts, or joins it with others; None where it stays whole."""
+        return next((step for step in self.steps if step.piece is not None), None)
+
+    @property
+    def stands_apart(self) -> bool:
+        """Whether its reader can't be given a tensor of its own by copies of the operators on the way to it."""
+        return self.through_call or self.piece is not None or bool(self.handed)
 
     @property
     def fixed(self) -> str | None:

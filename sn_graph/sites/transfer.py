@@ -42,6 +42,7 @@ class Transfer:
             steps=tuple(step._replace(node=self._node(step.node)) for step in use.steps),
             quantization=self._quantization(use.quantization),
             calls=tuple(map(self._node, use.calls)),
+            handed=tuple(map(self._node, use.handed)),
         )
 
     def _quantization(self, read: Quantization | str | None) -> Quantization | str | None:

@@ -59,7 +59,10 @@ def test_spectral_norm_arithmetic(nodes: list[onnx.NodeProto]) -> None:
         ([node("MatMul", ["a", "b"], ["ab"]), node("Add", ["w", "ab"], ["n"])], "by Add, MatMul (first"),
         ([node("MatMul", ["a", "b"], ["ab"]), node("Mul", ["ab", "g"], ["n"])], "by Mul, MatMul (first"),
         ([node("Add", ["w", "w"], ["n"])], "by Add (node"),
-        ([node("Slice", ["w", "from", "to"], ["n"])], "by Slice (node 'Slice#0'), so it is a part of stored tensors"),
+        (
+            [node("Slice", ["w", "from", "to"], ["c"]), node("Tile", ["c", "two"], ["n"])],
+            "by Tile, Slice (first node 'Slice#0', last 'Tile#1'), so it is a part of stored tensors",
+        ),
         ([node("Concat", ["w", "w"], ["n"], axis=0)], "by Concat (node 'Concat#0'), so it is a part"),
         (
             [

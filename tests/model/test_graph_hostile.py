@@ -58,6 +58,20 @@ def test_a_function_defined_twice_is_refused() -> None:
         Graph(model)
 
 
+def test_a_function_with_two_inputs_of_one_name_is_refused() -> None:
+    own = function("F", ["x", "x"], [node("MatMul", ["x", "x"])])
+    model = network([call("F", ["x", "w"], "y")], {"w": drawn(4, 4)}, {"x": (1, 4)}, functions=[own])
+    with pytest.raises(sn.ModelError, match="two inputs of function 'local::F' have one name"):
+        Graph(model)
+
+
+@pytest.mark.parametrize("output", ["w", "h"])
+def test_a_value_that_is_made_twice_is_refused(output: str) -> None:
+    nodes = [node("Relu", ["x"], ["h"]), node("Neg", ["x"], [output]), node("MatMul", ["h", "w"])]
+    with pytest.raises(sn.ModelError, match=f"it makes value '{output}' twice"):
+        Graph(network(nodes, {"w": drawn(4, 4)}, {"x": (1, 4)}))
+
+
 def test_many_bodies_and_inputs_cost_no_more_than_they_are() -> None:
     empty = graph([], outputs=[])
     nodes = [node("If", ["c"], [], then_branch=empty, else_branch=empty, name="same") for _ in range(3000)]

@@ -9,7 +9,7 @@ import pytest
 from sn_graph.model import Model
 from sn_graph.recognise import Explanation, Form, recognise
 from sn_graph.sites import find_sites
-from tests.support.builders import Array, constant, drawn, node
+from tests.support.builders import Array, constant, drawn, model, node
 from tests.support.exported import (
     biggan,
     convolution,
@@ -306,3 +306,11 @@ def test_in_a_loops_body() -> None:
     proto.graph.node.append(node("Loop", ["turns", ""], ["ys"], name="loop", body=body))
     proto.graph.output[0].name = "ys"
     assert explain(proto).form is Form.SPECTRAL_NORM
+
+
+@pytest.mark.parametrize("attributes", [{}, {"to": 99}, {"to": b"NOTHING"}])
+def test_a_weight_of_no_known_type_is_only_computed(attributes: dict[str, Any]) -> None:
+    nodes = [node("Cast", ["w"], ["c"], **attributes), node("Mul", ["c", "c"], ["m"]), node("MatMul", ["x", "m"])]
+    opened = Model.open(model(nodes, {"w": drawn(4, 6)}).to_proto())
+    (found,) = recognise(opened, find_sites(opened)).values()
+    assert found.form is Form.COMPUTED

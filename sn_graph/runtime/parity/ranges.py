@@ -62,7 +62,7 @@ def trace(model: Model, shapes: Mapping[str, Shape]) -> Trails:
     graph, trails = model.graph, Trails()
     known = _Shapes(graph, shapes)
     for name in graph.main.inputs:
-        met = sorted(follow(graph, Reached(graph.main, name, True), _onward, through=True), key=_order)
+        met = sorted(follow(graph, Reached(graph.main, name, True), _onward, _through), key=_order)
         sizes = [size for reading in met for size in _indexed_sizes(reading, known)]
         if sizes:
             trails.limits[name] = min(sizes)
@@ -70,6 +70,10 @@ def trace(model: Model, shapes: Mapping[str, Shape]) -> Trails:
         if fitting is not None:
             trails.shapes[name] = fitting
     return trails
+
+
+def _through(_: Reading[bool]) -> bool:
+    return True
 
 
 def _onward(_: Reached[bool], node: Node, index: int) -> bool | None:
