@@ -220,6 +220,8 @@ class _Decider:
 
 def _no_part(target: Target, weights: bool) -> str | None:
     """Return why no σ of the whole divides what one of the uses reads, or None."""
+    if target.site.sparse is not None:
+        return "stored as a sparse tensor, which no iteration reads; fold it, or store it dense"
     for use in target.uses:
         if use.handed:
             node = use.handed[0]

@@ -57,8 +57,11 @@ def refuse_splits(planned: PlannedSite) -> PlannedSite:
     """Skip an eligible site whose readers need different tensors where one of them can't be given its own."""
     apart = planned.splits or (planned.per_use and len(planned.uses) > 1)
     use = next((use for use in planned.uses if use.stands_apart), None)
-    if planned.status == "skipped" or not apart or use is None:
+    if planned.status == "skipped" or not apart or (use is None and planned.site.sparse is None):
         return planned
+    if use is None:
+        reason = "it is stored as a sparse tensor, and not all its readers get the same tensor; store it dense"
+        return replace(planned, status="skipped", reason=reason)
     what, do = "enters a local function", "inline the function first"
     if use.piece is not None:
         what = f"is {'cut into parts' if use.piece.piece == 'cut' else 'joined with others'} by {use.piece.node.path}"

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from sn_graph.errors import ModelError, VerificationFailed
-from sn_graph.model import Graph, Key, Model, constants_by_key, random_ops, without_data
+from sn_graph.model import Graph, Key, Model, constants_by_key, random_ops, sparse_constants, without_data
 from sn_graph.passes import PassResult
 from sn_graph.proofs.norms import check_norms
 from sn_graph.proofs.outputs import prove_outputs
@@ -70,7 +70,8 @@ class _Loaded:
 
     @classmethod
     def of(cls, graph: Graph) -> "_Loaded":
-        return cls(graph.model, graph, constants_by_key(graph))
+        sparse = {(scope.id, name): tensor.values for scope, name, tensor in sparse_constants(graph)}
+        return cls(graph.model, graph, {**constants_by_key(graph), **sparse})
 
 
 def _named_alike(folded: Graph, original: Graph) -> Graph:
@@ -140,6 +141,10 @@ def _check_structure(
             _check_scaled(key, numpy_helper.to_array(tensor), expected[key])
         elif key not in before or not _same_data(before[key], tensor):
             raise VerificationFailed(f"tensor '{key[1]}' is not the original's, though it was to stay")
+    places = [{(s.id, n): one.indices for s, n, one in sparse_constants(side.graph)} for side in (original, folded)]
+    moved = [key for key, indices in places[0].items() if key in places[1] and not _same_data(indices, places[1][key])]
+    if moved:
+        raise VerificationFailed(f"the elements of tensor '{moved[0][1]}' stand in other places than the original's")
     missing = [name for scope, name in (*before, *expected) if (scope, name) not in after]
     if missing:
         raise VerificationFailed(f"tensor '{missing[0]}' got lost")

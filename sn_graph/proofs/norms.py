@@ -153,6 +153,8 @@ class _Check:
             weight = self.tensors[place, name]
             if isinstance(quantization, Quantization):
                 weight = quantization.multiplied(self.source, self.source.array(target.tensor), weight)
+            if target.site.sparse is not None:
+                weight = target.site.sparse.dense(self.source, weight)
             yield from use.readings(weight)
 
     def _is_certified(self, target: Target, use: WeightUse, used: float) -> bool:

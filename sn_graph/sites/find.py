@@ -5,7 +5,6 @@ What can't be normalized is a site too, with the reason.
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import replace
 
 import onnx
 
@@ -19,6 +18,7 @@ from sn_graph.sites.pieces import piece_notes
 from sn_graph.sites.quantized import Quantization
 from sn_graph.sites.rearranged import rearranged
 from sn_graph.sites.site import Site, WeightUse
+from sn_graph.sites.sparse import Sparse
 from sn_graph.sites.views import Action
 
 _TYPE_NAMES = {code: name.lower() for name, code in onnx.TensorProto.DataType.items()} | {
@@ -128,6 +128,7 @@ class _Finder:
     def sparse(self) -> Iterator[Site]:
         for scope, name, sparse in sparse_constants(self._graph):
             uses, others = self._uses(scope, name, tuple(sparse.dims))
+            places = Sparse(sparse.indices, tuple(sparse.dims))
             if uses:
                 yield Site(
                     id=scope.qualified(name),
@@ -135,10 +136,20 @@ class _Finder:
                     scope=scope,
                     dtype=_type_name(sparse.values.data_type),
                     shape=tuple(sparse.dims),
-                    uses=tuple(replace(use, slot=None) for use in uses),
+                    uses=uses,
                     other_uses=others,
-                    refusal="stored as a sparse tensor; store it dense to normalize it",
+                    tensor=sparse.values,
+                    from_node=name not in scope.sparse_initializers,
+                    refusal=self._sparse_refusal(places, sparse.values, uses),
+                    notes=tuple(_notes(scope, name, others, uses)),
+                    sparse=places,
                 )
+
+    def _sparse_refusal(self, places: Sparse, values: onnx.TensorProto, uses: tuple[WeightUse, ...]) -> str | None:
+        reason = next((use.reason for use in uses if use.reason is not None), None)
+        if reason is None and any(use.quantization is not None or use.takes_integers for use in uses):
+            return "stored as a sparse tensor, and quantized; store it dense to normalize it"
+        return reason or places.refusal(self._model, values)
 
     def computed(self, sites: Iterable[Site]) -> Iterator[Site]:
         """Yield the weight inputs whose value the graph computes from constants, or its bodies hand on from them."""

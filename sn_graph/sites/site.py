@@ -12,6 +12,7 @@ from sn_graph.sites.chain import Step
 from sn_graph.sites.layout import Layout
 from sn_graph.sites.operators import Operator, operator_of
 from sn_graph.sites.quantized import Quantization
+from sn_graph.sites.sparse import Sparse
 from sn_graph.sites.views import Convention, Slot, SlotMatrix, slot_matrix
 
 
@@ -122,6 +123,8 @@ class Site:
         from_node: Whether a Constant node holds it.
         refusal: Why it can't be normalized, or None.
         notes: What a reader of the report should know.
+        is_computed: Whether the graph computes it from constants.
+        sparse: Where the elements of `tensor` stand, where that holds no others.
     """
 
     id: str
@@ -136,6 +139,7 @@ class Site:
     refusal: str | None = None
     notes: tuple[str, ...] = ()
     is_computed: bool = False
+    sparse: Sparse | None = None
 
     @property
     def consumers(self) -> tuple[str, ...]:
@@ -168,12 +172,14 @@ class Site:
         return found if isinstance(found, Quantization) else None
 
     def read(self, model: Model, tensor: onnx.TensorProto, factor: float | None = None) -> NDArray[np.generic]:
-        """Return the elements of the weight's `tensor`, dequantized where they are quantized; read-only.
+        """Return the elements of the weight's `tensor`, dequantized or made dense where they must be; read-only.
 
         Args:
             model, tensor: The model, and the tensor that holds the weight in it.
             factor: What the elements, or the scale of quantized ones, are multiplied by first: see `Model.array`.
         """
+        if self.sparse is not None:
+            return self.sparse.dense(model, model.array(tensor, factor))
         if self.quantization is None:
             return model.array(tensor, factor)
         return self.quantization.dequantize(model, model.array(tensor), factor)

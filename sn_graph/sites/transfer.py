@@ -7,6 +7,7 @@ import onnx
 from sn_graph.model import Graph, Node, Scope, constant_tensor
 from sn_graph.sites.quantized import Quantization
 from sn_graph.sites.site import Site, WeightUse
+from sn_graph.sites.sparse import Sparse
 
 
 class Transfer:
@@ -21,10 +22,9 @@ class Transfer:
     def site(self, site: Site) -> Site:
         """Return the site of the copy. Raises KeyError where the graph is not a copy of the one that holds it."""
         scope = self._scope(site.scope)
-        tensor = site.tensor
+        tensor, sparse = site.tensor, site.sparse
         if tensor is not None:
-            held = scope.producers.get(site.weight) if site.from_node else None
-            found = scope.initializers[site.weight] if held is None else constant_tensor(held)
+            found, sparse = self._stored(scope, site)
             if found is None or (found.dims, found.data_type) != (tensor.dims, tensor.data_type):
                 raise KeyError(site.id)
             tensor = found
@@ -33,7 +33,18 @@ class Transfer:
             replace(use, scope=self._scope(use.scope), node=None if use.node is None else self._node(use.node))
             for use in site.other_uses
         )
-        return replace(site, scope=scope, tensor=tensor, uses=uses, other_uses=others)
+        return replace(site, scope=scope, tensor=tensor, uses=uses, other_uses=others, sparse=sparse)
+
+    def _stored(self, scope: Scope, site: Site) -> tuple[onnx.TensorProto | None, Sparse | None]:
+        """Return the tensor of a site, and where its elements stand if it is sparse."""
+        held = scope.producers.get(site.weight) if site.from_node else None
+        if site.sparse is None:
+            return (scope.initializers[site.weight] if held is None else constant_tensor(held)), None
+        if held is None:
+            found = scope.sparse_initializers[site.weight]
+        else:
+            found = next(one.sparse_tensor for one in held.proto.attribute if one.name == "sparse_value")
+        return found.values, Sparse(found.indices, tuple(found.dims))
 
     def _use(self, use: WeightUse) -> WeightUse:
         return replace(
