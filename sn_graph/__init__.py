@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sn_graph.version import __version__
 
 if TYPE_CHECKING:
-    from sn_graph.api import apply, fold, insert, inspect, lift, strip
+    from sn_graph.api import apply, fold, fold_checkpoint, insert, inspect, lift, strip
     from sn_graph.errors import EnvironmentUnavailable, ModelError, SnGraphError, UsageError, VerificationFailed
     from sn_graph.model import Model
     from sn_graph.plan import Plan, load_plan, make_plan, save_plan
@@ -31,6 +31,7 @@ _HOMES = {
     "apply": "sn_graph.api",
     "compare": "sn_graph.runtime",
     "fold": "sn_graph.api",
+    "fold_checkpoint": "sn_graph.api",
     "insert": "sn_graph.api",
     "inspect": "sn_graph.api",
     "lift": "sn_graph.api",
@@ -54,6 +55,7 @@ __all__ = [
     "apply",
     "compare",
     "fold",
+    "fold_checkpoint",
     "insert",
     "inspect",
     "lift",

@@ -4,16 +4,20 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import numpy as np
 import onnx
 
 from sn_graph.errors import ModelError, UsageError
 from sn_graph.model import Model
-from sn_graph.norms import SigmaMethod, plan_state
+from sn_graph.model.checkpoint import Checkpoint, is_checkpoint
+from sn_graph.norms import Base, SigmaMethod, base_of_checkpoint, base_of_model, plan_state
 from sn_graph.norms import inspect as measure_norms
+from sn_graph.norms import inspect_checkpoint as measure_checkpoint
 from sn_graph.passes import (
+    CheckpointOptions,
+    CheckpointResult,
     Fold,
     FoldOptions,
     Insert,
@@ -29,6 +33,7 @@ from sn_graph.passes import (
     Strip,
     make_pass,
 )
+from sn_graph.passes import fold_checkpoint as fold_weights
 from sn_graph.plan import Plan, PlanOptions, build_plan, carried_plan, record_of, require_whole
 from sn_graph.progress import Progress, silent
 from sn_graph.recognise import reads_inputs
@@ -73,18 +78,25 @@ def inspect(
     *,
     sigma: str = "exact",
     seed: int = 0,
+    against: Source | None = None,
+    per_head: bool = False,
     progress: Progress = silent,
     **options: Unpack[PlanOptions],
 ) -> Report:
     """Measure the exact spectral norm of each weight of a model.
 
     Args:
-        source: A path, a ModelProto or a Model.
+        source: A path, a ModelProto or a Model; a path may be that of a checkpoint, `.safetensors`,
+            `.safetensors.index.json` or `.gguf`.
         sigma: "exact", or "upper" for a proven upper bound besides.
         seed: Of the random u that the one power step starts from which is compared with σ; the u of `state`, or those
             that an inserted model holds, come first.
-        progress: Told the elements measured.
-        **options: What is measured: see `PlanOptions`.
+        against: A base: a record gets `sigma_base`, the norm of the weight of the same id there, and `sigma_delta`,
+            that of the difference.
+        per_head: Measure each attention head of a checkpoint's query and key projections too (`sigma_heads`), where a
+            config.json beside it, or its own header, tells their number.
+        progress: Told the elements measured, of a checkpoint the bytes.
+        **options: What is measured: see `PlanOptions`. Of a checkpoint `include` and `exclude` alone.
 
     Raises:
         ModelError: The model can't be read, or a weight holds NaN or infinite values.
@@ -95,16 +107,67 @@ def inspect(
     (('Conv',), (32, 75), 0.3584)
     """
     _require_known("inspect", options, without=("power_iterations", "bound", "clip"))
+    if is_checkpoint(source):
+        chosen = _names_alone(options)
+        return measure_checkpoint(
+            Checkpoint.open(source),
+            progress,
+            upper=_is_upper(sigma),
+            per_head=per_head,
+            base=None if against is None else _base(against, {}),
+            **chosen,
+        )
+    if per_head:
+        raise UsageError("an ONNX graph does not tell which rows of a weight are a head", do="give its checkpoint")
     opened = Opened.of(source)
-    return examine(opened, build_plan(opened.model, **options), sigma=sigma, seed=seed, progress=progress)
+    plan = build_plan(opened.model, **options)
+    base = None if against is None else _base(against, options)
+    return examine(opened, plan, sigma=sigma, seed=seed, progress=progress, base=base)
 
 
-def examine(opened: Opened, plan: Plan, *, sigma: str, seed: int, progress: Progress) -> Report:
+def examine(
+    opened: Opened, plan: Plan, *, sigma: str, seed: int, progress: Progress, base: Base | None = None
+) -> Report:
     """Measure an opened model by a plan that was made of it; the rest is as in `inspect`."""
+    upper = _is_upper(sigma)
+    state = opened.held if plan.state is None else plan_state(plan, opened.model)
+    return measure_norms(opened.model, plan, progress, upper=upper, seed=seed, state=state, base=base)
+
+
+def _is_upper(sigma: str) -> bool:
     if sigma not in (SigmaMethod.EXACT, SigmaMethod.UPPER):
         raise UsageError("inspect measures σ exactly", do=f"'{sigma}' is neither 'exact' nor 'upper'")
-    state = opened.held if plan.state is None else plan_state(plan, opened.model)
-    return measure_norms(opened.model, plan, progress, upper=sigma == SigmaMethod.UPPER, seed=seed, state=state)
+    return sigma == SigmaMethod.UPPER
+
+
+def _base(against: Source, options: PlanOptions) -> Base:
+    """Return the weights of a base, by the matrices that the same options take of them."""
+    if is_checkpoint(against):
+        return base_of_checkpoint(Checkpoint.open(against))
+    opened = Opened.of(against)
+    alike = PlanOptions(convention=options.get("convention"), op_types=options.get("op_types") or ())
+    return base_of_model(opened.model, build_plan(opened.model, **alike))
+
+
+class Names(TypedDict):
+    """Which weights of a checkpoint, by regular expressions that are searched in their names."""
+
+    include: Sequence[str]
+    exclude: Sequence[str]
+
+
+def _names_alone(options: PlanOptions, known: Sequence[str] = ()) -> Names:
+    """Return the names chosen. Raises UsageError for what only a graph can tell."""
+    plain = {"convention": ("auto", "torch"), "norm": ("matrix",)}
+    for key, value in options.items():
+        if key not in (*Names.__annotations__, *known) and value not in (None, (), [], *plain.get(key, ())):
+            flag = key.replace("_", "-").removesuffix("s")
+            raise UsageError(
+                f"--{flag} says nothing of a checkpoint",
+                "because it holds weights and no operators that read them",
+                f"leave --{flag} out",
+            )
+    return Names(include=options.get("include") or (), exclude=options.get("exclude") or ())
 
 
 def fold(
@@ -148,6 +211,8 @@ def fold(
         method = SigmaMethod(sigma)
     except ValueError:
         raise UsageError(f"no estimator '{sigma}'", do=f"choose one of {', '.join(SigmaMethod)}") from None
+    if is_checkpoint(source):
+        raise UsageError("a checkpoint holds no graph", do="fold it with sn_graph.fold_checkpoint")
     opened = Opened.of(source)
     if opened.inserted is None:
         made = require_whole(build_plan(opened.model, **options), opened.model, options, force=force)
@@ -157,6 +222,49 @@ def fold(
         chosen["plan"] = insertion_plan(opened.model, opened.inserted)
     plan = build_plan(opened.model, **chosen)
     return Fold(_baking(opened, opened.inserted, plan, method, seed))(opened.model, plan, progress)
+
+
+def fold_checkpoint(
+    path: str | os.PathLike[str],
+    *,
+    sigma: str = "exact",
+    seed: int = 0,
+    progress: Progress = silent,
+    **options: Unpack[PlanOptions],
+) -> CheckpointResult:
+    """Replace each 2-D weight W of a safetensors file by bound · W / σ(W).
+
+    Args:
+        path: A `.safetensors` file; it stays as it is.
+        sigma, seed: As in `fold`.
+        progress: Told the bytes measured.
+        **options: `include`, `exclude`, `bound`, `clip` and `power_iterations`, as in `fold`; no other.
+
+    Returns:
+        The result: `save(path)`, and `sites`, one record a weight. Saving streams the file, with its header as it was.
+
+    Raises:
+        ModelError: The file can't be used, or a weight holds NaN or infinite values.
+        UsageError: An argument is not valid.
+    """
+    _require_known("fold_checkpoint", options)
+    try:
+        method = SigmaMethod(sigma)
+    except ValueError:
+        raise UsageError(f"no estimator '{sigma}'", do=f"choose one of {', '.join(SigmaMethod)}") from None
+    chosen = CheckpointOptions(
+        method,
+        1.0 if (bound := options.get("bound")) is None else bound,
+        bool(options.get("clip")),
+        power_iterations=1 if (steps := options.get("power_iterations")) is None else steps,
+        seed=seed,
+        **_names_alone(options, known=("bound", "clip", "power_iterations")),
+    )
+    if not os.fspath(path).lower().endswith(".safetensors"):
+        raise UsageError(
+            f"{os.fspath(path)} can't be written again", "because it is not one .safetensors file", "give its files"
+        )
+    return fold_weights(Checkpoint.open(path), chosen, progress)
 
 
 def _require_known(function: str, options: Mapping[str, Any], without: Sequence[str] = ()) -> None:

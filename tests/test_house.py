@@ -18,7 +18,7 @@ from tests.support.places import ROOT
 
 ROOMS = (
     *("model", "sites", "state", "recognise", "plan", "norms", "passes", "report"),
-    *("rewrite", "rewrite.insertion"),
+    *("rewrite", "rewrite.insertion", "model.checkpoint"),
     *("frontends.keras", "frontends.torch", "proofs", "proofs.keras"),
     *("runtime", "runtime.engine", "runtime.parity", "runtime.session"),
     *("spectral.linalg", "spectral.matrix", "spectral.convolution"),

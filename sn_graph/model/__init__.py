@@ -2,11 +2,11 @@
 
 from sn_graph.model.constants import ConstantValues, Key, constants, constants_by_key, sparse_constants
 from sn_graph.model.external import clear_data, is_external, set_location
-from sn_graph.model.files import require_writable, same_file, write_file
+from sn_graph.model.files import StagedFiles, require_writable, same_file, write_file
 from sn_graph.model.follow import Reached, Reading, follow, origin
 from sn_graph.model.graph import ONNX_DOMAINS, Graph, Node, Scope, Use, constant_tensor, subgraphs
 from sn_graph.model.neighbours import data_files
-from sn_graph.model.payload import FLOAT_TYPES, Payload, scale_elements
+from sn_graph.model.payload import FLOAT_TYPES, READING, Payload, Source, element_type, scale_elements
 from sn_graph.model.randomness import random_ops
 from sn_graph.model.shapes import Shapes
 from sn_graph.model.skeleton import put_data
@@ -14,10 +14,14 @@ from sn_graph.model.storage import Model, Storage
 from sn_graph.model.temporary import collect, temporary_folder
 from sn_graph.model.tensors import walk_tensors, without_data
 from sn_graph.model.watch import files_put_in_place, report_to, understand
+from sn_graph.model.wire import RAW_DATA, Buffer
 
 __all__ = [
     "FLOAT_TYPES",
     "ONNX_DOMAINS",
+    "RAW_DATA",
+    "READING",
+    "Buffer",
     "ConstantValues",
     "Graph",
     "Key",
@@ -28,6 +32,8 @@ __all__ = [
     "Reading",
     "Scope",
     "Shapes",
+    "Source",
+    "StagedFiles",
     "Storage",
     "Use",
     "clear_data",
@@ -36,6 +42,7 @@ __all__ = [
     "constants",
     "constants_by_key",
     "data_files",
+    "element_type",
     "files_put_in_place",
     "follow",
     "is_external",

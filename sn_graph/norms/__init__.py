@@ -1,15 +1,20 @@
 """Norms: the spectral norms of a model's weights, measured, bounded and estimated."""
 
+from sn_graph.norms.against import Base, base_of_checkpoint, base_of_model
+from sn_graph.norms.checkpoint import CHECKPOINT_CONVENTION, CHECKPOINT_REASON, checkpoint_records, inspect_checkpoint
 from sn_graph.norms.divisor import Divider, Divisors, SigmaMethod, require_divisor
 from sn_graph.norms.inspect import inspect
-from sn_graph.norms.matrix import exact_sigma, recognised_sigma, require_finite
+from sn_graph.norms.matrix import exact_sigma, recognised_sigma, require_finite, require_finite_values
 from sn_graph.norms.operator import MADE_ZERO, Enclosure, Operators
 from sn_graph.norms.remarks import KERAS_FLOOR, notes, readings
 from sn_graph.norms.start import Start, Starter, plan_state
 
 __all__ = [
+    "CHECKPOINT_CONVENTION",
+    "CHECKPOINT_REASON",
     "KERAS_FLOOR",
     "MADE_ZERO",
+    "Base",
     "Divider",
     "Divisors",
     "Enclosure",
@@ -17,12 +22,17 @@ __all__ = [
     "SigmaMethod",
     "Start",
     "Starter",
+    "base_of_checkpoint",
+    "base_of_model",
+    "checkpoint_records",
     "exact_sigma",
     "inspect",
+    "inspect_checkpoint",
     "notes",
     "plan_state",
     "readings",
     "recognised_sigma",
     "require_divisor",
     "require_finite",
+    "require_finite_values",
 ]

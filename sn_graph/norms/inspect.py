@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sn_graph.model import Model
+from sn_graph.norms.against import Base, compared_with
 from sn_graph.norms.matrix import exact_triplet, recognised_sigma, require_finite_norm
 from sn_graph.norms.operator import Operators
 from sn_graph.norms.remarks import notes, readings
@@ -17,7 +18,7 @@ from sn_graph.plan import Plan, PlannedSite, Target, record_of, with_progress
 from sn_graph.progress import Progress, silent
 from sn_graph.recognise import ANONYMOUS, Form
 from sn_graph.report import Report, SiteRecord
-from sn_graph.spectral.matrix import hints, power_iteration, seeded_state, upper_bound
+from sn_graph.spectral.matrix import frobenius_norm, hints, power_iteration, seeded_state, upper_bound
 from sn_graph.state import State
 
 
@@ -29,6 +30,7 @@ def inspect(
     upper: bool = False,
     seed: int = 0,
     state: State | None = None,
+    base: Base | None = None,
 ) -> Report:
     """Measure every eligible weight of a model.
 
@@ -36,12 +38,13 @@ def inspect(
         model, plan: What is measured; with the plan's norm "operator", what its nodes do too.
         progress: Told the elements measured.
         upper: Whether to prove an upper bound of each σ.
+        base: The weights to compare with, by id.
         seed, state: Where the power iteration starts from that is compared with σ: a state's u, or random ones.
 
     Raises:
         ModelError: A weight holds NaN or infinite values.
     """
-    inspector = _Inspector(model, plan, upper, seed, state or State({}, {}))
+    inspector = _Inspector(model, plan, upper, seed, state or State({}, {}), base)
     records = [inspector.record(planned) for planned in with_progress(plan, progress)]
     opset = {entry.domain: entry.version for entry in model.proto.opset_import}
     report = Report.of(model.name, opset, str(plan.convention), plan.convention_reason, records)
@@ -55,6 +58,7 @@ class _Inspector:
     upper: bool
     seed: int
     state: State
+    base: Base | None
 
     @cached_property
     def operators(self) -> Operators:
@@ -74,8 +78,9 @@ class _Inspector:
         sigma = require_finite_norm(target, matrix, leading.sigma)
         folded = self._folded_by_exporter(target, matrix, sigma)
         enclosed = self.operators.enclose(target) if self.plan.norm == "operator" else None
+        record = record_of(planned, notes=(*notes(target, sigma), *([_FOLDED] if folded else [])))
         return replace(
-            record_of(planned, notes=(*notes(target, sigma), *([_FOLDED] if folded else []))),
+            record,
             form=str(Form.FOLDED_BY_EXPORTER) if folded else None,
             sigma=sigma,
             sigma_upper=upper_bound(matrix, sigma) if self.upper else None,
@@ -84,6 +89,8 @@ class _Inspector:
             sigma_power=self._power(target, matrix, u),
             hints=hints(matrix, leading) if matrix.size <= _HINTED else (),
             readings=readings(self.model, target, sigma),
+            frobenius=frobenius_norm(matrix),
+            **compared_with(self.base, record, matrix),
         )
 
     def _folded_by_exporter(self, target: Target, matrix: NDArray[Any], sigma: float) -> bool:

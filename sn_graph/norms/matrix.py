@@ -56,11 +56,16 @@ def require_finite_norm(target: Target, matrix: NDArray[Any], sigma: float) -> f
 
 def require_finite(target: Target, matrix: NDArray[Any]) -> None:
     """Raise ModelError where a matrix holds NaN or infinite values, saying how many and what to do."""
+    require_finite_values(target.id, target.site.weight, matrix)
+
+
+def require_finite_values(identity: str, weight: str, matrix: NDArray[Any]) -> None:
+    """Raise ModelError as `require_finite` does, of a weight by its id and its name."""
     nan, infinite = count_nonfinite(matrix)
     if nan or infinite:
         counts = [f"{count} {what}" for count, what in ((nan, "NaN"), (infinite, "infinite")) if count]
         raise ModelError(
-            f"weight '{target.id}' holds {' and '.join(counts)} value{'s' if nan + infinite > 1 else ''}",
+            f"weight '{identity}' holds {' and '.join(counts)} value{'s' if nan + infinite > 1 else ''}",
             "so it has no spectral norm",
-            f"repair the model or {leave_out(target.site.weight)}",
+            f"repair the model or {leave_out(weight)}",
         )

@@ -2,7 +2,7 @@
 
 from sn_graph.plan.carried import Carried, carried_plan
 from sn_graph.plan.convention import choose_convention
-from sn_graph.plan.decide import decide, matches
+from sn_graph.plan.decide import decide, left_out_by, matches, patterns
 from sn_graph.plan.file import load_plan, save_plan
 from sn_graph.plan.make import build_plan, make_plan, narrow_plan, rebind
 from sn_graph.plan.options import PlanOptions
@@ -21,10 +21,12 @@ __all__ = [
     "carried_plan",
     "choose_convention",
     "decide",
+    "left_out_by",
     "load_plan",
     "make_plan",
     "matches",
     "narrow_plan",
+    "patterns",
     "rebind",
     "record_of",
     "require_whole",

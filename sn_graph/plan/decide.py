@@ -118,17 +118,22 @@ def filter_names(
     planned: PlannedSite, include: Sequence[re.Pattern[str]], exclude: Sequence[re.Pattern[str]]
 ) -> PlannedSite:
     """Skip an eligible site whose weight's name `--include` does not find or `--exclude` does."""
-    weight = planned.site.weight
-    if planned.status == "skipped" or not (include or exclude):
+    if planned.status == "skipped":
         return planned
+    reason = left_out_by(planned.site.weight, include, exclude)
+    return planned if reason is None else replace(planned, status="skipped", reason=reason)
+
+
+def left_out_by(weight: str, include: Sequence[re.Pattern[str]], exclude: Sequence[re.Pattern[str]]) -> str | None:
+    """Return why `--include` and `--exclude` leave a weight out, None where they don't."""
+    if not (include or exclude):
+        return None
     with time_limit(SECONDS, _too_slow(weight)):
         included = not include or any(pattern.search(weight) for pattern in include)
         hit = next((pattern for pattern in exclude if pattern.search(weight)), None)
     if not included:
-        return replace(planned, status="skipped", reason="no --include matches it")
-    if hit is not None:
-        return replace(planned, status="skipped", reason=f"left out by --exclude '{hit.pattern}'")
-    return planned
+        return "no --include matches it"
+    return None if hit is None else f"left out by --exclude '{hit.pattern}'"
 
 
 def matches(expressions: Sequence[str], names: Sequence[str]) -> bool:

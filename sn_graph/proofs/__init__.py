@@ -1,5 +1,6 @@
 """Proofs: a written model is proved before it takes its place."""
 
+from sn_graph.proofs.checkpoint import save_checkpoint
 from sn_graph.proofs.liveness import TOOLS, Tool, verify_state
 from sn_graph.proofs.proof import Proof, Terms, save_proven
 from sn_graph.proofs.saving import prove, save
@@ -11,6 +12,7 @@ __all__ = [
     "Tool",
     "prove",
     "save",
+    "save_checkpoint",
     "save_proven",
     "verify_state",
 ]

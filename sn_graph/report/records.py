@@ -31,6 +31,11 @@ class SiteRecord:
         sigma_operator, sigma_operator_upper: The norm of what the consumers do, and a proven upper bound of it,
             where they were asked for.
         sigma_used: What fold divided by, before bound and clip.
+        frobenius: The Frobenius norm of M, where it was computed.
+        sigma_base, sigma_delta: The spectral norms of the weight of the same id in a base, and of the difference, where
+            there is one; `compared` says whether one was looked for.
+        sigma_heads: The spectral norm of the rows of each attention head, where they were asked for and are known.
+        role: What a checkpoint's weight does, where its name tells it.
         sigma_power: What one power step estimates, where `inspect` ran it.
         hints: "zero", "rank 1" or "clustered", where `inspect` found it.
         notes: What a reader should know.
@@ -71,17 +76,44 @@ class SiteRecord:
     cap: float | None = None
     k: int | None = None
     u: tuple[str, ...] | None = None
+    frobenius: float | None = None
+    sigma_base: float | None = None
+    sigma_delta: float | None = None
+    compared: bool = False
+    sigma_heads: tuple[float, ...] = ()
+    role: str | None = None
+
+    @property
+    def stable_rank(self) -> float | None:
+        """‖M‖_F²/σ², between 1 and the rank of M; None where it is not known, and for a zero matrix."""
+        if not self.sigma or self.frobenius is None:
+            return None
+        return (self.frobenius / self.sigma) ** 2
+
+    @property
+    def sigma_scaled(self) -> float | None:
+        """σ·√(columns/rows): the norm of M from one root mean square to the other, after spectral µP.
+
+        Yang, Simon and Bernstein, 2023, https://arxiv.org/abs/2310.17813, eq. 2.
+        """
+        if self.sigma is None or self.matrix is None or not self.matrix[0]:
+            return None
+        return self.sigma * math.sqrt(self.matrix[1] / self.matrix[0])
 
     def to_json(self) -> dict[str, Any]:
         """Return the record with design's JSON words; `readings` and what only `inspect` finds where there are any.
 
         What tells of a computed weight is there where it is one.
         """
-        record = asdict(self)
+        record = {**asdict(self), "stable_rank": self.stable_rank, "sigma_scaled": self.sigma_scaled}
+        if not record.pop("compared"):
+            del record["sigma_base"], record["sigma_delta"]
+        if self.op_types:  # of a checkpoint's weight it is there, known or not
+            del record["role"]
         if self.form is None:
             for name in ("original", "sigma_graph", "gain", "cap", "k", "u"):
                 del record[name]
-        for name in ("readings", "sigma_power", "hints"):
+        for name in ("readings", "sigma_power", "sigma_heads", "hints"):
             if not record[name] and record[name] != 0.0:
                 del record[name]
         return plain(record)  # type: ignore[no-any-return]

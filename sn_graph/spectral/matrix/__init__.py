@@ -2,7 +2,7 @@
 
 from sn_graph.spectral.matrix.bound import bracket, is_within, upper_bound
 from sn_graph.spectral.matrix.certificate import ROUNDING, certified_divisor, raised_divisor
-from sn_graph.spectral.matrix.condition import hints, stable_rank
+from sn_graph.spectral.matrix.condition import frobenius_norm, hints, stable_rank
 from sn_graph.spectral.matrix.exact import SingularTriplet, leading_singular_triplet, norm_and_vector, spectral_norm
 from sn_graph.spectral.matrix.power import operator_power_iteration, power_iteration, seeded_state
 
@@ -11,6 +11,7 @@ __all__ = [
     "SingularTriplet",
     "bracket",
     "certified_divisor",
+    "frobenius_norm",
     "hints",
     "is_within",
     "leading_singular_triplet",

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg.blas import ddot
 
-from sn_graph.spectral.linalg import BlockedMatrix, largest_eigenpair, start_vector
+from sn_graph.spectral.linalg import SAFE_RANGE, BlockedMatrix, largest_eigenpair, start_vector
 from sn_graph.spectral.matrix.exact import SingularTriplet
 from sn_graph.spectral.matrix.power import Side, power_iteration
 
@@ -50,6 +50,31 @@ def second_singular_value(matrix: NDArray[Any], leading: SingularTriplet) -> flo
     return operand.restored(math.sqrt(max(0.0, found.value)))
 
 
+def frobenius_norm(matrix: NDArray[Any]) -> float:
+    """Return ‖M‖_F = √Σ m², summed in float64; 0 for a zero or empty matrix, NaN or infinity for a non-finite one.
+
+    Args:
+        matrix: M [rows, columns], of any float type and scale.
+
+    >>> frobenius_norm(np.array([[3.0, 0.0], [0.0, -4.0]]))
+    5.0
+    """
+    if not matrix.size:
+        return 0.0
+    operand = BlockedMatrix.of(matrix)
+    with np.errstate(all="ignore"):
+        squares = _squares(operand)
+        low, high = SAFE_RANGE["d"]
+        if not low <= squares <= high:  # never of a type narrower than float64
+            operand = operand.rescaled(operand.largest())
+            squares = _squares(operand)
+    return operand.restored(math.sqrt(squares))
+
+
+def _squares(operand: BlockedMatrix) -> float:
+    return sum(float(np.vdot(block, block)) for _, block in operand.blocks())
+
+
 def stable_rank(matrix: NDArray[Any], sigma: float | None = None) -> float:
     """Return ‖M‖_F²/σ², which lies between 1 and the rank; 0 for a zero or non-finite matrix.
 
@@ -63,7 +88,7 @@ def stable_rank(matrix: NDArray[Any], sigma: float | None = None) -> float:
     if not 0.0 < largest < math.inf:
         return 0.0
     scaled = operand.rescaled(largest)
-    squares = sum(float(np.vdot(block, block)) for _, block in scaled.blocks())
+    squares = _squares(scaled)
     if sigma is None:
         side: Side = "rows" if operand.transposed else "cols"  # along which one pass is an iteration
         start = start_vector(scaled.shape[1], operand.seed)
