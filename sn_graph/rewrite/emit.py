@@ -123,27 +123,58 @@ class Emitter:
         return self.op("Gather", [both, index], name, axis=1)
 
     def split_column(self, column: str, lengths: Sequence[int], names: Sequence[str]) -> list[str]:
-        """Cut a column [N, 1] into columns of these lengths."""
+        """Cut a column [N, 1] into columns of these lengths, in several steps where there are more than `WIDEST`."""
         if len(lengths) == 1:
             return [column]
+        if len(lengths) <= WIDEST:
+            return self._split(column, lengths, names)
+        groups = _groups(len(lengths))
+        totals = [sum(lengths[group]) for group in groups]
+        parts = self.split_column(column, totals, [f"sn/part_{number}" for number in range(len(groups))])
+        pairs = zip(parts, groups, strict=True)
+        return [name for part, group in pairs for name in self.split_column(part, lengths[group], names[group])]
+
+    def _split(self, column: str, lengths: Sequence[int], names: Sequence[str]) -> list[str]:
         if self.opset < 13:  # the lengths are an attribute below, an input from there on
             return self.ops("Split", [column], names, "sn/split", axis=0, split=list(lengths))
         sizes = self.constant("sn/lengths", np.array(lengths, np.int64))
         return self.ops("Split", [column, sizes], names, "sn/split", axis=0)
 
-    def crop(self, image: str, size: Sequence[int], name: str) -> str:
-        """Cut an image [1, channels, spatial…] to its first elements on each spatial axis."""
-        axes = list(range(2, 2 + len(size)))
+    def crop(self, image: str, ranges: Sequence[tuple[int, int]], name: str) -> str:
+        """Cut an image [1, channels, spatial…] to a range (begin, end) on each spatial axis."""
+        starts, ends = ([one[side] for one in ranges] for side in (0, 1))
+        axes = list(range(2, 2 + len(ranges)))
         if self.opset < 10:  # attributes below, inputs from there on
-            return self.op("Slice", [image], name, axes=axes, starts=[0] * len(size), ends=list(size))
-        lists = {"starts": [0] * len(size), "ends": list(size), "axes": axes}
+            return self.op("Slice", [image], name, axes=axes, starts=starts, ends=ends)
+        lists = {"starts": starts, "ends": ends, "axes": axes}
         inputs = [self.constant(f"sn/{key}", np.array(values, np.int64)) for key, values in lists.items()]
         return self.op("Slice", [image, *inputs], name)
 
-    def concat(self, values: Sequence[str], output: str, name: str) -> None:
+    def join(self, values: Sequence[str], name: str) -> str:
+        """Join values along axis 0; a single one is returned as it is."""
+        return values[0] if len(values) == 1 else self.op("Concat", self._few(values, name), name, axis=0)
+
+    def join_to(self, values: Sequence[str], output: str, name: str) -> None:
         """Join values along axis 0 into the value `output`, whose name the caller has reserved."""
-        node = helper.make_node("Concat", values, [output], name=self._graph.fresh_name(name), axis=0)
-        self.nodes.append(node)
+        few = self._few(values, name)
+        self.nodes.append(helper.make_node("Concat", few, [output], name=self._graph.fresh_name(name), axis=0))
+
+    def _few(self, values: Sequence[str], name: str) -> Sequence[str]:
+        """Join neighbours until no more than `WIDEST` are left."""
+        if len(values) <= WIDEST:
+            return values
+        groups = _groups(len(values))
+        parts = [self.join(values[group], f"{name}_part_{number}") for number, group in enumerate(groups)]
+        return self._few(parts, name)
+
+
+# Values that a node joins or cuts at most: onnxruntime's CUDA provider captures no Concat of more in a CUDA graph.
+WIDEST = 32
+
+
+def _groups(count: int) -> list[slice]:
+    """Cut `count` values into groups of `WIDEST`."""
+    return [slice(start, start + WIDEST) for start in range(0, count, WIDEST)]
 
 
 # Elements of which onnxruntime's sum of squares is good to 1e-6 in float32.

@@ -39,7 +39,7 @@ def test_arithmetic_of_every_opset(opset: int, double: bool) -> None:
     outputs += [emitter.maximum(length, floor, "max", double=double) for floor in floors]
     outputs += emitter.split_column("v", [2, 1, 2], ["a", "b", "c"])
     outputs.append(emitter.reshape("v", (1, 5, 1), "reshaped"))
-    emitter.concat(outputs[-4:-1], "joined", "join")
+    emitter.join_to(outputs[-4:-1], "joined", "join")
     edits = Edits()
     edits.behind(None, emitter.take())
     edits.apply(graph)
@@ -52,6 +52,29 @@ def test_arithmetic_of_every_opset(opset: int, double: bool) -> None:
     for ours, theirs in zip(session(model).run(None, {"m": m, "v": v, "w": w}), expected, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-14 if double else 1e-6)
         assert ours.dtype == dtype
+
+
+@pytest.mark.parametrize("opset", [7, newest_opset()])
+@pytest.mark.parametrize("count", [32, 33, 64, 1057])
+def test_no_node_cuts_or_joins_more_than_cuda_graphs_take(opset: int, count: int) -> None:
+    """onnxruntime-gpu 1.31: CUDA Concat supports at most 32 inputs during CUDA Graph capture."""
+    lengths = [1 + number % 3 for number in range(count)]
+    model = empty(opset, TensorProto.FLOAT, {"v": (sum(lengths), 1)})
+    emitter, edits = Emitter(Graph(model)), Edits()
+    pieces = emitter.split_column("v", lengths, [f"piece_{number}" for number in range(count)])
+    emitter.join_to(pieces, "joined", "join")
+    backwards = emitter.join(pieces[::-1], "backwards")
+    edits.behind(None, emitter.take())
+    edits.apply(Graph(model))
+    assert max(len(one.input) for one in model.graph.node if one.op_type == "Concat") <= 32
+    assert max(len(one.output) for one in model.graph.node) <= 32
+    model.graph.output.extend(value(name) for name in ("joined", backwards))
+    v = drawn(sum(lengths), 1)
+    joined, turned = session(model).run(None, {"v": v})
+    np.testing.assert_array_equal(joined, v)
+    ends = np.cumsum(lengths)
+    cut = [v[end - length : end] for end, length in zip(ends, lengths, strict=True)]
+    np.testing.assert_array_equal(turned, np.concatenate(cut[::-1]))
 
 
 @pytest.mark.parametrize("opset", OPSETS)

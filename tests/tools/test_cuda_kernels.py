@@ -112,6 +112,18 @@ def test_cuda_has_a_kernel_for_every_node_that_insert_writes(opset: int) -> None
     assert unknown == []
 
 
+@pytest.mark.parametrize("op", ["Conv", "ConvTranspose"])
+def test_pads_that_differ_at_the_two_ends_do_not_send_what_insert_writes_to_the_cpu(op: str) -> None:
+    """As TensorFlow's SAME makes them. Seen on a GPU: three nodes of models/keras_dcgan_discriminator.onnx."""
+    before = whole(op, 17, "float32", strides=[2, 2], pads=[0, 0, 1, 1])
+    assert lacking(before, sn.insert(before, norm="operator").to_proto(), NEWEST) == []
+
+
+def test_a_transposed_convolution_that_cuda_leaves_to_the_cpu_is_found() -> None:
+    model = whole("ConvTranspose", 17, "float32", pads=[0, 0, 1, 1])
+    assert [one.op for one in kernels.missing(model, NEWEST)] == ["ConvTranspose"] * 2
+
+
 @pytest.mark.parametrize("opset", [10, 13, 19, 21, 23, 25])
 def test_cuda_has_a_kernel_for_what_insert_writes_of_a_quantized_weight(opset: int) -> None:
     before = quantized(opset)

@@ -69,7 +69,18 @@ def missing(model: onnx.ModelProto, version: str, names: frozenset[str] | None =
         op, since, types = signature(node, inferred)
         if types not in table()[version].get(op, {}).get(str(since), ()):
             found.append(Missing(node.name, op, since, types))
+        elif op == "ConvTranspose" and not _has_same_pads(node):
+            found.append(Missing(node.name, op, since, f"{types}, pads that differ at the two ends"))
     return found
+
+
+def _has_same_pads(node: onnx.NodeProto) -> bool:
+    """Whether a ConvTranspose is one that CUDA takes, as seen on a GPU: others it leaves to the CPU."""
+    attributes = {one.name: one for one in node.attribute}
+    if "auto_pad" in attributes and attributes["auto_pad"].s != b"NOTSET":
+        return False
+    pads = list(attributes["pads"].ints) if "pads" in attributes else []
+    return pads[: len(pads) // 2] == pads[len(pads) // 2 :]
 
 
 def walk(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:

@@ -10,7 +10,9 @@ and pads (p, q):
                                                            cut to its first n outputs where e ≥ s makes it longer
 
 Bias and fused activations are not part of A. A shape of the output or `auto_pad` is resolved to pads before
-(`spectral.convolution.geometry`); ConvTranspose's negative pads at the end become output_padding.
+(`spectral.convolution.geometry`); ConvTranspose's negative pads at the end become output_padding. Pads of a
+ConvTranspose that differ at the two ends, as of TensorFlow's SAME, are cut off behind it as far as they differ:
+onnxruntime's CUDA provider leaves such a node to the CPU.
 """
 
 from collections.abc import Mapping
@@ -28,12 +30,12 @@ class LinearNode:
     Attributes:
         op_type: "Conv" or "ConvTranspose".
         attributes: all that the node needs; kernel_shape is left to be inferred.
-        crop: None, or the spatial size that its output is to be cut to (a Slice from 0 on each axis).
+        crop: None, or the range (begin, end) of its output that is kept on each spatial axis (a Slice).
     """
 
     op_type: Literal["Conv", "ConvTranspose"]
     attributes: Mapping[str, int | tuple[int, ...]]
-    crop: tuple[int, ...] | None = None
+    crop: tuple[tuple[int, int], ...] | None = None
 
 
 def forward_node(convolution: "Convolution") -> LinearNode:
@@ -44,14 +46,13 @@ def forward_node(convolution: "Convolution") -> LinearNode:
     extra = convolution.output_padding or (0,) * convolution.rank
     pads = (*begins, *(max(0, end) for end in ends))
     padding = tuple(more + max(0, -end) for more, end in zip(extra, ends, strict=True))
-    return LinearNode("ConvTranspose", {**_attributes(convolution, pads), "output_padding": padding})
+    return _transposed(convolution, pads, padding, convolution.output_shape[1:])
 
 
 def adjoint_node(convolution: "Convolution") -> LinearNode:
     """Return the node that computes Aᵀ y from y of the node's output shape, of the same weight."""
     if not convolution.transposed:
-        padding = tuple(_unread(convolution))
-        return LinearNode("ConvTranspose", {**_attributes(convolution, convolution.pads), "output_padding": padding})
+        return _transposed(convolution, convolution.pads, tuple(_unread(convolution)), convolution.input_shape[1:])
     from sn_graph.spectral.convolution import conv_output  # costs a third of the start of every command
 
     begins, ends = _halves(convolution.pads)
@@ -71,7 +72,20 @@ def adjoint_node(convolution: "Convolution") -> LinearNode:
         )
     )
     node = _attributes(convolution, (*begins, *shortened))
-    return LinearNode("Conv", node, None if lengths == size else size)
+    return LinearNode("Conv", node, None if lengths == size else tuple((0, end) for end in size))
+
+
+def _transposed(
+    convolution: "Convolution", pads: tuple[int, ...], padding: tuple[int, ...], size: tuple[int, ...]
+) -> LinearNode:
+    """Return the ConvTranspose of an output size, with the same pads at both ends of each axis."""
+    begins, ends = _halves(pads)
+    same = tuple(map(min, begins, ends))
+    node = {**_attributes(convolution, same * 2), "output_padding": padding}
+    if begins == ends:
+        return LinearNode("ConvTranspose", node)
+    firsts = [begin - least for begin, least in zip(begins, same, strict=True)]
+    return LinearNode("ConvTranspose", node, tuple((first, first + n) for first, n in zip(firsts, size, strict=True)))
 
 
 def _attributes(convolution: "Convolution", pads: tuple[int, ...]) -> dict[str, int | tuple[int, ...]]:

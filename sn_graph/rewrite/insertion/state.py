@@ -64,9 +64,9 @@ class StateTensors:
             for entry, made in zip(self._entries, iterated, strict=True)
         ]
         if self._packed:
-            emitter.concat(nexts, self._outputs[0], "sn/u_next")
+            emitter.join_to(nexts, self._outputs[0], "sn/u_next")
             # Joined before they are made flat: a node for each would cost a microsecond for each.
-            joined = emitter.op("Concat", sigmas, "sn/sigma_column", axis=0)
+            joined = emitter.join(sigmas, "sn/sigma_column")
             emitter.reshape_to(joined, (len(sigmas),), self._sigmas[0])
             lengths = [sum(entry.length for entry in self._entries)]
             counts = [len(self._entries)]
