@@ -3,12 +3,21 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import numpy as np
 import onnx
 
+from sn_graph.choices import (
+    FormChoice,
+    LiftedSigmaChoice,
+    LiftedToChoice,
+    MeasureChoice,
+    ScaleChoice,
+    SigmaChoice,
+    StateLayoutChoice,
+    StateModeChoice,
+)
 from sn_graph.errors import ModelError, UsageError
 from sn_graph.model import Model
 from sn_graph.model.checkpoint import Checkpoint, is_checkpoint
@@ -76,7 +85,7 @@ class Opened:
 def inspect(
     source: Source,
     *,
-    sigma: str = "exact",
+    sigma: MeasureChoice = "exact",
     seed: int = 0,
     against: Source | None = None,
     per_head: bool = False,
@@ -126,7 +135,7 @@ def inspect(
 
 
 def examine(
-    opened: Opened, plan: Plan, *, sigma: str, seed: int, progress: Progress, base: Base | None = None
+    opened: Opened, plan: Plan, *, sigma: MeasureChoice, seed: int, progress: Progress, base: Base | None = None
 ) -> Report:
     """Measure an opened model by a plan that was made of it; the rest is as in `inspect`."""
     upper = _is_upper(sigma)
@@ -134,10 +143,10 @@ def examine(
     return measure_norms(opened.model, plan, progress, upper=upper, seed=seed, state=state, base=base)
 
 
-def _is_upper(sigma: str) -> bool:
-    if sigma not in (SigmaMethod.EXACT, SigmaMethod.UPPER):
+def _is_upper(sigma: MeasureChoice) -> bool:
+    if sigma not in ("exact", "upper"):
         raise UsageError("inspect measures σ exactly", do=f"'{sigma}' is neither 'exact' nor 'upper'")
-    return sigma == SigmaMethod.UPPER
+    return sigma == "upper"
 
 
 def _base(against: Source, options: PlanOptions) -> Base:
@@ -173,7 +182,7 @@ def _names_alone(options: PlanOptions, known: Sequence[str] = ()) -> Names:
 def fold(
     source: Source,
     *,
-    sigma: str = "exact",
+    sigma: SigmaChoice = "exact",
     seed: int = 0,
     force: bool = False,
     progress: Progress = silent,
@@ -227,7 +236,7 @@ def fold(
 def fold_checkpoint(
     path: str | os.PathLike[str],
     *,
-    sigma: str = "exact",
+    sigma: SigmaChoice = "exact",
     seed: int = 0,
     progress: Progress = silent,
     **options: Unpack[PlanOptions],
@@ -287,11 +296,11 @@ def _baking(opened: Opened, inserted: Inserted, plan: Plan, method: SigmaMethod,
 def insert(
     source: Source,
     *,
-    sigma: str = "power",
+    sigma: SigmaChoice = "power",
     seed: int = 0,
-    state_layout: str = "packed",
-    state_mode: str = "default",
-    scale: str = "input",
+    state_layout: StateLayoutChoice = "packed",
+    state_mode: StateModeChoice = "default",
+    scale: ScaleChoice = "input",
     force: bool = False,
     progress: Progress = silent,
     **options: Unpack[PlanOptions],
@@ -349,8 +358,8 @@ def insert(
 def lift(
     source: Source,
     *,
-    to: str = "fold",
-    sigma: str = "graph",
+    to: LiftedToChoice = "fold",
+    sigma: LiftedSigmaChoice = "graph",
     power_iterations: int = 1,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
@@ -466,16 +475,8 @@ def strip(source: Source) -> PassResult:
     return Strip()(Model.open(source))
 
 
-class Form(StrEnum):
-    """What becomes of the normalization of an exported model: kept apart, folded once, or inserted."""
-
-    PLAIN = "plain"
-    FOLD = "fold"
-    INSERT = "insert"
-
-
 def normalize_export(
-    exported: "Exported", form: Form, *, sigma: SigmaMethod = SigmaMethod.POWER, progress: Progress = silent
+    exported: "Exported", form: FormChoice, *, sigma: SigmaChoice = "power", progress: Progress = silent
 ) -> PassResult:
     """Give the weights of an export the form asked for, from the u of the framework's own layers.
 
@@ -489,15 +490,15 @@ def normalize_export(
         ModelError: A layer's own u is zero or not finite, or a weight has no norm.
     """
     model, plan, state = exported.model, exported.plan, exported.state
-    if form is Form.PLAIN:
+    if form == "plain":
         sites = tuple(map(record_of, plan.sites))
         return PassResult(model, plan, sites, source=model, name="plain")
     _require_vectors(plan, state)
-    if form is Form.INSERT:
+    if form == "insert":
         return Insert(InsertOptions(state=state))(model, plan, progress)
     # normalize_weights() is one step, however often the layer is called.
     once = replace(plan, sites=tuple(replace(site, per_use=False) for site in plan.sites))
-    return Fold(FoldOptions(sigma, state=state))(model, once, progress)
+    return Fold(FoldOptions(SigmaMethod(sigma), state=state))(model, once, progress)
 
 
 def _require_vectors(plan: Plan, state: State) -> None:

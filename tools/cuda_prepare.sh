@@ -117,7 +117,7 @@ def loads(library):
     return True
 
 
-needs = "onnx numpy scipy typer rich safetensors threadpoolctl google.protobuf flatbuffers packaging".split()
+needs = "onnx numpy scipy click rich safetensors threadpoolctl google.protobuf flatbuffers packaging".split()
 modules = [name for name in needs if not found(name)]
 print("sn-graph lacks " + (", ".join(modules) or "no Python package"))
 # CUDA's libraries from the nvidia-* packages, which PyTorch brings; onnxruntime looks for them beside itself only.

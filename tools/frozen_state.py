@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from datetime import date
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import onnx
@@ -35,13 +35,14 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from sn_graph.api import insert
+from sn_graph.choices import StateLayoutChoice, StateModeChoice
 from sn_graph.proofs import TOOLS, Tool
 
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "models" / "keras_dcgan_discriminator.onnx"
 X = "image"
-MODES = ("default", "required")
-LAYOUTS = ("packed", "per-weight")
+MODES: tuple[StateModeChoice, ...] = get_args(StateModeChoice)
+LAYOUTS: tuple[StateLayoutChoice, ...] = get_args(StateLayoutChoice)
 
 Arrays = dict[str, NDArray[Any]]
 Feeds = Sequence[Mapping[str, NDArray[Any]]]
@@ -240,7 +241,7 @@ def ways(modules: Path) -> dict[str, Callable[[Path, Feeds], list[Arrays]]]:
 # The measurement
 
 
-def make_models(folder: Path) -> dict[tuple[str, str], Path]:
+def make_models(folder: Path) -> dict[tuple[StateModeChoice, StateLayoutChoice], Path]:
     """Write the inserted model in every mode and layout."""
     paths = {(mode, layout): folder / f"{mode}-{layout}.onnx" for mode in MODES for layout in LAYOUTS}
     for (mode, layout), path in paths.items():
@@ -302,9 +303,9 @@ def version(tool: Tool, modules: Path) -> str | None:
         return None
 
 
-def measure(modules: Path, only: Sequence[str] | None = None) -> dict[str, dict[str, Outcome]]:
+def measure(modules: Path, only: Sequence[str] | None = None) -> dict[str, dict[StateModeChoice, Outcome]]:
     """Return what each tool does with each mode."""
-    found: dict[str, dict[str, Outcome]] = {}
+    found: dict[str, dict[StateModeChoice, Outcome]] = {}
     with tempfile.TemporaryDirectory() as name:
         models = make_models(Path(name))
         runs = ways(modules)
@@ -322,7 +323,7 @@ def measure(modules: Path, only: Sequence[str] | None = None) -> dict[str, dict[
     return found
 
 
-def disagreements(found: Mapping[str, Mapping[str, Outcome]]) -> list[str]:
+def disagreements(found: Mapping[str, Mapping[StateModeChoice, Outcome]]) -> list[str]:
     """Return a line for each tool that did not do what TOOLS says."""
     return [
         f"{tool.name}, {mode}: TOOLS says {getattr(tool, mode)}, found {outcome.word} {outcome.detail}".rstrip()
@@ -349,7 +350,7 @@ what is installed. Insert after optimizing and converting, or with `--state-mode
 """
 
 
-def render(found: Mapping[str, Mapping[str, Outcome]], modules: Path, command: str) -> str:
+def render(found: Mapping[str, Mapping[StateModeChoice, Outcome]], modules: Path, command: str) -> str:
     """Return the record."""
     lines = [
         INTRODUCTION,

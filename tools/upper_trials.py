@@ -32,6 +32,7 @@ from onnx import TensorProto, helper, numpy_helper
 from scipy.linalg import svdvals
 
 import sn_graph as sn
+from sn_graph.choices import NormChoice
 from tools.sigma_trials import fifty_digits, forms
 
 Array = NDArray[np.float64]
@@ -93,7 +94,7 @@ class Trial:
     first: float | None
     bound: float
     clip: bool
-    norm: str
+    norm: NormChoice
     families: tuple[str, ...]
 
 
@@ -208,7 +209,7 @@ def random_trial(generator: np.random.Generator) -> Trial:
     alpha = float(np.float32(generator.normal())) if consumer.startswith("Gemm") and generator.integers(2) else 1.0
     first = float(10.0 ** generator.uniform(-1, 1)) if generator.random() < 0.3 else None
     bound = float(10.0 ** generator.uniform(-2, 2))
-    norm = "operator" if consumer != "Conv" and generator.integers(2) else "matrix"
+    norm: NormChoice = "operator" if consumer != "Conv" and generator.integers(2) else "matrix"
     clip = bool(generator.random() < 0.25)
     if clip:
         before = float(svdvals(matrix)[0]) if first is None else first

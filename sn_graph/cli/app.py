@@ -1,59 +1,192 @@
-"""The application: the command line as a whole, what every command does with errors, and the exit codes.
+"""The application: the commands, what each does with errors, and the exit codes.
 
 0 done; 1 a verification failed; 2 usage; 3 the model can't be used; 4 the environment can't; 130 interrupted.
 """
 
-import functools
+import difflib
 import importlib
-import inspect
+import shutil
+import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Any, NoReturn
 
-import typer
+import click
 
-from sn_graph.cli.console import Settings, say_error
-from sn_graph.errors import EnvironmentUnavailable, SnGraphError, UsageError
-from sn_graph.model import files_put_in_place
+from sn_graph.cli.console import Settings, print_json, say_error
+from sn_graph.cli.declare import EVERYWHERE, HEADING, Described, Headed, flag, gathered, parameters
+from sn_graph.cli.endings import Failure, failure_of
+from sn_graph.errors import UsageError
 from sn_graph.version import __version__
 
-_COMMANDS = ("inspect", "fold", "insert", "lift", "strip", "verify", "export_keras", "run", "doctor")
-_INTERNAL = 70  # EX_SOFTWARE of sysexits.h: a fault of sn-graph itself
+# The commands under their headings, each with the first line of its help, so that `--help` imports none of them.
+# `sn_graph/cli/NAME.py` holds the command NAME.
+COMMANDS = {
+    "Look": {
+        "inspect": "Show each weight of MODEL with its exact spectral norm σ.",
+        "verify": "Compare the outputs of A and B on every provider.",
+        "doctor": "Show versions, execution providers, conflicts, and what other tools do to an inserted state.",
+    },
+    "Write a model": {
+        "fold": "Write MODEL with each weight W replaced by bound·W/σ(W).",
+        "insert": "Write MODEL with the power iteration of its weights in the graph, so that each run normalizes them.",
+        "lift": "Write MODEL with each weight stored, or iterated anew, that the exporter left normalized in it.",
+        "strip": "Write the model that MODEL was before insert: equal as a proto, weights untouched.",
+        "export-keras": "Write a Keras model with SpectralNormalization layers as ONNX.",
+        "run": "Write MODEL as the pass NAME changes it.",
+    },
+}
+_CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": shutil.get_terminal_size().columns}
 
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stderr.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing on stderr but errors.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback where something fails.")]
 
-app = typer.Typer(
-    name="sn-graph",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+def command(function: Callable[..., None]) -> click.Command:
+    """Make a command of a function whose parameters are declared as `declare` says.
+
+    It gets `--json`, `--verbose`, `--quiet` and `--debug` besides its own options, and is handed what they say as
+    `settings`. What it answers to `--json` it tells `settings`. The errors of `sn_graph.errors` become exit codes.
+    """
+    everywhere = [
+        flag("json", "Print one JSON object instead of a table, whatever the end.", "--json"),
+        *_saying(),
+    ]
+    return _Command(
+        name=function.__name__.replace("_", "-"),
+        callback=_callback(function),
+        params=[*parameters(function, "settings"), *everywhere],
+        help=function.__doc__,
+        context_settings=_CONTEXT,
+    )
 
 
-def _print_version(asked: bool) -> None:
+def _saying() -> list[click.Parameter]:
+    return [
+        flag("verbose", "Say more on stderr.", "--verbose", "-v"),
+        flag("quiet", "Say nothing on stderr but errors.", "--quiet", "-q"),
+        flag("debug", "Show a traceback where something fails.", "--debug"),
+    ]
+
+
+def _callback(function: Callable[..., None]) -> Callable[..., None]:
+    def run(json: bool, verbose: bool, quiet: bool, debug: bool, **values: Any) -> None:
+        from sn_graph.model import files_put_in_place, report_to
+
+        if app.tells is not None:
+            report_to(app.tells)
+        context = click.get_current_context()
+        settings = context.obj.merged(verbose, quiet, debug, json)
+        with files_put_in_place() as written:
+            app.written = written
+            try:
+                function(settings=settings, **gathered(function, values))
+                if settings.json:
+                    print_json(settings.answer)
+            except Exception as error:
+                if isinstance(error, click.exceptions.Exit | click.ClickException):
+                    raise
+                if settings.debug:
+                    traceback.print_exc()
+                if isinstance(error, UsageError):
+                    raise _Usage(error, context) from None
+                failure = failure_of(error).after(written)
+                if settings.json:
+                    failure.print(settings.answer)
+                say_error(failure.line)
+                raise click.exceptions.Exit(failure.exit_code) from None
+
+    return run
+
+
+class _Usage(click.UsageError):
+    """A UsageError of ours, shown as click shows its own."""
+
+    def __init__(self, error: UsageError, context: click.Context) -> None:
+        super().__init__(str(error), context)
+        self.parts = Failure(error.what, error.why, error.do, error.exit_code)
+
+
+class _Command(click.Command):
+    """A command whose help describes its arguments, and has its options under headings."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        described = [(one.make_metavar(ctx), one.description) for one in self.params if isinstance(one, Described)]
+        if described:
+            with formatter.section("Arguments"):
+                formatter.write_dl(described)
+        under: dict[str, list[tuple[str, str]]] = {HEADING: []}
+        for one in self.get_params(ctx):
+            record = one.get_help_record(ctx)
+            if record is not None and not isinstance(one, click.Argument):
+                under.setdefault(one.heading if isinstance(one, Headed) else EVERYWHERE, []).append(record)
+        for heading, records in under.items():
+            if records:
+                with formatter.section(heading):
+                    formatter.write_dl(records)
+
+
+class _Application(click.Group):
+    """The command line as a whole, which imports a command when it is called.
+
+    Attributes:
+        tells: Where a command tells the process that looks after this one what it reads and writes.
+        written: The files that the command has put in place.
+    """
+
+    tells: int | None = None
+    written: Sequence[Path] = ()
+
+    def __call__(self, arguments: Sequence[str] | None = None, prog_name: str = "sn-graph") -> NoReturn:
+        """Run the command of these arguments, else of this process's own, and end the process as it ends."""
+        given = list(sys.argv[1:] if arguments is None else arguments)
+        try:
+            code = self.main(given, prog_name, standalone_mode=False)
+        except click.ClickException as error:
+            if "--json" in given:
+                _failure_of_usage(error).print({})
+            error.show()
+            code = error.exit_code
+        sys.exit(code)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return [name for commands in COMMANDS.values() for name in commands]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        name = cmd_name.replace("-", "_")
+        found: click.Command = getattr(importlib.import_module(f"sn_graph.cli.{name}"), name)
+        return found
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name, known = args[0], self.list_commands(ctx)
+        if name not in known and not name.startswith("-") and not ctx.resilient_parsing:
+            near = difflib.get_close_matches(name, known, 1)
+            advice = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(known)}"
+            raise click.UsageError(f"No such command '{name}'; {advice}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        for heading, commands in COMMANDS.items():
+            with formatter.section(heading):
+                formatter.write_dl(list(commands.items()))
+
+
+def _failure_of_usage(error: click.ClickException) -> Failure:
+    if isinstance(error, _Usage):
+        return error.parts
+    path = "sn-graph" if not isinstance(error, click.UsageError) or error.ctx is None else error.ctx.command_path
+    return Failure(" ".join(error.format_message().split()), "", f"see {path} --help", error.exit_code)
+
+
+def _print_version(context: click.Context, _option: click.Parameter, asked: bool) -> None:
     if asked:
         print(f"sn-graph {__version__}")
-        raise typer.Exit
+        context.exit()
 
 
-@app.callback(
-    epilog="Exit codes: 0 done, 1 a verification failed, 2 usage, 3 the model can't be used, 4 the environment can't."
-)
-def root(
-    context: typer.Context,
-    version: Annotated[  # noqa: ARG001 - its callback does the work
-        bool, typer.Option("--version", help="Print the version and end.", is_eager=True, callback=_print_version)
-    ] = False,
-    verbose: Verbose = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
-) -> None:
+def _root(verbose: bool, quiet: bool, debug: bool) -> None:
     """Apply, measure and verify spectral normalization on ONNX models.
 
     \b
@@ -61,85 +194,21 @@ def root(
     sn-graph fold disc.onnx -o folded.onnx        each weight divided by its norm
     sn-graph verify disc.onnx                     same outputs, however it is run
     """
-    context.obj = Settings(verbose, quiet, debug)
+    click.get_current_context().obj = Settings(verbose, quiet, debug)
 
 
-def import_commands() -> None:
-    """Import the file of each command, which adds it to the application."""
-    for name in _COMMANDS:
-        importlib.import_module(f"sn_graph.cli.{name}")
-
-
-def command(function: Callable[..., None]) -> Callable[..., None]:
-    """Make a command of a function.
-
-    It gets `--verbose`, `--quiet` and `--debug` besides its own options, and is handed what they say as `settings`. A
-    parameter whose type is a group of options (a dataclass in `options`) stands for all of them. The errors of
-    `sn_graph.errors` become exit codes.
-    """
-    hints = get_type_hints(function, include_extras=True)
-    groups: dict[str, Any] = {name: hint for name, hint in hints.items() if is_dataclass(hint) and hint is not Settings}
-
-    @functools.wraps(function)
-    def run(context: typer.Context, verbose: bool, quiet: bool, debug: bool, **arguments: Any) -> None:
-        settings = context.obj.merged(verbose, quiet, debug)
-        for name, group in groups.items():
-            arguments[name] = group(**{field.name: arguments.pop(field.name) for field in fields(group)})
-        with files_put_in_place() as written:
-            try:
-                function(settings=settings, **arguments)
-            except Exception as error:
-                if isinstance(error, typer.Exit):
-                    raise
-                if settings.debug:
-                    traceback.print_exc()
-                if isinstance(error, UsageError):
-                    raise typer.BadParameter(str(error), ctx=context) from None
-                raise typer.Exit(_explain(error, written)) from None
-
-    parameters = [inspect.Parameter("context", _KEYWORD, annotation=typer.Context), *_flat(function, hints, groups)]
-    for name, annotation in (("verbose", Verbose), ("quiet", Quiet), ("debug", Debug)):
-        parameters.append(inspect.Parameter(name, _KEYWORD, default=False, annotation=annotation))
-    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return run
-
-
-_KEYWORD = inspect.Parameter.KEYWORD_ONLY
-
-
-def _flat(
-    function: Callable[..., None], hints: Mapping[str, Any], groups: Mapping[str, Any]
-) -> Iterator[inspect.Parameter]:
-    """Yield a command's parameters, with the options of a group in place of the group."""
-    for name, parameter in inspect.signature(function).parameters.items():
-        if name in groups:
-            inner = get_type_hints(groups[name], include_extras=True)
-            for field in fields(groups[name]):
-                yield inspect.Parameter(field.name, _KEYWORD, default=field.default, annotation=inner[field.name])
-        elif name != "settings":
-            yield parameter.replace(kind=_KEYWORD, annotation=hints[name])
-
-
-def _explain(error: Exception, written: Sequence[Path]) -> int:
-    """Say in one line what went wrong, and what was written before it did; return the exit code."""
-    what, code = _told(error)
-    kept = [str(path) for path in written if path.exists() and str(path) not in what]  # not what was temporary
-    say_error(
-        f"{what} ({', '.join(kept)} {'was' if len(kept) == 1 else 'were'} written all the same)" if kept else what
-    )
-    return code
-
-
-def _told(error: Exception) -> tuple[str, int]:
-    """Return an error in one line, and its exit code."""
-    what = " ".join(str(error).split())
-    if isinstance(error, SnGraphError):
-        return what, error.exit_code
-    if isinstance(error, OSError):  # stdout, above all: a full disk behind a redirection
-        why = error.strerror or error
-        return f"output can't be written: {why}; make room, or send it elsewhere", EnvironmentUnavailable.exit_code
-    if isinstance(error, MemoryError):
-        why = what or "no more said"
-        return f"there is not enough memory ({why}); run it where there is more", EnvironmentUnavailable.exit_code
-    return f"internal error: {type(error).__name__}: {what}; run again with --debug and report it", _INTERNAL
+app = _Application(
+    name="sn-graph",
+    callback=_root,
+    help=_root.__doc__,
+    no_args_is_help=True,
+    context_settings=_CONTEXT,
+    epilog="Exit codes: 0 done, 1 a verification failed, 2 usage, 3 the model can't be used, 4 the environment can't.",
+    params=[
+        click.Option(
+            ["--version"], is_flag=True, is_eager=True, expose_value=False, callback=_print_version,
+            help="Print the version and end.",
+        ),
+        *_saying(),
+    ],
+)  # fmt: skip

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sn_graph.cli.console import Settings, print_json
+from sn_graph.cli.console import Settings
 from sn_graph.cli.render import explain_sites, print_report
 from sn_graph.errors import ModelError, VerificationFailed
 from sn_graph.passes import PassResult
@@ -17,9 +17,7 @@ _COUNTED = ("folded", "inserted", "lifted", "eligible", "unchanged", "skipped")
 _CHECKED = {"run": "verified by running it", "structure": "verified by structure", "no": "not verified"}
 
 
-def conclude(
-    settings: Settings, result: PassResult, proof: "Proof", output: Path, json: bool, source: Path | None = None
-) -> None:
+def conclude(settings: Settings, result: PassResult, proof: "Proof", output: Path, source: Path | None = None) -> None:
     """Print the report of a written model and a closing line; `source` is the model's file where it is not an ONNX one.
 
     Raises:
@@ -29,9 +27,8 @@ def conclude(
     report = replace(result.report, output=str(output), verified=proof.verified)
     if source is not None:
         report = replace(report, model=str(source))
-    if json:
-        print_json(report.to_json())
-    else:
+    settings.tell(**report.to_json())
+    if not settings.json:
         print_report(report)
     if proof.failed:
         raise VerificationFailed(proof.note or "", do=f"{output} was written all the same, as --force asks")

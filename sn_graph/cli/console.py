@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sn_graph.errors import printable, shortened
@@ -24,15 +24,27 @@ _PLAIN_WIDTH = 100_000  # a pipe has no width: nothing is wrapped or cut
 
 @dataclass(frozen=True)
 class Settings:
-    """How much is said."""
+    """How much is said, and the answer as data.
+
+    Attributes:
+        verbose, quiet, debug: What the flags of these names say.
+        json: Whether the answer is printed as data, and not as a table.
+        answer: What is known so far.
+    """
 
     verbose: bool = False
     quiet: bool = False
     debug: bool = False
+    json: bool = False
+    answer: dict[str, Any] = field(default_factory=dict, compare=False)
 
-    def merged(self, verbose: bool, quiet: bool, debug: bool) -> "Settings":
+    def merged(self, verbose: bool, quiet: bool, debug: bool, json: bool) -> "Settings":
         """Return these settings with those given behind the command."""
-        return Settings(self.verbose or verbose, self.quiet or quiet, self.debug or debug)
+        return Settings(self.verbose or verbose, self.quiet or quiet, self.debug or debug, json)
+
+    def tell(self, **known: Any) -> None:
+        """Add to the object that `--json` prints when the command ends, however it ends."""
+        self.answer.update(known)
 
     def say(self, message: str) -> None:
         """Print a line to stderr, unless --quiet."""

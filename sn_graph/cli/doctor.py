@@ -5,9 +5,8 @@ from dataclasses import asdict
 from importlib import metadata
 from typing import Any
 
-from sn_graph.cli import options as o
-from sn_graph.cli.app import app, command
-from sn_graph.cli.console import Settings, new_table, print_json, print_rich
+from sn_graph.cli.app import command
+from sn_graph.cli.console import Settings, new_table, print_rich
 from sn_graph.errors import EnvironmentUnavailable
 from sn_graph.version import __version__
 
@@ -20,7 +19,7 @@ _PACKAGES = (
     "ml_dtypes",
     "protobuf",
     "safetensors",
-    "typer",
+    "click",
     "rich",
     "onnx-graphsurgeon",
     "tf2onnx",
@@ -30,16 +29,13 @@ _PACKAGES = (
     "tf-keras",
     "torch",
 )
-_REQUIRED = ("onnx", "numpy", "scipy", "ml_dtypes", "protobuf", "safetensors", "typer", "rich")
+_REQUIRED = ("onnx", "numpy", "scipy", "ml_dtypes", "protobuf", "safetensors", "click", "rich")
 # Wheels that install the same module: whichever came last wins, in part.
 _COLLIDING = (("onnxruntime", "onnxruntime-gpu"), ("tensorflow", "tensorflow-cpu"))
 
 
-@app.command()
 @command
 def doctor(
-    json: o.Json = False,
-    *,
     settings: Settings,
 ) -> None:
     """Show versions, execution providers, conflicts, and what other tools do to an inserted state.
@@ -48,9 +44,8 @@ def doctor(
     Ends with exit code 4 where packages collide, or one that sn-graph needs is missing.
     """
     report = examine()
-    if json:
-        print_json(report)
-    else:
+    settings.tell(**report)
+    if not settings.json:
         table = new_table("what", "version")
         for name, version in {**report["versions"], **report["packages"]}.items():
             table.add_row(name, version or "not installed")

@@ -3,75 +3,56 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from sn_graph import api
-from sn_graph.api import Form
+from sn_graph.choices import FormChoice, SigmaChoice
 from sn_graph.cli import options as o
-from sn_graph.cli.app import app, command
-from sn_graph.cli.conclusion import conclude, require_work
+from sn_graph.cli.app import command
 from sn_graph.cli.console import Settings
-from sn_graph.cli.native import quiet_libraries
+from sn_graph.cli.declare import Argument, Option
 from sn_graph.errors import UsageError
-from sn_graph.model import require_writable
-from sn_graph.norms import SigmaMethod
 
 
-@app.command(name="export-keras")
 @command
 def export_keras(
     file: Annotated[
         Path,
-        typer.Argument(
-            metavar="FILE",
-            help="A .keras file, a .h5 file or a SavedModel folder, of Keras 3 or tf.keras 2.x.",
-            show_default=False,
-            readable=False,
-        ),
+        Argument("FILE", "A .keras file, a .h5 file or a SavedModel folder, of Keras 3 or tf.keras 2.x."),
     ],
     output: Annotated[
         Path,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="OUT",
-            help="The file to write; out.onnx gets out.plan.json and out.u.safetensors beside it.",
-            show_default=False,
-            readable=False,
+        Option(
+            "The file to write; out.onnx gets out.plan.json and out.u.safetensors beside it.",
+            "OUT",
+            ("--output", "-o"),
         ),
     ],
     form: Annotated[
-        Form,
-        typer.Option(
-            "--as",
-            help="plain: the weights as stored. fold: normalized once, for deployment. "
+        FormChoice,
+        Option(
+            "plain: the weights as stored. fold: normalized once, for deployment. "
             "insert: normalized at each run, as in training.",
+            flags=("--as",),
         ),
-    ] = Form.PLAIN,
-    opset: Annotated[
-        int | None, typer.Option(metavar="N", help="The ONNX operator set. [default: 17]", show_default=False)
-    ] = None,
+    ] = "plain",
+    opset: Annotated[int | None, Option("The ONNX operator set. [default: 17]", "N")] = None,
     sigma: Annotated[
-        SigmaMethod | None,
-        typer.Option(
-            help="Of --as fold. power: a step from the layer's own u, as normalize_weights() takes it; "
+        SigmaChoice | None,
+        Option(
+            "Of --as fold. power: a step from the layer's own u, as normalize_weights() takes it; "
             "exact: within 1e-6; upper: a proven bound. [default: power]",
-            show_default=False,
         ),
     ] = None,
     power_iterations: Annotated[
         int | None,
-        typer.Option(metavar="K", min=1, help="Iterations a step. [default: each layer's own]", show_default=False),
+        Option("Iterations a step. [default: each layer's own]", "K", minimum=1),
     ] = None,
     bound: o.Bound = None,
     clip: o.Clip = None,
-    include: o.Include = None,
-    exclude: o.Exclude = None,
+    include: o.Include = (),
+    exclude: o.Exclude = (),
     *,
     writing: o.Writing,
     tolerances: o.Tolerances,
     force: o.Force = False,
-    json: o.Json = False,
     settings: Settings,
 ) -> None:
     """Write a Keras model with SpectralNormalization layers as ONNX.
@@ -90,11 +71,17 @@ def export_keras(
     sn-graph export-keras disc.keras -o disc.folded.onnx --as fold
     sn-graph export-keras disc.h5 -o disc.sn.onnx --as insert --opset 18
     """
-    if sigma is not None and form is not Form.FOLD:
+    if sigma is not None and form != "fold":
         raise UsageError(
             f"--sigma is of --as fold, and --as {form} estimates no norm before it runs", do="leave it out"
         )
+    from sn_graph import api
+    from sn_graph.cli.conclusion import conclude, require_work
+    from sn_graph.cli.native import quiet_libraries
     from sn_graph.frontends.keras import sidecars
+    from sn_graph.model import require_writable
+
+    settings.tell(model=str(file))
 
     for path in (output, *sidecars(output)):
         o.require_apart(path, Keras_model=file)
@@ -108,14 +95,14 @@ def export_keras(
 
         model = frontend.load(file)
         exported = frontend.export(model, opset=opset, progress=progress).planned(
-            include=include or (),
-            exclude=exclude or (),
+            include=include,
+            exclude=exclude,
             power_iterations=power_iterations,
             bound=bound,
             clip=clip,
         )
-        result = api.normalize_export(exported, form, sigma=sigma or SigmaMethod.POWER, progress=progress)
-        if form is not Form.PLAIN and not exported.plan.eligible():
+        result = api.normalize_export(exported, form, sigma=sigma or "power", progress=progress)
+        if form != "plain" and not exported.plan.eligible():
             require_work(file, result, force)
         terms = proofs.Terms(tolerances.rtol, tolerances.atol, progress=progress)
         verify = not writing.no_verify
@@ -124,4 +111,4 @@ def export_keras(
         )
     for note in exported.notes:
         settings.say(note)
-    conclude(settings, result, proof, output, json, source=file)
+    conclude(settings, result, proof, output, source=file)

@@ -2,36 +2,30 @@
 
 from typing import Annotated
 
-import typer
-
-from sn_graph import api
+from sn_graph.choices import SigmaChoice
 from sn_graph.cli import options as o
-from sn_graph.cli.app import app, command
-from sn_graph.cli.conclusion import conclude, require_work
+from sn_graph.cli.app import command
 from sn_graph.cli.console import Settings
-from sn_graph.model import require_writable
-from sn_graph.norms import SigmaMethod
+from sn_graph.cli.declare import Option
 
 
-@app.command()
 @command
 def fold(
     model: o.ModelArgument,
     output: o.Output,
     sigma: Annotated[
-        SigmaMethod,
-        typer.Option(
-            help="exact: within 1e-6; power: estimated from u, as the frameworks do; upper: a proven bound, so that "
+        SigmaChoice,
+        Option(
+            "exact: within 1e-6; power: estimated from u, as the frameworks do; upper: a proven bound, so that "
             "the weights as stored are within --bound for certain."
         ),
-    ] = SigmaMethod.EXACT,
+    ] = "exact",
     *,
     estimate: o.Estimate,
     normalization: o.Normalization,
     writing: o.Writing,
     tolerances: o.Tolerances,
     force: o.Force = False,
-    json: o.Json = False,
     settings: Settings,
 ) -> None:
     """Write MODEL with each weight W replaced by bound·W/σ(W).
@@ -48,8 +42,11 @@ def fold(
     sn-graph fold disc.onnx -o folded.onnx --clip --bound 2 --exclude '^head'
     sn-graph fold disc.onnx -o folded.onnx --norm operator --sigma upper   each layer is 1-Lipschitz, proven
     """
-    from sn_graph import proofs
+    from sn_graph import api, proofs
+    from sn_graph.cli.conclusion import conclude, require_work
+    from sn_graph.model import require_writable
 
+    settings.tell(model=str(model))
     o.require_apart(output, data_of=model, plan=normalization.plan, state=estimate.state)
     require_writable(output)
     with settings.progress() as progress:
@@ -67,8 +64,8 @@ def fold(
             atol=tolerances.atol,
             progress=progress,
         )
-    if sigma is not SigmaMethod.POWER and result.options.state is None:  # nor of a model that was inserted
+    if sigma != "power" and result.options.state is None:  # nor of a model that was inserted
         for flag, value in (("--power-iterations", estimate.power_iterations), ("--state", estimate.state)):
             if value is not None:
                 settings.say(f"{flag} changed nothing, for σ is {sigma}; give --sigma power to estimate it")
-    conclude(settings, result, proof, output, json)
+    conclude(settings, result, proof, output)

@@ -1,54 +1,34 @@
 """`sn-graph insert`: the power iteration in the graph, with persistent u."""
 
-from enum import StrEnum
 from typing import Annotated
 
-import typer
-
-from sn_graph import api
+from sn_graph.choices import ScaleChoice, SigmaChoice, StateLayoutChoice, StateModeChoice
 from sn_graph.cli import options as o
-from sn_graph.cli.app import app, command
-from sn_graph.cli.conclusion import conclude, require_work
+from sn_graph.cli.app import command
 from sn_graph.cli.console import Settings
+from sn_graph.cli.declare import Option
 from sn_graph.errors import UsageError
-from sn_graph.model import require_writable
-from sn_graph.passes import Scale
-from sn_graph.rewrite.insertion import StateLayout, StateMode
 
 
-class Start(StrEnum):
-    """The values of --sigma: what u starts from."""
-
-    POWER = "power"
-    EXACT = "exact"
-    UPPER = "upper"
-
-
-@app.command()
 @command
 def insert(
     model: o.ModelArgument,
     output: o.Output,
     sigma: Annotated[
-        Start,
-        typer.Option(
-            help="Start from random u, or exactly: from the leading singular vectors; upper: and report proven bounds."
-        ),
-    ] = Start.POWER,
+        SigmaChoice,
+        Option("Start from random u, or exactly: from the leading singular vectors; upper: and report proven bounds."),
+    ] = "power",
     *,
     estimate: o.Estimate,
-    state_layout: Annotated[
-        StateLayout, typer.Option(help="One state tensor, sn_u, or one for each weight.")
-    ] = StateLayout.PACKED,
+    state_layout: Annotated[StateLayoutChoice, Option("One state tensor, sn_u, or one for each weight.")] = "packed",
     state_mode: Annotated[
-        StateMode,
-        typer.Option(help="Give the state input a default, or require it (some tools freeze a default)."),
-    ] = StateMode.DEFAULT,
-    scale: Annotated[Scale, typer.Option(help="Divide what the nodes read by σ, or the weights.")] = Scale.INPUT,
+        StateModeChoice,
+        Option("Give the state input a default, or require it (some tools freeze a default)."),
+    ] = "default",
+    scale: Annotated[ScaleChoice, Option("Divide what the nodes read by σ, or the weights.")] = "input",
     normalization: o.Normalization,
     writing: o.Writing,
     force: o.Force = False,
-    json: o.Json = False,
     settings: Settings,
 ) -> None:
     """Write MODEL with the power iteration of its weights in the graph, so that each run normalizes them.
@@ -65,9 +45,12 @@ def insert(
     sn-graph insert disc.onnx -o disc.sn.onnx --sigma exact --bound 2 --clip
     sn-graph insert disc.onnx -o disc.sn.onnx --norm operator   the iteration runs through the nodes themselves
     """
-    from sn_graph import proofs
+    from sn_graph import api, proofs
+    from sn_graph.cli.conclusion import conclude, require_work
+    from sn_graph.model import require_writable
 
-    if sigma is not Start.POWER and estimate.state is not None:
+    settings.tell(model=str(model))
+    if sigma != "power" and estimate.state is not None:
         raise UsageError(
             f"--sigma {sigma} starts from the leading singular vectors, --state from its own", do="give one"
         )
@@ -90,8 +73,8 @@ def insert(
         proof = proofs.save(
             result, output, writing.storage, verify=verify, force=force, sync=writing.sync, progress=progress
         )
-    conclude(settings, result, proof, output, json)
-    if state_mode is StateMode.REQUIRED and result.plan is not None:
-        begins = "the leading singular vectors" if sigma is not Start.POWER else result.plan.state
+    conclude(settings, result, proof, output)
+    if state_mode == "required" and result.plan is not None:
+        begins = "the leading singular vectors" if sigma != "power" else result.plan.state
         if begins is not None:
             settings.say(f"{output} has no default state, so it does not hold {begins}: what is fed first counts")

@@ -1,56 +1,33 @@
 """`sn-graph inspect`: the weights of a model and their spectral norms."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from sn_graph import api
+from sn_graph.choices import MeasureChoice
 from sn_graph.cli import options as o
-from sn_graph.cli.app import app, command
-from sn_graph.cli.console import Settings, print_json
-from sn_graph.cli.render import explain_sites, print_report, write_html
+from sn_graph.cli.app import command
+from sn_graph.cli.console import Settings
+from sn_graph.cli.declare import Option
 from sn_graph.errors import UsageError
-from sn_graph.model import require_writable
-from sn_graph.plan import build_plan, save_plan
 
 
-class Measure(StrEnum):
-    """The values of --sigma."""
-
-    EXACT = "exact"
-    UPPER = "upper"
-
-
-@app.command()
 @command
 def inspect(
     model: o.ModelArgument,
-    json: o.Json = False,
-    sigma: Annotated[
-        Measure, typer.Option(help="exact: within 1e-6; upper: with a proven upper bound besides.")
-    ] = Measure.EXACT,
+    sigma: Annotated[MeasureChoice, Option("exact: within 1e-6; upper: with a proven upper bound besides.")] = "exact",
     norm: o.Norm = None,
     state: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE",
-            help='A safetensors file with the u of each weight that "1 step" starts from. [default: random u]',
-            show_default=False,
-            readable=False,
-        ),
+        Option('A safetensors file with the u of each weight that "1 step" starts from. [default: random u]', "FILE"),
     ] = None,
-    seed: Annotated[int, typer.Option(metavar="S", min=0, help='Of the random u that "1 step" starts from.')] = 0,
+    seed: Annotated[int, Option('Of the random u that "1 step" starts from.', "S", minimum=0)] = 0,
     plan: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE", help="Write a plan that fold and insert obey, to edit.", show_default=False, readable=False
-        ),
+        Option("Write a plan that fold and insert obey, to edit.", "FILE"),
     ] = None,
     html: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write the table as a web page.", show_default=False, readable=False),
+        Option("Write the table as a web page.", "FILE"),
     ] = None,
     *,
     selection: o.Selection,
@@ -69,6 +46,12 @@ def inspect(
     sn-graph inspect disc.onnx --sigma upper --norm operator
     sn-graph inspect disc.onnx --plan plan.json   then edit it, then: fold --plan plan.json
     """
+    from sn_graph import api
+    from sn_graph.cli.render import explain_sites, print_report, write_html
+    from sn_graph.model import require_writable
+    from sn_graph.plan import build_plan, save_plan
+
+    settings.tell(model=str(model))
     if plan is not None and html is not None and plan.resolve() == html.resolve():
         raise UsageError("--plan and --html are one file", do="give two")
     for path in (plan, html):
@@ -85,8 +68,8 @@ def inspect(
     if html is not None:
         write_html(report, html)
     explain_sites(settings, report)
-    if json:
-        print_json(report.to_json())
+    settings.tell(**report.to_json())
+    if settings.json:
         return
     print_report(report)
     settings.say(f"{len(made.eligible())} of {len(made.sites)} weights can be normalized")

@@ -2,43 +2,37 @@
 
 from typing import Annotated
 
-import typer
-
-from sn_graph import api
+from sn_graph.choices import LiftedSigmaChoice, LiftedToChoice
 from sn_graph.cli import options as o
-from sn_graph.cli.app import app, command
-from sn_graph.cli.conclusion import conclude
+from sn_graph.cli.app import command
 from sn_graph.cli.console import Settings
-from sn_graph.model import require_writable
-from sn_graph.passes import LiftedSigma, LiftedTo
+from sn_graph.cli.declare import Option
 
 
-@app.command()
 @command
 def lift(
     model: o.ModelArgument,
     output: o.Output,
     to: Annotated[
-        LiftedTo,
-        typer.Option(help="fold: store what the arithmetic gives; insert: iterate on, from the u beside it."),
-    ] = LiftedTo.FOLD,
+        LiftedToChoice,
+        Option("fold: store what the arithmetic gives; insert: iterate on, from the u beside it."),
+    ] = "fold",
     sigma: Annotated[
-        LiftedSigma,
-        typer.Option(help="graph: what the export divides by, so that its outputs stay; exact: the norm itself."),
-    ] = LiftedSigma.GRAPH,
+        LiftedSigmaChoice,
+        Option("graph: what the export divides by, so that its outputs stay; exact: the norm itself."),
+    ] = "graph",
     power_iterations: Annotated[
-        int, typer.Option(metavar="K", min=1, help="Of --to insert, where the file tells of no number of iterations.")
+        int, Option("Of --to insert, where the file tells of no number of iterations.", "K", minimum=1)
     ] = 1,
-    include: o.Include = None,
-    exclude: o.Exclude = None,
+    include: o.Include = (),
+    exclude: o.Exclude = (),
     *,
     writing: o.Writing,
     tolerances: o.Tolerances,
     force: o.Force = False,
-    json: o.Json = False,
     settings: Settings,
 ) -> None:
-    """Write MODEL with each weight stored, or iterated anew, that its exporter left normalized in the graph.
+    """Write MODEL with each weight stored, or iterated anew, that the exporter left normalized in it.
 
     PyTorch exports a normalized layer as arithmetic: W / (u·(W v)) in front of Conv, with the weight, u and v stored.
     lift recognises it by structure and by number (hook and parametrization, eval and train mode, caps, gains, the
@@ -58,8 +52,11 @@ def lift(
     sn-graph lift disc.onnx -o disc.exact.onnx --sigma exact  each weight over its exact norm
     sn-graph lift disc.onnx -o disc.sn.onnx --to insert       for StatefulSession, from the module's own u
     """
-    from sn_graph import proofs
+    from sn_graph import api, proofs
+    from sn_graph.cli.conclusion import conclude
+    from sn_graph.model import require_writable
 
+    settings.tell(model=str(model))
     require_writable(output)
     with settings.progress() as progress:
         result = api.lift(
@@ -67,8 +64,8 @@ def lift(
             to=to,
             sigma=sigma,
             power_iterations=power_iterations,
-            include=include or (),
-            exclude=exclude or (),
+            include=include,
+            exclude=exclude,
             progress=progress,
         )
         proof = proofs.save(
@@ -81,4 +78,4 @@ def lift(
             atol=tolerances.atol,
             progress=progress,
         )
-    conclude(settings, result, proof, output, json)
+    conclude(settings, result, proof, output)

@@ -2,147 +2,78 @@
 
 import json as jsons
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
-import typer
-
+from sn_graph.choices import ConventionChoice, NormChoice
+from sn_graph.cli.declare import Argument, Option
 from sn_graph.errors import UsageError
-from sn_graph.model import Storage, data_files, same_file
-from sn_graph.plan import PlanOptions
 
+if TYPE_CHECKING:
+    from sn_graph.model import Storage
+    from sn_graph.plan import PlanOptions
 
-class ConventionChoice(StrEnum):
-    """The values of --convention: "auto", and those of `sites.Convention`."""
-
-    AUTO = "auto"
-    KERAS = "keras"
-    TORCH = "torch"
-    TORCH_PARAMETRIZATION = "torch-parametrization"
-
-
-class NormChoice(StrEnum):
-    """The values of --norm: those of `plan.NORMS`."""
-
-    MATRIX = "matrix"
-    OPERATOR = "operator"
-
-
-ModelArgument = Annotated[
-    Path, typer.Argument(metavar="MODEL", help="An ONNX model file.", show_default=False, readable=False)
-]
-Output = Annotated[
-    Path,
-    typer.Option(
-        "--output",
-        "-o",
-        metavar="OUT",
-        help="The file to write; may be MODEL itself.",
-        show_default=False,
-        readable=False,
-    ),
-]
+ModelArgument = Annotated[Path, Argument("MODEL", "An ONNX model file.")]
+Output = Annotated[Path, Option("The file to write; may be MODEL itself.", "OUT", ("--output", "-o"))]
 Convention = Annotated[
     ConventionChoice | None,
-    typer.Option(
-        help="The framework whose matrix of a weight is taken. [default: auto, by the model's origin]",
-        show_default=False,
-    ),
+    Option("The framework whose matrix of a weight is taken. [default: auto, by the model's origin]"),
 ]
 Include = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="REGEX", help="Only weights in whose name this is found; repeatable. [default: all]", show_default=False
-    ),
+    tuple[str, ...], Option("Only weights in whose name this is found; repeatable. [default: all]", "REGEX")
 ]
 Exclude = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="REGEX", help="No weights in whose name this is found; repeatable. [default: none]", show_default=False
-    ),
+    tuple[str, ...], Option("No weights in whose name this is found; repeatable. [default: none]", "REGEX")
 ]
 OpType = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="T",
-        help="Only weights of these operators; repeatable. [default: all but LSTM, GRU, RNN]",
-        show_default=False,
-    ),
+    tuple[str, ...],
+    Option("Only weights of these operators; repeatable. [default: all but LSTM, GRU, RNN]", "T"),
 ]
 PlanFile = Annotated[
     Path | None,
-    typer.Option(
-        "--plan",
-        metavar="FILE",
-        help="Do what this plan says (inspect --plan writes one); other options override it.",
-        show_default=False,
-        readable=False,
-    ),
+    Option("Do what this plan says (inspect --plan writes one); other options override it.", "FILE", ("--plan",)),
 ]
-PowerIterations = Annotated[
-    int | None, typer.Option(metavar="K", min=1, help="Iterations of --sigma power. [default: 1]", show_default=False)
-]
+PowerIterations = Annotated[int | None, Option("Iterations of --sigma power. [default: 1]", "K", minimum=1)]
 StateFile = Annotated[
     Path | None,
-    typer.Option(
-        "--state",
-        metavar="FILE",
-        help="A safetensors file with the u of each weight that --sigma power starts from. [default: random u]",
-        show_default=False,
-        readable=False,
+    Option(
+        "A safetensors file with the u of each weight that --sigma power starts from. [default: random u]",
+        "FILE",
+        ("--state",),
     ),
 ]
-Seed = Annotated[int, typer.Option(metavar="S", min=0, help="Of the random u that --sigma power starts from.")]
-Bound = Annotated[
-    float | None,
-    typer.Option(metavar="C", help="The norm that a normalized weight gets. [default: 1.0]", show_default=False),
-]
+Seed = Annotated[int, Option("Of the random u that --sigma power starts from.", "S", minimum=0)]
+Bound = Annotated[float | None, Option("The norm that a normalized weight gets. [default: 1.0]", "C")]
 Norm = Annotated[
     NormChoice | None,
-    typer.Option(
-        help="The norm: of the weight as a matrix, as Miyato, Keras and PyTorch take it, or of what the node does to "
-        "its input (strides, padding, dilation, groups and size counted). [default: matrix]",
-        show_default=False,
+    Option(
+        "The norm: of the weight as a matrix, as Miyato, Keras and PyTorch take it, or of what the node does to its "
+        "input (strides, padding, dilation, groups and size counted). [default: matrix]"
     ),
 ]
 Clip = Annotated[
     bool | None,
-    typer.Option(
-        "--clip/--no-clip",
-        help="Leave weights alone whose norm is at most the bound. [default: no]",
-        show_default=False,
-    ),
+    Option("Leave weights alone whose norm is at most the bound. [default: no]", flags=("--clip/--no-clip",)),
 ]
 SaveExternal = Annotated[
     bool | None,
-    typer.Option(
-        "--save-as-external-data/--save-inline",
-        help="Put tensors into OUT.data, or into OUT itself. [default: as in MODEL]",
-        show_default=False,
+    Option(
+        "Put tensors into OUT.data, or into OUT itself. [default: as in MODEL]",
+        flags=("--save-as-external-data/--save-inline",),
     ),
 ]
-NoVerify = Annotated[bool, typer.Option("--no-verify", help="Do not verify what was written; needs no onnxruntime.")]
-NoSync = Annotated[
-    bool, typer.Option("--no-sync", help="Do not wait until the disk has OUT; faster, and a power cut may tear it.")
-]
-Rtol = Annotated[
-    float | None,
-    typer.Option(metavar="R", min=0, help="Relative tolerance of outputs. [default: by type]", show_default=False),
-]
-Atol = Annotated[
-    float | None,
-    typer.Option(metavar="A", min=0, help="Absolute tolerance of outputs. [default: by type]", show_default=False),
-]
-Force = Annotated[
-    bool, typer.Option("--force", help="Write OUT even where nothing is to do or the verification fails.")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
+NoVerify = Annotated[bool, Option("Do not verify what was written; needs no onnxruntime.")]
+NoSync = Annotated[bool, Option("Do not wait until the disk has OUT; faster, and a power cut may tear it.")]
+Rtol = Annotated[float | None, Option("Relative tolerance of outputs. [default: by type]", "R", minimum=0)]
+Atol = Annotated[float | None, Option("Absolute tolerance of outputs. [default: by type]", "A", minimum=0)]
+Force = Annotated[bool, Option("Write OUT even where nothing is to do or the verification fails.")]
 
 
 @dataclass(frozen=True)
 class Estimate:
     """How the power iteration starts, and how long it goes on."""
+
+    heading: ClassVar[str] = "The power iteration"
 
     power_iterations: PowerIterations = None
     seed: Seed = 0
@@ -153,23 +84,27 @@ class Estimate:
 class Normalization:
     """Which norm a weight gets, which weights do, and by whose matrices."""
 
+    heading: ClassVar[str] = "What is normalized, and how"
+
     bound: Bound = None
     clip: Clip = None
     norm: Norm = None
     convention: Convention = None
-    include: Include = None
-    exclude: Exclude = None
-    op_type: OpType = None
+    include: Include = ()
+    exclude: Exclude = ()
+    op_type: OpType = ()
     plan: PlanFile = None
 
-    def plan_options(self, estimate: Estimate) -> PlanOptions:
+    def plan_options(self, estimate: Estimate) -> "PlanOptions":
         """Return them as the API takes them."""
+        from sn_graph.plan import PlanOptions
+
         return PlanOptions(
             plan=self.plan,
             convention=self.convention,
-            include=self.include or (),
-            exclude=self.exclude or (),
-            op_types=self.op_type or (),
+            include=self.include,
+            exclude=self.exclude,
+            op_types=self.op_type,
             norm=self.norm,
             state=estimate.state,
             power_iterations=estimate.power_iterations,
@@ -182,26 +117,32 @@ class Normalization:
 class Selection:
     """Which weights, and by whose matrices."""
 
-    convention: Convention = None
-    include: Include = None
-    exclude: Exclude = None
-    op_type: OpType = None
+    heading: ClassVar[str] = "Which weights"
 
-    def plan_options(self, norm: NormChoice | None, state: Path | None) -> PlanOptions:
+    convention: Convention = None
+    include: Include = ()
+    exclude: Exclude = ()
+    op_type: OpType = ()
+
+    def plan_options(self, norm: NormChoice | None, state: Path | None) -> "PlanOptions":
         """Return them as the API takes them, with which norm and from which state."""
+        from sn_graph.plan import PlanOptions
+
         return PlanOptions(
             norm=norm,
             state=state,
             convention=self.convention,
-            include=self.include or (),
-            exclude=self.exclude or (),
-            op_types=self.op_type or (),
+            include=self.include,
+            exclude=self.exclude,
+            op_types=self.op_type,
         )
 
 
 @dataclass(frozen=True)
 class Tolerances:
     """What outputs may differ by."""
+
+    heading: ClassVar[str] = "Verification"
 
     rtol: Rtol = None
     atol: Atol = None
@@ -210,6 +151,8 @@ class Tolerances:
 @dataclass(frozen=True)
 class Writing:
     """How OUT is written."""
+
+    heading: ClassVar[str] = "The file that is written"
 
     save_as_external_data: SaveExternal = None
     no_verify: NoVerify = False
@@ -221,7 +164,7 @@ class Writing:
         return not self.no_sync
 
     @property
-    def storage(self) -> Storage:
+    def storage(self) -> "Storage":
         """Where the tensors go."""
         return storage_of(self.save_as_external_data)
 
@@ -234,6 +177,8 @@ def require_apart(output: Path, *, data_of: Path | None = None, **inputs: Path |
         data_of: A model none of whose data files it may be; the model's own file it may.
         **inputs: Files that are read, by what they are.
     """
+    from sn_graph.model import data_files, same_file
+
     files = [(f"the {name.replace('_', ' ')} that is read", path) for name, path in inputs.items()]
     files.append(("the state that the plan names", _state_named_by(inputs.get("plan"))))
     if data_of is not None and output.exists():
@@ -252,8 +197,10 @@ def _state_named_by(plan: Path | None) -> Path | None:
     return plan.parent / named if plan is not None and isinstance(named, str) else None
 
 
-def storage_of(external: bool | None) -> Storage:
+def storage_of(external: bool | None) -> "Storage":
     """Return what the storage flags ask for."""
+    from sn_graph.model import Storage
+
     if external is None:
         return Storage.KEEP
     return Storage.EXTERNAL if external else Storage.INLINE

@@ -3,32 +3,26 @@
 import json as jsons
 from typing import Annotated, Any
 
-import typer
-
-from sn_graph import api
 from sn_graph.cli import options as o
-from sn_graph.cli.app import app, command
-from sn_graph.cli.conclusion import conclude, require_work
+from sn_graph.cli.app import command
 from sn_graph.cli.console import Settings
+from sn_graph.cli.declare import Argument, Option
 from sn_graph.errors import UsageError
-from sn_graph.model import require_writable
 
 
-@app.command()
 @command
 def run(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="What the pass is registered under.", show_default=False)],
+    name: Annotated[str, Argument("NAME", "What the pass is registered under.")],
     model: o.ModelArgument,
     output: o.Output,
     option: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="OPTION=VALUE",
-            help="An option of the pass itself, its value as JSON or a plain word; repeatable. [default: the pass's]",
-            show_default=False,
+        tuple[str, ...],
+        Option(
+            "An option of the pass itself, its value as JSON or a plain word; repeatable. [default: the pass's]",
+            "OPTION=VALUE",
+            ("--set",),
         ),
-    ] = None,
+    ] = (),
     *,
     power_iterations: o.PowerIterations = None,
     state: o.StateFile = None,
@@ -36,7 +30,6 @@ def run(
     writing: o.Writing,
     tolerances: o.Tolerances,
     force: o.Force = False,
-    json: o.Json = False,
     settings: Settings,
 ) -> None:
     """Write MODEL as the pass NAME changes it.
@@ -49,13 +42,16 @@ def run(
     sn-graph run fold disc.onnx -o folded.onnx --set sigma=power --set seed=3
     sn-graph run insert disc.onnx -o disc.sn.onnx --bound 2
     """
-    from sn_graph import proofs
+    from sn_graph import api, proofs
+    from sn_graph.cli.conclusion import conclude, require_work
+    from sn_graph.model import require_writable
 
+    settings.tell(model=str(model))
     o.require_apart(output, data_of=model, plan=normalization.plan, state=state)
     require_writable(output)
     with settings.progress() as progress:
         options = normalization.plan_options(o.Estimate(power_iterations, state=state))
-        result = api.apply(name, model, dict(map(_setting, option or ())), progress=progress, **options)
+        result = api.apply(name, model, dict(map(_setting, option)), progress=progress, **options)
         if result.plan is not None:
             require_work(model, result, force)
         proof = proofs.save(
@@ -69,7 +65,7 @@ def run(
             atol=tolerances.atol,
             progress=progress,
         )
-    conclude(settings, result, proof, output, json)
+    conclude(settings, result, proof, output)
 
 
 def _setting(text: str) -> tuple[str, Any]:

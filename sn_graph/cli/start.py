@@ -118,27 +118,22 @@ def _work(passed: list[int], tells: int | None) -> NoReturn:
         signal.signal(number, stop)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [*passed, signal.SIGCHLD])
-    from sn_graph.cli.app import app, import_commands
-
-    import_commands()
+    from sn_graph.cli.app import app
     from sn_graph.cli.console import say_error
-    from sn_graph.model import files_put_in_place, report_to
 
-    if tells is not None:
-        report_to(tells)
+    app.tells = tells
     code: int | str | None = 0
-    with files_put_in_place() as written:
-        try:
-            stop.working = True
-            app()
-        except SystemExit as end:
-            code = end.code
-        except OSError as error:  # a help text into a full disk
-            say_error(f"output can't be written: {error.strerror or error}; make room, or send it elsewhere")
-            code = _UNAVAILABLE
-        stop.working = False
+    try:
+        stop.working = True
+        app()
+    except SystemExit as end:
+        code = end.code
+    except OSError as error:  # a help text into a full disk
+        say_error(f"output can't be written: {error.strerror or error}; make room, or send it elsewhere")
+        code = _UNAVAILABLE
+    stop.working = False
     if stop.number is not None:
-        kept = [str(path) for path in written if path.exists()]
+        kept = [str(path) for path in app.written if path.exists()]
         with contextlib.suppress(OSError):
             print(stop.line(stop.number) + (f"; {', '.join(kept)} was written" if kept else ""), file=sys.stderr)
         code = 128 + stop.number

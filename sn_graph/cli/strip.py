@@ -3,21 +3,15 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from sn_graph import api
 from sn_graph.cli import options as o
-from sn_graph.cli.app import app, command
+from sn_graph.cli.app import command
 from sn_graph.cli.console import Settings
-from sn_graph.model import require_writable
+from sn_graph.cli.declare import Argument
 
 
-@app.command()
 @command
 def strip(
-    model: Annotated[
-        Path, typer.Argument(metavar="MODEL", help="A model that insert wrote.", show_default=False, readable=False)
-    ],
+    model: Annotated[Path, Argument("MODEL", "A model that insert wrote.")],
     output: o.Output,
     save_as_external_data: o.SaveExternal = None,
     no_sync: o.NoSync = False,
@@ -32,8 +26,10 @@ def strip(
     \b
     sn-graph strip disc.sn.onnx -o disc.onnx
     """
-    from sn_graph import proofs
+    from sn_graph import api, proofs
+    from sn_graph.model import require_writable
 
+    settings.tell(model=str(model))
     o.require_apart(output, data_of=model)
     require_writable(output)
     with settings.progress() as progress:

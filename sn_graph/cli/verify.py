@@ -6,12 +6,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from sn_graph.cli import options as o
-from sn_graph.cli.app import app, command
-from sn_graph.cli.console import Settings, new_table, number, on_terminal, plain_text, print_json, print_rich
-from sn_graph.cli.native import quiet_libraries
+from sn_graph.cli.app import command
+from sn_graph.cli.console import Settings, new_table, number, on_terminal, plain_text, print_rich
+from sn_graph.cli.declare import Argument, Option
 from sn_graph.errors import UsageError
 
 if TYPE_CHECKING:
@@ -21,40 +19,23 @@ if TYPE_CHECKING:
     from sn_graph.runtime import Comparison, ParityResult
 
 
-@app.command()
 @command
 def verify(
-    a: Annotated[Path, typer.Argument(metavar="A", help="An ONNX model file.", show_default=False, readable=False)],
-    b: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="B", help="The model to compare it with: ONNX or Keras.", show_default=False, readable=False
-        ),
-    ] = None,
-    providers: Annotated[str, typer.Option(metavar="P,P", help="Execution providers: cpu, cuda.")] = "cpu",
-    steps: Annotated[int, typer.Option(metavar="N", min=1, help="How many runs to compare.")] = 1,
-    inputs: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="Inputs by name, as .npz. [default: random]", show_default=False, readable=False
-        ),
-    ] = None,
+    a: Annotated[Path, Argument("A", "An ONNX model file.")],
+    b: Annotated[Path | None, Argument("[B]", "The model to compare it with: ONNX or Keras.")] = None,
+    providers: Annotated[str, Option("Execution providers: cpu, cuda.", "P,P")] = "cpu",
+    steps: Annotated[int, Option("How many runs to compare.", "N", minimum=1)] = 1,
+    inputs: Annotated[Path | None, Option("Inputs by name, as .npz. [default: random]", "FILE")] = None,
     dim: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=N", help="The size of a dynamic dimension (2 unless given); repeatable.", show_default=False
-        ),
-    ] = None,
-    seed: Annotated[int, typer.Option(metavar="S", min=0, help="Of the random inputs.")] = 0,
+        tuple[str, ...], Option("The size of a dynamic dimension (2 unless given); repeatable.", "NAME=N")
+    ] = (),
+    seed: Annotated[int, Option("Of the random inputs.", "S", minimum=0)] = 0,
     *,
     tolerances: o.Tolerances,
     state: Annotated[
         bool,
-        typer.Option(
-            "--state", help="Instead of comparing, find out whether a tool has frozen the state that insert wrote."
-        ),
+        Option("Instead of comparing, find out whether a tool has frozen the state that insert wrote."),
     ] = False,
-    json: o.Json = False,
     settings: Settings,
 ) -> None:
     """Compare the outputs of A and B on every provider.
@@ -80,11 +61,13 @@ def verify(
     from sn_graph import runtime
     from sn_graph.proofs import verify_state
 
-    used, sizes = runtime.parse_providers(providers), dict(_dimension(text) for text in dim or ())
+    used, sizes = runtime.parse_providers(providers), dict(_dimension(text) for text in dim)
     if state:
         _refuse_comparison(b is not None, steps > 1, tolerances.rtol is not None, tolerances.atol is not None)
         alive = verify_state(a, providers=used, inputs=inputs, seed=seed, dims=sizes)
-        print_json(alive.to_json()) if json else print_rich(_state_table(alive))
+        settings.tell(**alive.to_json())
+        if not settings.json:
+            print_rich(_state_table(alive))
         alive.raise_if_different()
         return
     compared = partial(
@@ -98,9 +81,8 @@ def verify(
         steps=steps,
     )
     result = compared(a, b)
-    if json:
-        print_json(result.to_json())
-    else:
+    settings.tell(**result.to_json())
+    if not settings.json:
         print_rich(*(_by_sides(result) if on_terminal() else [_table(result.comparisons, sides=True)]))
     for note in result.notes:
         settings.say(note)
@@ -115,6 +97,7 @@ def _is_keras(path: Path) -> bool:
 
 def _verify_keras(settings: Settings) -> "Callable[..., ParityResult]":
     """Return `verify_keras`, which keeps the terminal free of what TensorFlow writes to it."""
+    from sn_graph.cli.native import quiet_libraries
     from sn_graph.proofs.keras import verify_keras
 
     def quietly(*arguments: Any, **options: Any) -> "ParityResult":

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from os import PathLike
 from typing import TypedDict
 
+from sn_graph.choices import ConventionChoice, NormChoice
 from sn_graph.plan.plan import Plan
 
 PathName = str | PathLike[str]
@@ -26,11 +27,11 @@ class PlanOptions(TypedDict, total=False):
     """
 
     plan: PathName | Plan | None
-    convention: str | None
+    convention: ConventionChoice | None
     include: Sequence[str]
     exclude: Sequence[str]
     op_types: Sequence[str]
-    norm: str | None
+    norm: NormChoice | None
     state: PathName | None
     power_iterations: int | None
     bound: float | None

@@ -13,7 +13,6 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
-from onnx.reference import ReferenceEvaluator
 
 from sn_graph.errors import ModelError
 from sn_graph.model import Graph, Model, Node, Scope, constant_tensor, walk_tensors
@@ -148,6 +147,8 @@ class Evaluator:
             for name, array in named.items()
         ]
         wanted = [helper.make_value_info(name, onnx.TypeProto()) for name in proto.output]
+        from onnx.reference import ReferenceEvaluator  # 14 ms to import, for the few models that need it
+
         graph = helper.make_graph([proto], "one", given, wanted)
         version = self._graph.opset() or 1
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", version)])

@@ -13,7 +13,6 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import helper
-from onnx.reference import ReferenceEvaluator
 
 from sn_graph.model import Graph, Model, Node, Scope
 from sn_graph.sites.chain import Step
@@ -146,6 +145,8 @@ def _evaluated(graph: Graph, node: Node, given: Mapping[str, NDArray[Any]]) -> S
     types = {name: helper.np_dtype_to_tensor_dtype(array.dtype) for name, array in read.items()}
     inputs = [helper.make_tensor_value_info(name, code, None) for name, code in types.items()]
     outputs = [helper.make_tensor_value_info(name, onnx.TensorProto.INT64, None) for name in node.proto.output]
+    from onnx.reference import ReferenceEvaluator  # 14 ms to import, for the few models that need it
+
     proto = helper.make_graph([node.proto], "places", inputs, outputs)
     opset = helper.make_opsetid("", graph.opset() or 1)
     try:

@@ -257,8 +257,33 @@ def test_where_sigma_cannot_be_encoded(model: Path) -> None:
 
 
 def test_starting_is_cheap(program: Cli) -> None:
-    """Not a time, but what costs it: nothing but the standard library and typer is imported for --version."""
-    check = "import atexit, sys; atexit.register(lambda: print(sorted({'onnx', 'numpy', 'rich'} & set(sys.modules))))"
+    """Not a time, but what costs it: nothing but the standard library is imported for --version."""
+    check = "import atexit, sys; atexit.register(lambda: print(sorted({'onnx', 'numpy', 'click'} & set(sys.modules))))"
     started = time.monotonic()
     assert program("--version", before=check).out.endswith("\n[]\n")
     assert time.monotonic() - started < 30
+
+
+NEVER = {"pydantic", "typer", "rich.markdown", "onnxruntime", "tensorflow", "torch", "onnx.reference", "asyncio"}
+NEVER |= {"scipy.linalg", "scipy.sparse", "scipy.optimize", "scipy.fft", "scipy.special"}
+LIBRARIES = {"onnx", "numpy", "scipy", "rich", "safetensors", "google.protobuf", "ml_dtypes"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "unwanted"),
+    [
+        (["--help"], NEVER | LIBRARIES),
+        (["fold", "--help"], NEVER | LIBRARIES),
+        (["inspect", "{model}", "--json"], NEVER | {"rich", "safetensors"}),
+        (["inspect", "{model}"], NEVER),
+        (["fold", "{model}", "-o", "{out}", "--no-verify"], NEVER),
+    ],
+    ids=["help", "help of a command", "inspect as data", "inspect", "fold"],
+)
+def test_what_is_not_used_is_not_imported(arguments: list[str], unwanted: set[str], program: Cli, out: Path) -> None:
+    """Modules are counted, and not seconds: a machine that is busy makes any time too long."""
+    model = Path(__file__).parents[2] / "models" / "keras_dcgan_discriminator.onnx"
+    tell = f"lambda: print('imported', sorted({unwanted!r} & set(sys.modules)), file=sys.stderr)"
+    given = [one.format(model=model, out=out) for one in arguments]
+    ended = program(*given, before=f"import atexit, sys; atexit.register({tell})")
+    assert (ended.code, ended.err.splitlines()[-1]) == (0, "imported []")

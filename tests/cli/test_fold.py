@@ -217,7 +217,7 @@ def test_storage(flag: str, cli: Cli, model: Path, out: Path) -> None:
 def test_a_failed_verification_ends_with_1_and_writes_nothing(cli: Cli, model: Path, out: Path) -> None:
     ended = cli("fold", model, "-o", out, "--json")
     assert "'conv.weight' is not the original's divided by its norm" in one_line(ended, 1)
-    assert ended.out == ""
+    assert ended.json["error"]["what"] == "tensor 'conv.weight' is not the original's divided by its norm"
     assert os.listdir(model.parent) == ["model.onnx"]
 
 

@@ -31,11 +31,10 @@ StagedFiles.write_model = slow
 LATE = """
 import time
 import sn_graph.cli.conclusion as conclusion
-import sn_graph.cli.fold as fold
 def late(*arguments, **named):
     print('written', flush=True)
     time.sleep(60)
-fold.conclude = late
+conclusion.conclude = late
 """
 
 
@@ -106,7 +105,7 @@ builtins.__import__ = interrupting
 """
 
 
-@pytest.mark.parametrize("module", ["ctypes", "typer", "onnx", "numpy", "rich.text", "onnxruntime", "safetensors"])
+@pytest.mark.parametrize("module", ["ctypes", "click", "onnx", "numpy", "rich.text", "onnxruntime", "safetensors"])
 def test_an_interruption_while_importing_is_one_line(module: str, model: Path) -> None:
     arguments = ["inspect", model] if module == "rich.text" else ["fold", model, "-o", model.with_name("out.onnx")]
     with started(*arguments, before=IMPORTING.format(module=module)) as process:
@@ -171,7 +170,7 @@ def test_of_two_outputs_the_one_that_was_written_is_told(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("sn_graph.cli.inspect.write_html", full)
+    monkeypatch.setattr("sn_graph.cli.render.write_html", full)
     plan = model.with_name("plan.json")
     line = one_line(cli("inspect", model, "--plan", plan, "--html", model.with_name("a.html")), 4)
     assert f"({plan} was written all the same)" in line

@@ -8,6 +8,7 @@ import onnx_graphsurgeon as gs
 import pytest
 
 import sn_graph as sn
+from sn_graph.choices import StateLayoutChoice
 from sn_graph.interop import graphsurgeon as interop
 from tests.support.places import MODELS, ONNX_MODELS
 
@@ -57,7 +58,7 @@ def test_what_is_no_graph_is_refused() -> None:
 
 
 @pytest.mark.parametrize("layout", ["packed", "per-weight"])
-def test_an_inserted_graph_iterates_as_the_inserted_model_does(layout: str, tmp_path: Path) -> None:
+def test_an_inserted_graph_iterates_as_the_inserted_model_does(layout: StateLayoutChoice, tmp_path: Path) -> None:
     path = MODELS / "keras_dcgan_discriminator.onnx"
     graph = interop.insert(gs.import_onnx(onnx.load(path)), state_layout=layout)
     onnx.save(interop.export_onnx(graph), tmp_path / "surgeon.onnx")

@@ -12,6 +12,7 @@ import pytest
 from onnx import helper
 
 import sn_graph as sn
+from sn_graph.choices import ConventionChoice, SigmaChoice
 from sn_graph.model import Model, Shapes
 from sn_graph.norms.operator import Enclosure, Operators
 from sn_graph.plan import make_plan
@@ -36,7 +37,7 @@ def conv(
     return network([node(op_type, ["x", "w"], ["y"], **attributes)], {"w": weight}, {"x": shape}, opset=opset)
 
 
-def enclosed(model: onnx.ModelProto, convention: str = "keras") -> tuple[float, float]:
+def enclosed(model: onnx.ModelProto, convention: ConventionChoice = "keras") -> tuple[float, float]:
     (record,) = sn.inspect(model, norm="operator", convention=convention).sites
     assert record.sigma_operator is not None
     assert record.sigma_operator_upper is not None
@@ -134,7 +135,7 @@ ZEROS: list[tuple[str, tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
 @pytest.mark.parametrize(("op_type", "weight", "shape", "attributes"), ZEROS)
 @pytest.mark.parametrize("sigma", ["exact", "power", "upper"])
 def test_what_makes_zeros_of_every_input_stays_as_it_was(
-    op_type: str, weight: tuple[int, ...], shape: tuple[int, ...], attributes: dict[str, Any], sigma: str
+    op_type: str, weight: tuple[int, ...], shape: tuple[int, ...], attributes: dict[str, Any], sigma: SigmaChoice
 ) -> None:
     model = conv(drawn(*weight), shape, op_type, **attributes)
     for result in (sn.fold(model, norm="operator", sigma=sigma), sn.insert(model, norm="operator", sigma=sigma)):
@@ -223,7 +224,7 @@ def test_each_reader_counts_by_its_own_groups(op_type: str, groups: tuple[int, i
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("method", ["exact", "upper"])
-def test_folded_by_the_operator_norm(method: str, dtype: str) -> None:
+def test_folded_by_the_operator_norm(method: SigmaChoice, dtype: str) -> None:
     shape = (1, 2, 6, 6)
     model = network(
         [node("Conv", ["x", "w"], ["y"], pads=[1] * 4)],

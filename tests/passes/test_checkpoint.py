@@ -8,6 +8,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import sn_graph as sn
+from sn_graph.choices import SigmaChoice
 from sn_graph.errors import ModelError, UsageError
 from tests.support.checkpoints import entry, llama, raw, sigma
 
@@ -23,7 +24,7 @@ def header_of(path: Path) -> bytes:
     "dtype", [np.float32, np.float16, ml_dtypes.bfloat16, np.float64], ids=lambda d: np.dtype(d).name
 )
 @pytest.mark.parametrize("method", ["exact", "upper", "power"])
-def test_chosen_weights_get_the_bound_and_nothing_else_changes(tmp_path: Path, dtype: Any, method: str) -> None:
+def test_chosen_weights_get_the_bound_and_nothing_else_changes(tmp_path: Path, dtype: Any, method: SigmaChoice) -> None:
     source, output = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
     save_file(llama(dtype=dtype), source, metadata={"format": "pt", "note": "größe"})
     result = sn.fold_checkpoint(source, sigma=method, bound=2.0, include=PROJECTIONS)

@@ -13,6 +13,7 @@ from onnx import numpy_helper
 
 import sn_graph as sn
 from sn_graph import proofs
+from sn_graph.choices import ConventionChoice, SigmaChoice
 from sn_graph.passes import PassResult
 from tests.support.builders import DTYPES, drawn, initializers, network, node, saved
 from tests.support.networks import CASES, CONVENTIONS, EPS, Case
@@ -53,7 +54,7 @@ def test_weight_is_divided_by_its_norm(case: Case, dtype: str, storage: str, tmp
 
 @CASE
 @pytest.mark.parametrize("convention", CONVENTIONS)
-def test_matrix_is_the_conventions(case: Case, convention: str) -> None:
+def test_matrix_is_the_conventions(case: Case, convention: ConventionChoice) -> None:
     weight = case.weight()
     (site,) = sn.fold(case.model(weight), convention=convention).sites
     wanted = case.matrix(weight, convention)
@@ -150,7 +151,7 @@ def test_all_zeros_are_left_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize("sigma", ["exact", "power"])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_weight_that_is_not_finite_is_named_and_counted(
-    values: list[float], counts: str, sigma: str, dtype: str
+    values: list[float], counts: str, sigma: SigmaChoice, dtype: str
 ) -> None:
     weight = CASES[1].weight(dtype)
     weight.reshape(-1)[: len(values)] = values

@@ -11,6 +11,7 @@ import pytest
 from safetensors.numpy import save_file
 
 import sn_graph as sn
+from sn_graph.choices import ConventionChoice, SigmaChoice
 from tests.support.builders import DTYPES, Array, drawn, initializers, network, node, plan_file, saved, value
 from tests.support.networks import CASES, CONVENTIONS, Case
 from tests.support.oracle import power_iteration, seeded, sigma_max
@@ -22,7 +23,9 @@ CONV, MATMUL = CASES[1], CASES[8]
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 @pytest.mark.parametrize("convention", CONVENTIONS)
 @pytest.mark.parametrize(("seed", "steps"), [(0, 1), (7, 3), (2**40, 12)])
-def test_power_is_the_textbook_iteration_from_the_seeded_u(case: Case, convention: str, seed: int, steps: int) -> None:
+def test_power_is_the_textbook_iteration_from_the_seeded_u(
+    case: Case, convention: ConventionChoice, seed: int, steps: int
+) -> None:
     weight = case.weight()
     result = sn.fold(case.model(weight), sigma="power", power_iterations=steps, seed=seed, convention=convention)
     m = case.matrix(weight, convention)
@@ -137,7 +140,7 @@ def test_a_plan_chooses_the_matrix(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("sigma", ["power", "exact"])
 @pytest.mark.parametrize("chain", [False, True])
-def test_per_use_divides_each_use_by_its_own_norm(sigma: str, chain: bool, tmp_path: Path) -> None:
+def test_per_use_divides_each_use_by_its_own_norm(sigma: SigmaChoice, chain: bool, tmp_path: Path) -> None:
     """A layer called three times in a run: iterations 2, 4 and 6, as Keras advances u at each call."""
     weight = drawn(5, 5, seed=1)
     nodes = [node("MatMul", [source, "wt"], [to]) for source, to in (("x", "a"), ("a", "b"), ("b", "y"))]

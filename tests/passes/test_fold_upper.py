@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
 import sn_graph as sn
+from sn_graph.choices import ConventionChoice, NormChoice
 from sn_graph.errors import ModelError, UsageError
 from sn_graph.plan import make_plan, save_plan
 from sn_graph.runtime.session import StatefulSession
@@ -105,7 +106,7 @@ def test_inspect_and_insert_report_the_bound() -> None:
         assert record.sigma_upper is not None
         assert truth <= record.sigma_upper <= truth * (1 + 1e-6)
     with pytest.raises(UsageError):
-        sn.inspect(linear(weight), sigma="power")
+        sn.inspect(linear(weight), sigma="power")  # type: ignore[arg-type]
 
 
 def test_what_one_step_gives_and_what_the_spectrum_looks_like() -> None:
@@ -122,7 +123,7 @@ def test_what_one_step_gives_and_what_the_spectrum_looks_like() -> None:
 
 
 @pytest.mark.parametrize("convention", ["keras", "torch-parametrization"])
-def test_inspect_starts_from_the_u_that_an_inserted_model_holds(convention: str) -> None:
+def test_inspect_starts_from_the_u_that_an_inserted_model_holds(convention: ConventionChoice) -> None:
     """A converged u gives σ in one step; one that leads elsewhere changes nothing."""
     left = np.linalg.qr(drawn(150, 150, dtype=np.float64))[0]
     matrix = (left * np.linspace(2.0, 0.1, 150) @ np.linalg.qr(drawn(200, 150, seed=1, dtype=np.float64))[0].T).T
@@ -158,11 +159,13 @@ def test_the_plan_holds_the_norm(tmp_path: Path) -> None:
     assert planned.sigma_used == asked.sigma_used == asked.sigma_operator
     assert other.sigma_used == other.sigma != planned.sigma_used
     with pytest.raises(UsageError, match="no norm"):
-        sn.fold(model, norm="frobenius")
+        sn.fold(model, norm="frobenius")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("own", "other"), [("matrix", "operator"), ("operator", "matrix")])
-def test_an_inserted_model_folds_by_another_norm_than_its_own(own: str, other: str, tmp_path: Path) -> None:
+def test_an_inserted_model_folds_by_another_norm_than_its_own(
+    own: NormChoice, other: NormChoice, tmp_path: Path
+) -> None:
     """Its u and σ are of no use there: u is drawn, as for the model before the insertion."""
     sn.insert(conv(), norm=own).save(tmp_path / "sn.onnx")
     (expected,) = sn.fold(conv(), norm=other, sigma="power").sites
@@ -219,7 +222,7 @@ def as_onnxruntime_reads(model: onnx.ModelProto) -> Array:
 
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("norm", ["matrix", "operator"])
-def test_a_model_in_memory_that_was_scaled_before(dtype: str, norm: str) -> None:
+def test_a_model_in_memory_that_was_scaled_before(dtype: str, norm: NormChoice) -> None:
     """What is written is round(W f₁f₂), and not round(round(W f₁) f₂)."""
     for seed in range(60):
         generator = np.random.default_rng(seed)
@@ -235,7 +238,7 @@ CASTS = [("float32", "float16"), ("float32", "bfloat16"), ("float64", "float16")
 
 @pytest.mark.parametrize(("dtype", "read"), CASTS)
 @pytest.mark.parametrize("norm", ["matrix", "operator"])
-def test_behind_a_cast_to_a_narrower_type(dtype: str, read: str, norm: str) -> None:
+def test_behind_a_cast_to_a_narrower_type(dtype: str, read: str, norm: NormChoice) -> None:
     for seed in range(60):
         weight = drawn(*np.random.default_rng(seed).integers(1, 12, 2), seed=seed).astype(TYPES[dtype])
         code = helper.np_dtype_to_tensor_dtype(np.dtype(TYPES[read]))

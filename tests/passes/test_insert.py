@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 
 import sn_graph as sn
+from sn_graph.choices import StateLayoutChoice
 from tests.support.builders import Array, drawn, network, node
 from tests.support.networks import CASES, CONVENTIONS, Case, rows, second
 from tests.support.oracle import power_iteration, seeded
@@ -73,7 +74,7 @@ def test_every_opset(case: Case, opset: int) -> None:
 @pytest.mark.parametrize("opset", [7, 12, 13, NEWEST])
 @pytest.mark.parametrize("layout", ["packed", "per-weight"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_several_weights_in_one_state(opset: int, layout: str, dtype: str) -> None:
+def test_several_weights_in_one_state(opset: int, layout: StateLayoutChoice, dtype: str) -> None:
     shapes = {"a": (5, 7), "b": (7, 6), "c": (6, 3)}
     weights = {name: drawn(*shape, seed=len(name)).astype(dtype) for name, shape in shapes.items()}
     nodes = [node("MatMul", ["x", "a"], ["h"]), node("MatMul", ["h", "b"], ["i"]), node("MatMul", ["i", "c"], ["y"])]
@@ -259,7 +260,7 @@ def test_bound_and_clip(bound: float, clip: bool, scale: str) -> None:
 @pytest.mark.parametrize("layout", ["packed", "per-weight"])
 @pytest.mark.parametrize("mode", ["default", "required"])
 @pytest.mark.parametrize("scale", ["input", "weight"])
-def test_layouts_modes_and_scales(layout: str, mode: str, scale: str) -> None:
+def test_layouts_modes_and_scales(layout: StateLayoutChoice, mode: str, scale: str) -> None:
     weights = {"conv/kernel": drawn(4, 2, 3, 3), "up/kernel": drawn(4, 3, 2, 2, seed=1)}
     nodes = [node("Conv", ["x", "conv/kernel"], ["h"]), node("ConvTranspose", ["h", "up/kernel"], ["y"])]
     model = network(nodes, weights, {"x": ("n", 2, 6, 6)})
@@ -292,7 +293,7 @@ def test_any_shape(shape: list[int], convention: str, k: int, seed: int) -> None
 
 @pytest.mark.parametrize("level", ["ORT_DISABLE_ALL", "ORT_ENABLE_BASIC", "ORT_ENABLE_EXTENDED", "ORT_ENABLE_ALL"])
 @pytest.mark.parametrize("layout", ["packed", "per-weight"])
-def test_onnxruntime_does_not_fold_the_state(level: str, layout: str) -> None:
+def test_onnxruntime_does_not_fold_the_state(level: str, layout: StateLayoutChoice) -> None:
     case = CASES[8]
     model, weight, x = of_case(case, ir=3)
     inserted = sn.insert(model, convention="keras", state_layout=layout).to_proto()

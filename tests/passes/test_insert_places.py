@@ -10,6 +10,7 @@ import pytest
 from onnx import TensorProto
 
 import sn_graph as sn
+from sn_graph.choices import ScaleChoice
 from tests.support.builders import Array, Weights, constant, drawn, network, node
 from tests.support.oracle import power_iteration, seeded
 from tests.support.runs import check, close, newest_opset, session, strips_to
@@ -79,7 +80,7 @@ def test_behind_operators(chain: str, scale: str, held: str) -> None:
 
 @pytest.mark.parametrize("kind", ["tensor", "axis", "blocked"])
 @pytest.mark.parametrize("scale", ["input", "weight"])
-def test_behind_dequantize(kind: str, scale: str) -> None:
+def test_behind_dequantize(kind: str, scale: ScaleChoice) -> None:
     """σ is that of the dequantized weight; the input is scaled, whatever was asked for."""
     stored = np.random.default_rng(0).integers(-100, 100, (6, 4)).astype(np.int8)
     scales = {"tensor": np.float32(0.1), "axis": drawn(4, seed=1) ** 2, "blocked": drawn(3, 4, seed=1) ** 2}[kind]

@@ -13,6 +13,7 @@ from onnx import helper
 from safetensors.numpy import save_file
 
 import sn_graph as sn
+from sn_graph.choices import ScaleChoice, StateLayoutChoice
 from tests.support.builders import Array, drawn, initializers, network, node, plan_file
 from tests.support.oracle import power_iteration, seeded
 from tests.support.places import ONNX_MODELS
@@ -128,7 +129,7 @@ def test_a_site_has_iterations_of_its_own(model: onnx.ModelProto, tmp_path: Path
 
 @pytest.mark.parametrize("scale", ["input", "weight"])
 @pytest.mark.parametrize("layout", ["packed", "per-weight"])
-def test_a_layer_called_twice_advances_u_twice(layout: str, scale: str, tmp_path: Path) -> None:
+def test_a_layer_called_twice_advances_u_twice(layout: StateLayoutChoice, scale: ScaleChoice, tmp_path: Path) -> None:
     """Keras's u moves at each call of a layer, and each call divides by its own σ; σ out is the last."""
     weight = drawn(5, 5)
     nodes = [node("MatMul", ["x", "w"], ["h"]), node("Tanh", ["h"], ["t"]), node("MatMul", ["t", "w"], ["y"])]
@@ -170,7 +171,9 @@ def test_a_plan_chooses_the_matrix(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("layout", ["packed", "per-weight"])
-def test_a_client_that_knows_nothing_of_the_state_runs_the_default_model(layout: str, model: onnx.ModelProto) -> None:
+def test_a_client_that_knows_nothing_of_the_state_runs_the_default_model(
+    layout: StateLayoutChoice, model: onnx.ModelProto
+) -> None:
     running = session(sn.insert(model, state_layout=layout, convention="keras").to_proto())
     assert [one.name for one in running.get_inputs()] == ["x"]
     once, again = running.run(None, {"x": X}), running.run(None, {"x": X})
@@ -182,7 +185,7 @@ def test_a_client_that_knows_nothing_of_the_state_runs_the_default_model(layout:
 
 
 @pytest.mark.parametrize("layout", ["packed", "per-weight"])
-def test_a_required_state_must_be_fed(layout: str, model: onnx.ModelProto) -> None:
+def test_a_required_state_must_be_fed(layout: StateLayoutChoice, model: onnx.ModelProto) -> None:
     running = session(sn.insert(model, state_mode="required", state_layout=layout).to_proto())
     expected = ["x", "sn_u"] if layout == "packed" else ["x", "a.sn_u", "b.sn_u"]
     assert [one.name for one in running.get_inputs()] == expected
@@ -235,7 +238,7 @@ def test_metadata_of_the_per_weight_layout(model: onnx.ModelProto) -> None:
 
 
 @pytest.mark.parametrize("layout", ["packed", "per-weight"])
-def test_names_already_taken_get_a_number(layout: str) -> None:
+def test_names_already_taken_get_a_number(layout: StateLayoutChoice) -> None:
     stem = "" if layout == "packed" else "w."
     taken = [f"{stem}sn_u", f"{stem}sn_u.next", f"{stem}sn_sigma", f"{stem}sn_sigma_1", "sn/w/t", "sn/eps"]
     nodes = [node("MatMul", ["x", "w"], [taken[0]], name="sn/w/sigma")]

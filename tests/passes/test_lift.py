@@ -9,6 +9,7 @@ import pytest
 from onnx import helper
 
 import sn_graph as sn
+from sn_graph.choices import ScaleChoice
 from sn_graph.model import Model
 from sn_graph.passes import LiftResult
 from sn_graph.sites import find_sites
@@ -337,7 +338,7 @@ def test_a_function_that_is_given_its_weight_is_not_normalized_by_accident(calls
 
 
 @pytest.mark.parametrize("scale", ["input", "weight"])
-def test_our_own_iteration_is_not_an_exporters(scale: str) -> None:
+def test_our_own_iteration_is_not_an_exporters(scale: ScaleChoice) -> None:
     inserted = sn.insert(
         convolution(([node("Identity", ["c.weight"], ["w"])], {"c.weight": drawn(*CONV)})), scale=scale
     )

@@ -10,6 +10,7 @@ from safetensors.numpy import load_file, save_file
 
 import sn_graph as sn
 from sn_graph import proofs
+from sn_graph.choices import SigmaChoice
 from sn_graph.errors import EnvironmentUnavailable, VerificationFailed
 from sn_graph.model.checkpoint import Checkpoint
 from sn_graph.proofs.checkpoint import prove_checkpoint
@@ -20,7 +21,7 @@ from tests.support.checkpoints import llama
     "dtype", [np.float32, np.float16, ml_dtypes.bfloat16, np.float64], ids=lambda d: np.dtype(d).name
 )
 @pytest.mark.parametrize("method", ["exact", "upper", "power"])
-def test_right_files_are_proved(tmp_path: Path, dtype: Any, method: str) -> None:
+def test_right_files_are_proved(tmp_path: Path, dtype: Any, method: SigmaChoice) -> None:
     save_file(llama(dtype=dtype), tmp_path / "a.safetensors")
     result = sn.fold_checkpoint(tmp_path / "a.safetensors", sigma=method)
     assert proofs.save_checkpoint(result, tmp_path / "b.safetensors").verified == "structure"
@@ -28,7 +29,7 @@ def test_right_files_are_proved(tmp_path: Path, dtype: Any, method: str) -> None
 
 
 @pytest.mark.parametrize("method", ["exact", "upper"])
-def test_a_wrong_factor_is_found_and_nothing_is_put_in_place(tmp_path: Path, method: str) -> None:
+def test_a_wrong_factor_is_found_and_nothing_is_put_in_place(tmp_path: Path, method: SigmaChoice) -> None:
     save_file(llama(), tmp_path / "a.safetensors")
     result = sn.fold_checkpoint(tmp_path / "a.safetensors", sigma=method)
     factors = {name: factor * 1.001 for name, factor in result.factors.items()}

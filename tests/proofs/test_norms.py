@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 
 import sn_graph as sn
+from sn_graph.choices import NormChoice, SigmaChoice
 from sn_graph.norms import Operators, divisor, matrix
 from sn_graph.proofs import save
 from sn_graph.proofs.norms import check_norms
@@ -143,7 +144,7 @@ def test_models_that_can_not_be_run_are_looked_at_too(tmp_path: Path) -> None:
     seed=st.integers(0, 999),
 )
 def test_right_folds_are_not_refused(
-    dtype: str, rows: int, cols: int, kind: str, bound: float, sigma: str, norm: str, seed: int
+    dtype: str, rows: int, cols: int, kind: str, bound: float, sigma: SigmaChoice, norm: NormChoice, seed: int
 ) -> None:
     weight = drawn(rows, cols, seed=seed, dtype=np.float64)
     if kind == "constant":
@@ -170,7 +171,7 @@ def check(result: Any) -> None:
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("sigma", ["exact", "upper"])
 @pytest.mark.parametrize("norm", ["matrix", "operator"])
-def test_right_models_are_not_refused(name: str, sigma: str, norm: str, tmp_path: Path) -> None:
+def test_right_models_are_not_refused(name: str, sigma: SigmaChoice, norm: NormChoice, tmp_path: Path) -> None:
     path = saved(MODELS[name](), tmp_path / "in.onnx")
     assert save(sn.fold(path, sigma=sigma, norm=norm), tmp_path / "out.onnx").verified in ("run", "structure")
 
@@ -201,7 +202,7 @@ def test_small_bounds_in_16_bits_hide_nothing(bound: float) -> None:
 
 @pytest.mark.parametrize("sigma", ["exact", "upper"])
 @pytest.mark.parametrize("norm", ["matrix", "operator"])
-def test_two_weights_that_share_a_scale(sigma: str, norm: str, tmp_path: Path) -> None:
+def test_two_weights_that_share_a_scale(sigma: SigmaChoice, norm: NormChoice, tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     integers = {name: generator.integers(-127, 128, (6, 6), np.int8) for name in ("q", "r")}
     integers["r"] //= 2
@@ -230,7 +231,7 @@ def test_a_weight_read_by_scales_of_two_types_is_two_weights() -> None:
 
 
 @pytest.mark.parametrize("norm", ["matrix", "operator"])
-def test_a_weight_that_is_infinite_where_it_is_read(norm: str) -> None:
+def test_a_weight_that_is_infinite_where_it_is_read(norm: NormChoice) -> None:
     nodes = [
         node("MatMul", ["x", "w"], ["h"]),
         node("Cast", ["w"], ["half"], to=onnx.TensorProto.FLOAT16),

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sn_graph as sn
+from sn_graph.choices import ScaleChoice
 from tests.support.builders import Array, drawn, initializers, model, network, node, only_site, sites, value
 from tests.support.oracle import power_iteration, seeded, sigma_max
 from tests.support.runs import close, fold_file, run, session, strips_to
@@ -69,7 +70,7 @@ def test_the_gates_of_an_lstm(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("scale", ["input", "weight"])
 @pytest.mark.parametrize("axis", [0, 1])
-def test_insert_behind_joined_parts(axis: int, scale: str) -> None:
+def test_insert_behind_joined_parts(axis: int, scale: ScaleChoice) -> None:
     """The input is scaled, whatever was asked for."""
     weight = drawn(6, 4)
     order = [(4, 6), (0, 4)] if axis == 0 else [(3, 4), (0, 3)]

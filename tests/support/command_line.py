@@ -11,9 +11,7 @@ from typing import Any
 
 import pytest
 
-from sn_graph.cli import app as application
-
-application.import_commands()
+from sn_graph.cli.app import app
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,7 @@ def invoke(*arguments: object) -> Ended:
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            application.app([str(argument) for argument in arguments], prog_name="sn-graph")
+            app([str(argument) for argument in arguments], prog_name="sn-graph")
             code: Any = 0
         except SystemExit as end:
             code = end.code

@@ -76,4 +76,4 @@ def third_party(monkeypatch: pytest.MonkeyPatch) -> None:
         theirs = (EntryPoint(kind.name, f"{__name__}:{kind.__name__}", group) for kind in (Times, Forgetful))
         return EntryPoints((*entry_points(group=group), *theirs))
 
-    monkeypatch.setattr("sn_graph.passes.base.entry_points", registered)
+    monkeypatch.setattr("importlib.metadata.entry_points", registered)

@@ -7,6 +7,7 @@ from pathlib import Path
 import onnx
 import pytest
 
+from sn_graph.choices import StateLayoutChoice
 from sn_graph.proofs import TOOLS, Tool, verify_state
 from tests.support.places import ROOT
 from tools import frozen_state
@@ -36,7 +37,7 @@ def test_every_tool_has_a_way() -> None:
 
 
 @pytest.mark.parametrize("layout", frozen_state.LAYOUTS)
-def test_the_tool_and_verify_agree_on_a_model_frozen_by_hand(layout: str, tmp_path: Path) -> None:
+def test_the_tool_and_verify_agree_on_a_model_frozen_by_hand(layout: StateLayoutChoice, tmp_path: Path) -> None:
     path = frozen_state.make_models(tmp_path)["default", layout]
     assert frozen_state.judge(frozen_state.run_onnxruntime, path).word == "alive"
     assert verify_state(path).ok

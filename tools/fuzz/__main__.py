@@ -9,7 +9,6 @@ promises nothing of that (docs/security.md). Ends with exit code 1 where a case 
 
 import argparse
 import contextlib
-import importlib
 import io
 import multiprocessing
 import random
@@ -159,14 +158,12 @@ def _peak() -> int:
 
 
 def _invoke(arguments: Sequence[str]) -> tuple[int, str, str]:
-    from sn_graph.cli import app as application
+    from sn_graph.cli.app import app
 
-    for name in application._COMMANDS:
-        importlib.import_module(f"sn_graph.cli.{name}")
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            application.app(list(arguments), prog_name="sn-graph")
+            app(list(arguments), prog_name="sn-graph")
             code = 0
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else int(end.code is not None)

@@ -15,11 +15,12 @@ from typing import Any
 
 os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", COLUMNS="120")  # before numpy is imported
 
-from sn_graph.cli import app as application
+from sn_graph.cli.app import COMMANDS, app
 from tools.robustness.judges import Unjudged, judge_fold, judge_insertion, judge_strip
 
-for name in application._COMMANDS:
-    importlib.import_module(f"sn_graph.cli.{name}")
+for commands in COMMANDS.values():
+    for name in commands:
+        importlib.import_module(f"sn_graph.cli.{name.replace('-', '_')}")
 
 
 def serve(path: Path, folder: Path, memory: float, answers: Connection) -> None:
@@ -61,7 +62,7 @@ def _verdicts(path: Path, folder: Path) -> Iterator[tuple[str, tuple[str, str] |
         if not {"strip": inserted, "verify": stripped}.get(name, path).exists():
             continue
         yield name, None
-        yield name, _judged(_call(application.app, arguments), output, judge)
+        yield name, _judged(_call(app, arguments), output, judge)
 
 
 def _call(app: Any, arguments: Sequence[object]) -> tuple[int | str, str, str]:

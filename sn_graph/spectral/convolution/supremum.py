@@ -44,8 +44,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import eigh
-from scipy.optimize import minimize
 
 from sn_graph.spectral.convolution.embedding import operations
 from sn_graph.spectral.convolution.symbol import Symbol
@@ -254,6 +252,8 @@ def _highest(symbol: Symbol, angles: NDArray[np.float64], half: NDArray[np.float
 
 def _climbed(symbol: Symbol, height: float, start: NDArray[np.float64], group: int, half: NDArray[np.float64]) -> Peak:
     """Climb from a frequency of about this height, for one group, to the maximum beside it."""
+    from scipy.optimize import minimize  # which takes longer to import than most models to measure
+
     scale = max(height, 1e-300)
     best = Peak(-math.inf, start)
 
@@ -271,6 +271,8 @@ def _climbed(symbol: Symbol, height: float, start: NDArray[np.float64], group: i
 
 
 def _top(matrix: NDArray[Any]) -> tuple[float, NDArray[Any]]:
+    from scipy.linalg import eigh
+
     last = len(matrix) - 1
     values, vectors = eigh(matrix, subset_by_index=[last, last])
     if not len(values):

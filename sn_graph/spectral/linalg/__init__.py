@@ -2,6 +2,7 @@
 
 from sn_graph.spectral.linalg.blas import SAFE_RANGE, SYMV
 from sn_graph.spectral.linalg.blocks import BlockedMatrix, count_nonfinite, flushes_subnormals
+from sn_graph.spectral.linalg.compiled import BLAS, LAPACK
 from sn_graph.spectral.linalg.definite import UNIT, GramProof, gamma
 from sn_graph.spectral.linalg.dense import dense_eigenpair, dense_eigenvalue
 from sn_graph.spectral.linalg.hermitian import (
@@ -17,8 +18,10 @@ from sn_graph.spectral.linalg.stopping import FAILURE, start_vector
 from sn_graph.spectral.linalg.threads import one_thread, threads_for
 
 __all__ = [
+    "BLAS",
     "EIGENVALUE_ORDER",
     "FAILURE",
+    "LAPACK",
     "SAFE_RANGE",
     "SYMV",
     "UNIT",

@@ -3,30 +3,15 @@
 Two pools of threads wait for work by spinning, each on the cores of the other: 2x slower when they alternate.
 """
 
-from scipy.linalg.blas import (
-    daxpy,
-    ddot,
-    dgemv,
-    dnrm2,
-    dscal,
-    dsymv,
-    dsyrk,
-    saxpy,
-    sdot,
-    sgemv,
-    snrm2,
-    sscal,
-    ssymv,
-    ssyrk,
-)
+from sn_graph.spectral.linalg.compiled import BLAS
 
-AXPY = {"f": saxpy, "d": daxpy}
-DOT = {"f": sdot, "d": ddot}
-GEMV = {"f": sgemv, "d": dgemv}
-NORM = {"f": snrm2, "d": dnrm2}
-SCAL = {"f": sscal, "d": dscal}
-SYMV = {"f": ssymv, "d": dsymv}
-SYRK = {"f": ssyrk, "d": dsyrk}
+AXPY = {"f": BLAS.saxpy, "d": BLAS.daxpy}
+DOT = {"f": BLAS.sdot, "d": BLAS.ddot}
+GEMV = {"f": BLAS.sgemv, "d": BLAS.dgemv}
+NORM = {"f": BLAS.snrm2, "d": BLAS.dnrm2}
+SCAL = {"f": BLAS.sscal, "d": BLAS.dscal}
+SYMV = {"f": BLAS.ssymv, "d": BLAS.dsymv}
+SYRK = {"f": BLAS.ssyrk, "d": BLAS.dsyrk}
 
 # Between these, an eigenvalue of MᵀM, a trace of it (of a matrix of less than 2^60 elements) or a singular value has
 # lost nothing that counts to overflow or underflow on the way, and LAPACK may square it.

@@ -22,7 +22,8 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg.lapack import dpotrf
+
+from sn_graph.spectral.linalg.compiled import LAPACK
 
 UNIT = 2.0**-52
 
@@ -86,7 +87,7 @@ class GramProof:
         matrix, self._gram = self.gram, None
         np.negative(matrix, out=matrix)
         matrix.flat[:: size + 1] = rest
-        info = dpotrf(matrix, lower=0, clean=0, overwrite_a=1)[1]
+        info = LAPACK.dpotrf(matrix, lower=0, clean=0, overwrite_a=1)[1]
         if info != 0:
             return None
         return self._raised(threshold)

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import eigh
-from scipy.linalg.lapack import dsyevr
 
+from sn_graph.spectral.linalg.compiled import LAPACK
+from sn_graph.spectral.linalg.every import every_eigenpair
 from sn_graph.spectral.linalg.lanczos import Eigenpair
 
 # LAPACK's usual block size: the room that it wants to work in blocks.
@@ -44,7 +44,7 @@ def dense_eigenpair(gram: NDArray[Any]) -> Eigenpair:
     if size == 1:
         return Eigenpair(float(wide[0, 0]), -math.inf, np.ones(1), steps=0, certain=True)
     top = _top_eigenpairs(wide, 2, vectors=True)
-    values, vectors = eigh(wide, lower=False, driver="evd", check_finite=False) if top is None else top
+    values, vectors = every_eigenpair(wide, lower=False) if top is None else top
     return Eigenpair(float(values[-1]), float(values[-2]), vectors[:, -1], steps=0, certain=True)
 
 
@@ -56,5 +56,5 @@ def _top_eigenpairs(
     # Without eigh's own checks, a fifth of the time at 64.
     lwork = max(26, NB + 6) * size
     first = size - count + 1
-    values, found, number, _, info = dsyevr(gram, compute_v=vectors, range=b"I", il=first, iu=size, lwork=lwork)
+    values, found, number, _, info = LAPACK.dsyevr(gram, compute_v=vectors, range=b"I", il=first, iu=size, lwork=lwork)
     return (values[:count], found[:, :count]) if number == count and info == 0 else None

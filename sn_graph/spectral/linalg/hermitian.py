@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg.lapack import dpotrf, zpotrf
 
+from sn_graph.spectral.linalg.compiled import LAPACK
 from sn_graph.spectral.linalg.definite import UNIT
 from sn_graph.spectral.linalg.lanczos import largest_eigenpair
 
@@ -48,7 +48,7 @@ def proven_below(matrices: Hermitian, limit: float) -> NDArray[np.bool_]:
     shifted[:, diagonal, diagonal] += limit * (1.0 - 4.0 * (order + 4) * order * UNIT)
     if order < BATCHED_ORDER:
         return _positive(shifted)
-    factor = zpotrf if np.iscomplexobj(matrices) else dpotrf
+    factor = LAPACK.zpotrf if np.iscomplexobj(matrices) else LAPACK.dpotrf
     # LAPACK reads the transpose of a C-ordered matrix, which has the same eigenvalues.
     return np.array([factor(matrix.T, lower=1, clean=0, overwrite_a=1)[1] == 0 for matrix in shifted], dtype=np.bool_)
 

@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
-from scipy.linalg import eigh
-from scipy.linalg.blas import ddot, dnrm2
-from scipy.linalg.lapack import dstebz, dstein
 
 from sn_graph.spectral.linalg.blas import AXPY, DOT, GEMV, NORM, SCAL
+from sn_graph.spectral.linalg.compiled import BLAS, LAPACK
+from sn_graph.spectral.linalg.every import every_eigenpair
 from sn_graph.spectral.linalg.stopping import FAILURE, NEAR, NOISE, Growth, StoppingRule, is_blurred, start_vector
 
 # Returns G x for x [n], of the type of x.
@@ -71,7 +70,7 @@ def largest_eigenpair(
         The pair; its value is NaN where the operator gives NaN or infinity.
     """
     if guess is not None and length > 1:
-        confirmed = _confirm(apply, guess / dnrm2(guess), tolerance, limit, dtype, seed, failure)
+        confirmed = _confirm(apply, guess / BLAS.dnrm2(guess), tolerance, limit, dtype, seed, failure)
         if confirmed is not None:
             return confirmed
     rule = StoppingRule(length, tolerance, dtype, failure=failure)
@@ -84,7 +83,7 @@ def largest_eigenpair(
             settled = offdiagonal[-1] * abs(float(weights[-1])) <= NEAR * theta
             if settled or blurred or step == limit:
                 ritz = space.combined(weights)
-                return Eigenpair(theta, second, ritz / dnrm2(ritz), step, certain and settled, blurred)
+                return Eigenpair(theta, second, ritz / BLAS.dnrm2(ritz), step, certain and settled, blurred)
     return Eigenpair(math.nan, math.nan, start_vector(length, seed), limit, certain=False)
 
 
@@ -104,9 +103,9 @@ def _confirm(
     depend on w, in half the steps, because τ lies a gap above what is there.
     """
     image = apply(guess.astype(dtype)).astype(np.float64)
-    alpha = float(ddot(guess, image))
+    alpha = float(BLAS.ddot(guess, image))
     residual = image - alpha * guess
-    squared = float(ddot(residual, residual))
+    squared = float(BLAS.ddot(residual, residual))
     if not (alpha > 0.0 and math.sqrt(squared) <= NEAR * alpha):
         return None
     slack = 2.0 * tolerance * alpha
@@ -116,8 +115,8 @@ def _confirm(
     # Not the start of a search that may have found w: in a tight pair that sees w alone, and nothing beside it.
     start = start_vector(len(guess), seed, stream=1)
     for _ in range(2):
-        start = start - ddot(guess, start) * guess
-    start /= dnrm2(start)
+        start = start - BLAS.ddot(guess, start) * guess
+    start /= BLAS.dnrm2(start)
     kind = np.dtype(dtype)
     growth = Growth(tau, len(guess) - 1, NOISE[kind.char])
     for space in _expand(apply, start.astype(dtype), limit, seed, guess):
@@ -136,9 +135,9 @@ def _improved(guess: NDArray[np.float64], alpha: float, residual: NDArray[np.flo
     small = np.diag([alpha, *space.diagonal])
     small[1:, 1:] += np.diag(inner, 1) + np.diag(inner, -1)
     small[0, 1:] = small[1:, 0] = space.coefficients(residual)
-    values, vectors = eigh(small, driver="evd")
+    values, vectors = every_eigenpair(small)
     best = vectors[0, -1] * guess + space.combined(vectors[1:, -1])
-    return Eigenpair(float(values[-1]), float(values[-2]), best / dnrm2(best), steps + 1, certain=True)
+    return Eigenpair(float(values[-1]), float(values[-2]), best / BLAS.dnrm2(best), steps + 1, certain=True)
 
 
 class _Space:
@@ -241,13 +240,13 @@ def _largest(diagonal: list[float], offdiagonal: list[float]) -> tuple[float, fl
         return diagonal[0], -math.inf, np.ones(1)
     inner = offdiagonal[: size - 1]
     # By bisection: see `largest_ritz_value`.
-    found, values, blocks, splits, info = dstebz(diagonal, inner, 2, 0.0, 0.0, size - 1, size, 0.0, b"B")
+    found, values, blocks, splits, info = LAPACK.dstebz(diagonal, inner, 2, 0.0, 0.0, size - 1, size, 0.0, b"B")
     if found == 2 and info == 0:
         # In blocks, where T_k falls apart: the values are not in order then.
         first = int(values[1] >= values[0])
         blocks[0] = blocks[first]
-        weights, info = dstein(diagonal, inner, values[first : first + 1], blocks, splits)
+        weights, info = LAPACK.dstein(diagonal, inner, values[first : first + 1], blocks, splits)
         if info == 0:
             return float(values[first]), float(values[1 - first]), weights[:, 0]
-    every, vectors = eigh(np.diag(diagonal) + np.diag(inner, 1) + np.diag(inner, -1), driver="evd")
+    every, vectors = every_eigenpair(np.diag(diagonal) + np.diag(inner, 1) + np.diag(inner, -1))
     return float(every[-1]), float(every[-2]), vectors[:, -1]

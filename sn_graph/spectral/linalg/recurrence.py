@@ -20,8 +20,8 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
-from scipy.linalg import solveh_banded
 
+from sn_graph.spectral.linalg.compiled import LAPACK
 from sn_graph.spectral.linalg.lanczos import Operator
 from sn_graph.spectral.linalg.stopping import NEAR, NOISE, StoppingRule, is_blurred, largest_ritz_value, start_vector
 
@@ -180,11 +180,12 @@ def _ritz_weights(found: LeadingValue) -> Vector:
     """The leading eigenvector of the tridiagonal matrix, by inverse iteration from just above the eigenvalue."""
     steps = len(found.diagonal)
     theta = found.value**2
-    band = np.zeros((2, steps))
-    band[0, 1:] = -np.array(found.offdiagonal[:-1])
-    band[1] = theta * (1.0 + 1e-12) + 1e-300 - np.array(found.diagonal)
+    inner = -np.array(found.offdiagonal[:-1])
+    diagonal = theta * (1.0 + 1e-12) + 1e-300 - np.array(found.diagonal)
     weights = np.ones(steps)
     for _ in range(3 if steps > 1 else 0):
-        weights = solveh_banded(band, weights)
+        *_, weights, info = LAPACK.dptsv(diagonal, inner, weights)
+        if info:
+            raise np.linalg.LinAlgError(f"dptsv ended with {info}")
         weights /= math.sqrt(float(weights @ weights))
     return weights

@@ -39,8 +39,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
-from scipy.linalg.blas import dnrm2
-from scipy.linalg.lapack import dstebz, dsterf
+
+from sn_graph.spectral.linalg.compiled import BLAS, LAPACK
 
 # δ: the greatest probability that the rule lets a value through which is too low.
 FAILURE = 1e-9
@@ -184,7 +184,7 @@ def is_blurred(offdiagonal: list[float], dtype: np.dtype[Any]) -> bool:
 def start_vector(length: int, seed: int, stream: int = 0) -> NDArray[np.float64]:
     """Draw a vector [n] uniform on the unit sphere, the same for the same numbers."""
     random = np.random.default_rng([stream, seed]).standard_normal(length)
-    unit: NDArray[np.float64] = random / dnrm2(random)
+    unit: NDArray[np.float64] = random / BLAS.dnrm2(random)
     return unit
 
 
@@ -195,5 +195,5 @@ def largest_ritz_value(diagonal: list[float], offdiagonal: list[float]) -> float
         return diagonal[0]
     inner = offdiagonal[: size - 1]
     # Bisection takes the tenth of the time of all eigenvalues, and finds none in some tight clusters.
-    found, values, _, _, info = dstebz(diagonal, inner, 2, 0.0, 0.0, size, size, 0.0, b"E")
-    return float(values[0] if found == 1 and info == 0 else dsterf(diagonal, inner)[0][-1])
+    found, values, _, _, info = LAPACK.dstebz(diagonal, inner, 2, 0.0, 0.0, size, size, 0.0, b"E")
+    return float(values[0] if found == 1 and info == 0 else LAPACK.dsterf(diagonal, inner)[0][-1])

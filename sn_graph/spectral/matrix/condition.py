@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg.blas import ddot
 
-from sn_graph.spectral.linalg import SAFE_RANGE, BlockedMatrix, largest_eigenpair, start_vector
+from sn_graph.spectral.linalg import BLAS, SAFE_RANGE, BlockedMatrix, largest_eigenpair, start_vector
 from sn_graph.spectral.matrix.exact import SingularTriplet
 from sn_graph.spectral.matrix.power import Side, power_iteration
 
@@ -42,9 +41,9 @@ def second_singular_value(matrix: NDArray[Any], leading: SingularTriplet) -> flo
     top = leading.left if operand.transposed else leading.right
 
     def apply(x: NDArray[np.float64]) -> NDArray[np.float64]:
-        inside = x - top * float(ddot(top, x))
+        inside = x - top * float(BLAS.ddot(top, x))
         image = operand.gram_multiply_columns(inside)
-        return image - top * float(ddot(top, image))
+        return image - top * float(BLAS.ddot(top, image))
 
     found = largest_eigenpair(apply, len(top), TOLERANCE, min(STEPS, len(top)))
     return operand.restored(math.sqrt(max(0.0, found.value)))

@@ -14,9 +14,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg.blas import ddot
 
-from sn_graph.spectral.linalg import SAFE_RANGE, BlockedMatrix, Eigenpair, dense_eigenvalue, threads_for
+from sn_graph.spectral.linalg import BLAS, SAFE_RANGE, BlockedMatrix, Eigenpair, dense_eigenvalue, threads_for
 from sn_graph.spectral.matrix.power import Side
 from sn_graph.spectral.matrix.routes import Guess, leading_eigenpair
 
@@ -148,7 +147,7 @@ def _computed(operand: BlockedMatrix, guess: Guess | None) -> SingularTriplet | 
         return None
     vector, precise = found.pair.vector, operand.in_double()
     other = precise.multiply_transposed(vector) if found.on_rows else precise.multiply(vector)
-    square = float(ddot(other, other))
+    square = float(BLAS.ddot(other, other))
     if found.dtype == np.float32 and _is_doubtful(found.pair, square):
         return None
     sigma = math.sqrt(square)

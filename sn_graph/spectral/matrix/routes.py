@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg.blas import dnrm2
-from scipy.linalg.lapack import dpotrf
 
 from sn_graph.spectral.linalg import (
+    BLAS,
     FAILURE,
+    LAPACK,
     SYMV,
     BlockedMatrix,
     Eigenpair,
@@ -94,7 +94,7 @@ class Guess:
         if rows != self.on_rows:
             vector = operand.multiply(vector) if rows else operand.multiply_transposed(vector)
         vector = vector.astype(np.float64, copy=False)
-        length = float(dnrm2(vector))
+        length = float(BLAS.dnrm2(vector))
         return vector / length if 0.0 < length < math.inf else None
 
 
@@ -193,7 +193,7 @@ def _is_largest(gram: NDArray[Any], value: float) -> bool:
     """Say whether a Gram matrix has no eigenvalue above a value by more than `TOLERANCE` allows, by Cholesky."""
     matrix = np.negative(gram, dtype=np.float64, order="F")
     matrix.flat[:: len(gram) + 1] += value * (1.0 + 2.0 * TOLERANCE)
-    return bool(dpotrf(matrix, lower=0, clean=0, overwrite_a=1)[1] == 0)
+    return bool(LAPACK.dpotrf(matrix, lower=0, clean=0, overwrite_a=1)[1] == 0)
 
 
 def _by_lanczos_on_products(operand: BlockedMatrix, on_rows: bool, guess: Guess | None) -> Eigenpair:

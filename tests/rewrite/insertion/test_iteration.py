@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sn_graph as sn
+from sn_graph.choices import ConventionChoice, StateLayoutChoice
 from sn_graph.plan import make_plan
 from sn_graph.rewrite import emit
 from sn_graph.rewrite.insertion import iteration
@@ -162,7 +163,7 @@ def test_a_u_that_m_does_not_reach_gives_no_nan() -> None:
 @pytest.mark.parametrize("weight", [drawn(6, 5), drawn(5, 6), drawn(6, 5, dtype=np.float64)], ids=["G", "M", "float64"])
 @pytest.mark.parametrize("opset", [7, 8, 9, 17])
 @pytest.mark.parametrize("layout", ["packed", "per-weight"])
-def test_a_dead_u_begins_anew(dead: float, weight: Array, opset: int, layout: str) -> None:
+def test_a_dead_u_begins_anew(dead: float, weight: Array, opset: int, layout: StateLayoutChoice) -> None:
     """No iteration comes back from it; the graph takes the first u instead, of this weight alone."""
     weights = {"a": weight, "b": drawn(weight.shape[1], 4).astype(weight.dtype)}
     nodes = [node("MatMul", ["x", "a"], ["h"]), node("MatMul", ["h", "b"], ["y"])]
@@ -226,7 +227,8 @@ def test_gram_by_stable_rank() -> None:
 
 
 def test_what_a_table_costs_is_told() -> None:
-    for rows, cols, convention, megabytes in ((500, 50, "keras", 0.01), (500, 50, "torch", 0.2)):
+    cases: list[tuple[int, int, ConventionChoice, float]] = [(500, 50, "keras", 0.01), (500, 50, "torch", 0.2)]
+    for rows, cols, convention, megabytes in cases:
         model = network([node("Gather", ["w", "i"], ["y"])], {"w": drawn(rows, cols)}, {"i": (3,)}, integers=["i"])
         (record,) = sn.insert(model, convention=convention).sites
         assert f"each run reads {megabytes:.3g} MB" in " ".join(record.notes)
@@ -235,7 +237,7 @@ def test_what_a_table_costs_is_told() -> None:
 @pytest.mark.parametrize("layout", ["packed", "per-weight"])
 @pytest.mark.parametrize("k", [1, 3])
 @pytest.mark.parametrize("weight", [drawn(6, 5), drawn(5, 6), drawn(6, 5, dtype=np.float64)], ids=["G", "M", "float64"])
-def test_the_new_u_waits_for_every_reader_of_the_old(layout: str, k: int, weight: Array) -> None:
+def test_the_new_u_waits_for_every_reader_of_the_old(layout: StateLayoutChoice, k: int, weight: Array) -> None:
     """A session may give both one buffer."""
     graph = inserted(weight, state_layout=layout, power_iterations=k).graph
     u, following = graph.input[-1].name, next(one.name for one in graph.output if one.name.endswith("sn_u.next"))

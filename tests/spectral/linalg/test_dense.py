@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from sn_graph.spectral.linalg import dense
+from sn_graph.spectral.linalg import LAPACK
 from sn_graph.spectral.linalg.dense import dense_eigenpair, dense_eigenvalue
 
 
@@ -23,7 +23,7 @@ def upper(size: int, seed: int = 0) -> tuple[NDArray[np.float64], NDArray[np.flo
 def lost(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Whether the search for single eigenvalues comes back empty."""
     if request.param:
-        monkeypatch.setattr(dense, "dsyevr", lambda gram, **_: (np.zeros(len(gram)), np.zeros((0, 0)), 0, [], 0))
+        monkeypatch.setattr(LAPACK, "dsyevr", lambda gram, **_: (np.zeros(len(gram)), np.zeros((0, 0)), 0, [], 0))
     return bool(request.param)
 
 
