@@ -1,0 +1,154 @@
+"""The Lipschitz constant of a network of slope-restricted neurons, bounded by a linear matrix inequality.
+
+Any ρ and λ ≥ 0 with
+
+    P(ρ, λ) = ρ E_x E_xᵀ + Σ λ_i (p_i q_iᵀ + q_i p_iᵀ) − CᵀC ≥ 0,   p_i = e_i − a_i w_i,   q_i = e_i − b_i w_i
+
+give L ≤ √ρ, because for the difference δ of two runs (p_iᵀδ)(q_iᵀδ) = (δz_i − a_i δs_i)(δz_i − b_i δs_i) ≤ 0, so that
+0 ≤ δᵀPδ ≤ ρ|δx|² − |δy|² (Fazlyab, Robey, Hassani, Morari & Pappas, 2019, https://arxiv.org/abs/1906.04893, there for
+layered networks as LipSDP-Neuron). In a family over frequencies δ is the transform of a difference over space, and the
+sums of the inequality over all frequencies are those over all places (Parseval).
+
+The multipliers come from `interior`, begun at `start`; `proof` proves them. Where rounding stands against the proof, they
+are mixed with those of an earlier iterate, at which P is further from singular, and in the end with the start.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from sn_graph.spectral.linalg import one_thread
+from sn_graph.spectral.lmi.family import Family
+from sn_graph.spectral.lmi.interior import Iterate, minimise
+from sn_graph.spectral.lmi.pencil import Pencil
+from sn_graph.spectral.lmi.problem import LmiBound, Real, SlopeProblem
+from sn_graph.spectral.lmi.proof import proven_rho
+from sn_graph.spectral.lmi.start import closed_form
+from sn_graph.spectral.matrix import upper_bound
+
+# Parts of an earlier iterate that are mixed into the last one until there is a proof.
+PARTS = (0.0, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+# A proof as close as this to what the solver found is not improved.
+CLOSE = 1e-8
+# How far the iterate that is mixed in has to be from the end.
+EARLIER = 1e-3
+
+
+def lipschitz_bound(
+    problem: SlopeProblem, *, start: Real | None = None, deadline: float | None = None
+) -> LmiBound:
+    """Bound the Lipschitz constant from above, with a proof.
+
+    Args:
+        problem: The network.
+        start: Multipliers [m] to begin with, if any are known; they are used if P > 0 for some ρ.
+        deadline: When the search for better multipliers ends, by time.monotonic; a proof takes about as long as a step.
+
+    Returns:
+        The bound, at most that of ECLipsE-Fast but for rounding, or infinity with the reason.
+
+    >>> relu = SlopeProblem(np.array([[2.0, 0.0]]), np.zeros(1), np.ones(1), np.array([[1.0, -1.0]]))
+    >>> round(lipschitz_bound(relu).value, 6)  # x − relu(2x) has slopes 1 and −1
+    1.0
+    """
+    return _bounded(Family.of(problem), len(problem.low), start, deadline)
+
+
+def proven_bound(problem: SlopeProblem, multipliers: Real) -> LmiBound:
+    """Prove the bound that given multipliers give, without looking for better ones.
+
+    Args:
+        problem: The network.
+        multipliers: λ [m], any numbers.
+
+    Returns:
+        The bound; infinity where the multipliers prove none.
+    """
+    family = Family.of(problem).reduced()
+    if not len(family.low) or not family.inputs:
+        return _bounded(Family.of(problem), len(problem.low), None, None)
+    with one_thread():
+        pencil = Pencil.of(family)
+        own = family.given(multipliers)
+        rho = proven_rho(family, pencil, own)
+    return _answer(family, len(problem.low), rho, own, 0, "one Cholesky factorization, given multipliers")
+
+
+def _bounded(given: Family, total: int, start: Real | None, deadline: float | None) -> LmiBound:
+    finite = all(np.isfinite(part).all() for part in (given.weights, given.output))
+    if not finite:
+        return LmiBound(math.inf, np.zeros(total), 0, "none: a weight is NaN or infinite")
+    family = given.reduced()
+    if not family.inputs or not family.output.size:
+        return LmiBound(0.0, np.zeros(total), 0, "nothing of the input reaches the output")
+    if not len(family.low):
+        return LmiBound(_linear(family), np.zeros(total), 0, "the norm of a linear map")
+    with one_thread(), np.errstate(all="ignore"):
+        pencil = Pencil.of(family)
+        iterates = _searched(family, pencil, None if start is None else family.given(start), deadline)
+        if not iterates:
+            return LmiBound(math.inf, np.zeros(total), 0, "none: no multipliers to begin with were found")
+        rho, multipliers = best_proof(family, pencil, iterates)
+    return _answer(family, total, rho, multipliers, len(iterates) - 1, "one Cholesky factorization")
+
+
+def _answer(family: Family, total: int, rho: float | None, multipliers: Real, steps: int, how: str) -> LmiBound:
+    if rho is None:
+        return LmiBound(math.inf, np.zeros(total), steps, "none: rounding errors are larger than what is left of P")
+    value = math.sqrt(rho) * family.scale * (1.0 + 2.0**-50)
+    if not math.isfinite(value) or value == 0.0:
+        return LmiBound(math.inf, np.zeros(total), steps, "none: the bound is outside the range of float64")
+    return LmiBound(value, family.multipliers(multipliers, total), steps, how)
+
+
+def _linear(family: Family) -> float:
+    """‖C‖ over all frequencies."""
+    error = float(np.sqrt(np.square(family.output_error).sum(axis=(1, 2)).max()))
+    values = []
+    for matrix in family.output:
+        whole = matrix
+        if np.iscomplexobj(matrix):  # of the same norm
+            whole = np.block([[matrix.real, -matrix.imag], [matrix.imag, matrix.real]])
+        values.append(upper_bound(np.ascontiguousarray(whole)))
+    return (max(values) + error * (1.0 + 1e-9)) * family.scale * (1.0 + 2.0**-50)
+
+
+def _searched(family: Family, pencil: Pencil, given: Real | None, deadline: float | None) -> list[Iterate]:
+    rho, multipliers = closed_form(family, pencil)
+    starts = [Iterate(rho, multipliers, math.inf)]
+    if given is not None and (given > 0.0).all():
+        known = proven_rho(family, pencil, given)
+        if known is not None and known < rho:
+            starts.insert(0, Iterate(1.01 * known, given, math.inf))
+    for begin in starts:
+        iterates = minimise(pencil, begin, deadline)
+        if iterates:
+            return iterates
+    return []
+
+
+def best_proof(family: Family, pencil: Pencil, iterates: Sequence[Iterate]) -> tuple[float | None, Real]:
+    """Prove the last of a solver's iterates, or what is nearest to it."""
+    best: float | None = None
+    chosen = iterates[-1].multipliers
+    for multipliers in _mixtures(iterates):
+        rho = proven_rho(family, pencil, multipliers)
+        if rho is not None and (best is None or rho < best):
+            best, chosen = rho, multipliers
+        if best is not None and best <= iterates[-1].rho * (1.0 + CLOSE):
+            break
+        if best is not None and (rho is None or rho > best):
+            break
+    return best, chosen
+
+
+def _mixtures(iterates: Sequence[Iterate]) -> Iterator[Real]:
+    last = iterates[-1].multipliers
+    earlier = next((one for one in reversed(iterates) if one.gap > EARLIER), iterates[0])
+    for part in PARTS:
+        yield (1.0 - part) * last + part * earlier.multipliers
+    yield iterates[0].multipliers
+    yield 2.0 * iterates[0].multipliers
+
+

@@ -1,0 +1,177 @@
+"""The proof that P(ρ, λ) ≥ 0 for every network within the errors of the given one, whatever the λ ≥ 0 are.
+
+P̂ is P(ρ, λ) as computed, P the exact one of an exact network. Element by element |P − P̂| ≤ D,
+
+    D = γ_{m+k+16} H(|W| + E_W, |C| + E_C) + H(|W| + E_W, |C| + E_C) − H(|W|, |C|),
+    H(W, C) = ρE + 2Λ + JᵀΛ(|A| + |B|)W + (·)ᵀ + 2 WᵀΛ|A||B|W + CᵀC,   J = [0 I]                                (1)
+
+with u = 2⁻⁵² in γ, twice the unit roundoff: every element is a sum of at most m + k + 4 products of at most five factors
+(Higham, 2002, Accuracy and Stability of Numerical Algorithms, §3.1), and a complex product has an error of √2 γ₂ (§3.6,
+lemma 3.5), which the doubled unit and the 16 cover. For any d > 0, |P − P̂| ≤ D gives
+
+    P ≥ P̂ − diag(e),   e_i = Σ_j D_ij d_j / d_i                                                                  (2)
+
+because D' = diag(e) ± (P − P̂) is dominated by its diagonal once it is scaled by d. Let B be P̂ with a smaller diagonal. If
+Cholesky's algorithm runs to its end on B [N, N], then RᴴR = B + ΔB with |ΔB_ij| ≤ γ_{N+4} ‖r_i‖‖r_j‖ and
+‖r_i‖² ≤ B_ii / (1 − γ_{N+4}) (Higham, theorem 10.3, and as in `linalg.definite` for LAPACK's order of operations), so
+
+    B ≥ −N γ' diag(B),   γ' = γ_{N+4}/(1 − γ_{N+4}),   and   B_ii (1 + Nγ') ≤ P̂_ii − e_i   gives   P ≥ 0        (3)
+
+The rows are scaled by powers of two first, so that B_ii lies in [1, 4): that rounds nothing, and underflow adds less than
+the other half of u. Both margins are relative to each row's diagonal: no scale of a neuron spoils those of others.
+"""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sn_graph.spectral.linalg import UNIT, gamma
+from sn_graph.spectral.lmi.family import Family
+from sn_graph.spectral.lmi.pencil import Pencil
+from sn_graph.spectral.lmi.problem import Field, Real
+
+# By how much ρ is raised above the least that floating point finds for given multipliers.
+WIDTHS = (1e-12, 1e-11, 1e-10, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
+# Beyond this nothing is proven: products of three such numbers overflow nowhere, nor does their underflow count.
+LARGEST = 2.0**300
+UNDERFLOW = 2.0**-700
+
+
+def proven_rho(family: Family, pencil: Pencil, multipliers: Real) -> float | None:
+    """Prove the least ρ that can be proven, or little more, for given multipliers.
+
+    Args:
+        family: The network, exact within its errors.
+        pencil: That of the family.
+        multipliers: λ [groups]; any numbers at all.
+
+    Returns:
+        ρ with P(ρ, λ) ≥ 0; None where a multiplier is negative or not finite, or there is no such ρ.
+    """
+    if not (np.isfinite(multipliers).all() and (multipliers >= 0.0).all()):
+        return None
+    with np.errstate(all="ignore"):
+        least = _least_rho(pencil, multipliers)
+        if least is None:
+            return None
+        for width in WIDTHS:
+            rho = least * (1.0 + width)
+            if is_proven(family, pencil, rho, multipliers):
+                return rho
+    return None
+
+
+def is_proven(family: Family, pencil: Pencil, rho: float, multipliers: Real) -> bool:
+    """Tell whether P(ρ, λ) ≥ 0 is proven for every network within the errors of the family."""
+    if not (0.0 <= rho <= LARGEST and (multipliers <= LARGEST).all() and (multipliers >= 0.0).all()):
+        return False
+    if max(np.abs(part).max(initial=0.0) for part in (family.weights, family.output)) > LARGEST:
+        return False
+    with np.errstate(all="ignore"):
+        matrix = pencil.matrix(rho, multipliers)
+        places = np.arange(pencil.order)
+        diagonal = matrix[:, places, places].real
+        if not (diagonal > 0.0).all():
+            return False
+        rest = diagonal - _errors(family, rho, multipliers, 1.0 / np.sqrt(diagonal))
+        if not (rest > 0.0).all():
+            return False
+        order = pencil.order
+        lost = gamma(order + 4) / (1.0 - gamma(order + 4)) if gamma(order + 4) < 0.5 else math.inf
+        lowered = rest * (1.0 - order * lost * (1.0 + 1e-6) - 8.0 * UNIT)
+        if not (lowered > 0.0).all():
+            return False
+        matrix[:, places, places] = lowered
+        return _factorizes(matrix, lowered)
+
+
+def _factorizes(matrix: Field, diagonal: Real) -> bool:
+    """Whether Cholesky's algorithm runs to its end on every one of the matrices, scaled; overwrites them."""
+    scale = np.exp2(-np.floor(np.log2(diagonal) / 2.0))
+    matrix *= scale[:, :, None]
+    matrix *= scale[:, None, :]
+    if not np.isfinite(matrix).all():
+        return False
+    try:
+        return bool(np.isfinite(np.linalg.cholesky(matrix)).all())
+    except np.linalg.LinAlgError:
+        return False
+
+
+def _errors(family: Family, rho: float, multipliers: Real, weight: Real) -> Real:
+    """e of (2) [F, N], for d = `weight`."""
+    each = multipliers[family.tie]
+    sums = _Sums(each * (np.abs(family.low) + np.abs(family.high)), 2.0 * each * np.abs(family.low) * np.abs(family.high))
+    weights, output = np.abs(family.weights), np.abs(family.output)
+    rows, columns = weights.shape[1], family.inputs
+    plain = np.concatenate([np.full(columns, rho), 2.0 * each]) * weight
+    count = gamma(rows + output.shape[1] + 16)
+    if family.weights_error.any() or family.output_error.any():
+        more, more_output = weights + family.weights_error, output + family.output_error
+        total = plain + sums.of(more, more, weight) + _product(more_output, more_output, weight)
+        # H(W + E, C + E) − H(W, C), without the difference of two close numbers.
+        given = (
+            sums.linear(np.broadcast_to(family.weights_error, weights.shape), weight)
+            + sums.squares(np.broadcast_to(family.weights_error, weights.shape), more, weight)
+            + sums.squares(weights, np.broadcast_to(family.weights_error, weights.shape), weight)
+            + _product(np.broadcast_to(family.output_error, output.shape), more_output, weight)
+            + _product(output, np.broadcast_to(family.output_error, output.shape), weight)
+        )
+    else:
+        total = plain + sums.of(weights, weights, weight) + _product(output, output, weight)
+        given = np.zeros_like(total)
+    size = family.weights.shape[2] * (rows + output.shape[1] + 16)
+    # These sums are of positive terms, rounded at most size times each.
+    return np.asarray(((count * total + given) / weight) * (1.0 + 2.0 * gamma(size)) + size * UNDERFLOW)
+
+
+class _Sums:
+    """H(W, C) d, without C."""
+
+    def __init__(self, mixed: Real, squared: Real) -> None:
+        self.mixed, self.squared = mixed, squared
+
+    def of(self, left: Real, right: Real, weight: Real) -> Real:
+        return self.linear(left, weight) + self.squares(left, right, weight)
+
+    def linear(self, weights: Real, weight: Real) -> Real:
+        inputs = weights.shape[2] - weights.shape[1]
+        result = _times(weights.transpose(0, 2, 1), self.mixed * weight[:, inputs:])
+        result[:, inputs:] += self.mixed * _times(weights, weight)
+        return result
+
+    def squares(self, left: Real, right: Real, weight: Real) -> Real:
+        if not self.squared.any():
+            return np.zeros_like(weight)
+        return _times(left.transpose(0, 2, 1), self.squared * _times(right, weight))
+
+
+def _product(left: Real, right: Real, weight: Real) -> Real:
+    return _times(left.transpose(0, 2, 1), _times(right, weight))
+
+
+def _times(matrix: Real, vector: Real) -> Real:
+    return np.asarray((matrix @ vector[..., None])[..., 0])
+
+
+def _least_rho(pencil: Pencil, multipliers: Real) -> float | None:
+    """The least ρ with P(ρ, λ) ≥ 0, as floating point finds it; None where the neurons' block is not definite."""
+    inputs = pencil.inputs
+    matrix = pencil.matrix(0.0, multipliers)
+    if not np.isfinite(matrix).all():
+        return None
+    try:
+        factor = np.linalg.cholesky(matrix[:, inputs:, inputs:])
+    except np.linalg.LinAlgError:
+        return None
+    half = np.linalg.solve(factor, matrix[:, inputs:, :inputs])
+    rest = half.conj().transpose(0, 2, 1) @ half - matrix[:, :inputs, :inputs]
+    if not np.isfinite(rest).all():
+        return None
+    value = float(np.linalg.eigvalsh(rest)[:, -1].max()) if inputs else 0.0
+    # A proof wants a little more than nothing.
+    scale = float(np.abs(matrix[:, :inputs, :inputs]).max(initial=0.0)) + 1e-290
+    return max(value, 1e-14 * scale)
+
+
