@@ -21,7 +21,7 @@ ROOMS = (
     *("rewrite", "rewrite.insertion", "model.checkpoint"),
     *("frontends.keras", "frontends.torch", "proofs", "proofs.keras"),
     *("runtime", "runtime.engine", "runtime.parity", "runtime.session"),
-    *("spectral.linalg", "spectral.matrix", "spectral.convolution"),
+    *("spectral.linalg", "spectral.lmi", "spectral.matrix", "spectral.convolution"),
 )
 HALLS = {"cli", "frontends", "interop", "spectral"}  # packages that are no rooms: nothing is imported from their faces
 TOP = {"__init__.py", "api.py", "choices.py", "errors.py", "progress.py", "version.py", "py.typed"}

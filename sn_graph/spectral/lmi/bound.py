@@ -9,8 +9,8 @@ give L ≤ √ρ, because for the difference δ of two runs (p_iᵀδ)(q_iᵀδ)
 layered networks as LipSDP-Neuron). In a family over frequencies δ is the transform of a difference over space, and the
 sums of the inequality over all frequencies are those over all places (Parseval).
 
-The multipliers come from `interior`, begun at `start`; `proof` proves them. Where rounding stands against the proof, they
-are mixed with those of an earlier iterate, at which P is further from singular, and in the end with the start.
+The multipliers come from `interior`, begun at `start`; `proof` proves them. Where rounding stands against the proof,
+they are mixed with those of an earlier iterate, at which P is further from singular, and in the end with the start.
 """
 
 import math
@@ -22,9 +22,10 @@ from sn_graph.spectral.linalg import one_thread
 from sn_graph.spectral.lmi.family import Family
 from sn_graph.spectral.lmi.interior import Iterate, minimise
 from sn_graph.spectral.lmi.pencil import Pencil
-from sn_graph.spectral.lmi.problem import LmiBound, Real, SlopeProblem
-from sn_graph.spectral.lmi.proof import proven_rho
-from sn_graph.spectral.lmi.start import closed_form
+from sn_graph.spectral.lmi.problem import FrequencyProblem, LmiBound, Real, SlopeProblem
+from sn_graph.spectral.lmi.proof import in_range, proven_rho
+from sn_graph.spectral.lmi.reduction import reduced
+from sn_graph.spectral.lmi.start import INSIDE, JUST, closed_form
 from sn_graph.spectral.matrix import upper_bound
 
 # Parts of an earlier iterate that are mixed into the last one until there is a proof.
@@ -33,11 +34,12 @@ PARTS = (0.0, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 CLOSE = 1e-8
 # How far the iterate that is mixed in has to be from the end.
 EARLIER = 1e-3
+# Below, a rounding is not relative to the number.
+SMALL = 2.0**-1000
+OUTSIDE = "none: the numbers are outside the range of float64"
 
 
-def lipschitz_bound(
-    problem: SlopeProblem, *, start: Real | None = None, deadline: float | None = None
-) -> LmiBound:
+def lipschitz_bound(problem: SlopeProblem, *, start: Real | None = None, deadline: float | None = None) -> LmiBound:
     """Bound the Lipschitz constant from above, with a proof.
 
     Args:
@@ -52,7 +54,7 @@ def lipschitz_bound(
     >>> round(lipschitz_bound(relu).value, 6)  # x − relu(2x) has slopes 1 and −1
     1.0
     """
-    return _bounded(Family.of(problem), len(problem.low), start, deadline)
+    return _bounded(problem, start, deadline)
 
 
 def proven_bound(problem: SlopeProblem, multipliers: Real) -> LmiBound:
@@ -65,41 +67,51 @@ def proven_bound(problem: SlopeProblem, multipliers: Real) -> LmiBound:
     Returns:
         The bound; infinity where the multipliers prove none.
     """
-    family = Family.of(problem).reduced()
-    if not len(family.low) or not family.inputs:
-        return _bounded(Family.of(problem), len(problem.low), None, None)
-    with one_thread():
-        pencil = Pencil.of(family)
-        own = family.given(multipliers)
-        rho = proven_rho(family, pencil, own)
-    return _answer(family, len(problem.low), rho, own, 0, "one Cholesky factorization, given multipliers")
-
-
-def _bounded(given: Family, total: int, start: Real | None, deadline: float | None) -> LmiBound:
-    finite = all(np.isfinite(part).all() for part in (given.weights, given.output))
-    if not finite:
-        return LmiBound(math.inf, np.zeros(total), 0, "none: a weight is NaN or infinite")
-    family = given.reduced()
-    if not family.inputs or not family.output.size:
-        return LmiBound(0.0, np.zeros(total), 0, "nothing of the input reaches the output")
-    if not len(family.low):
-        return LmiBound(_linear(family), np.zeros(total), 0, "the norm of a linear map")
     with one_thread(), np.errstate(all="ignore"):
+        family = _reduced(problem)
+        if isinstance(family, LmiBound):
+            return family
+        own = family.given(multipliers)
+        rho = proven_rho(family, Pencil.of(family), own)
+    return _answer(family, len(problem.low), rho, own, 0)
+
+
+def _bounded(problem: SlopeProblem | FrequencyProblem, start: Real | None, deadline: float | None) -> LmiBound:
+    total = len(problem.low)
+    with one_thread(), np.errstate(all="ignore"):
+        family = _reduced(problem)
+        if isinstance(family, LmiBound):
+            return family
         pencil = Pencil.of(family)
         iterates = _searched(family, pencil, None if start is None else family.given(start), deadline)
         if not iterates:
             return LmiBound(math.inf, np.zeros(total), 0, "none: no multipliers to begin with were found")
         rho, multipliers = best_proof(family, pencil, iterates)
-    return _answer(family, total, rho, multipliers, len(iterates) - 1, "one Cholesky factorization")
+    return _answer(family, total, rho, multipliers, len(iterates) - 1)
 
 
-def _answer(family: Family, total: int, rho: float | None, multipliers: Real, steps: int, how: str) -> LmiBound:
+def _reduced(problem: SlopeProblem | FrequencyProblem) -> Family | LmiBound:
+    """What is left to be solved, or the answer where there is nothing."""
+    none = np.zeros(len(problem.low))
+    if not all(np.isfinite(part).all() for part in (problem.weights, problem.output)):
+        return LmiBound(math.inf, none, 0, "none: a weight is NaN or infinite")
+    family = reduced(Family.of(problem))
+    if not in_range(family):
+        return LmiBound(math.inf, none, 0, OUTSIDE)
+    if not family.inputs or not family.output.size:
+        return LmiBound(0.0, none, 0, "nothing of the input reaches the output")
+    if not len(family.low):
+        return LmiBound(_linear(family), none, 0, "the norm of a linear map")
+    return family
+
+
+def _answer(family: Family, total: int, rho: float | None, multipliers: Real, steps: int) -> LmiBound:
     if rho is None:
         return LmiBound(math.inf, np.zeros(total), steps, "none: rounding errors are larger than what is left of P")
     value = math.sqrt(rho) * family.scale * (1.0 + 2.0**-50)
-    if not math.isfinite(value) or value == 0.0:
-        return LmiBound(math.inf, np.zeros(total), steps, "none: the bound is outside the range of float64")
-    return LmiBound(value, family.multipliers(multipliers, total), steps, how)
+    if not SMALL <= value < math.inf:
+        return LmiBound(math.inf, np.zeros(total), steps, OUTSIDE)
+    return LmiBound(value, family.multipliers(multipliers, total), steps, "Cholesky factorization")
 
 
 def _linear(family: Family) -> float:
@@ -115,17 +127,20 @@ def _linear(family: Family) -> float:
 
 
 def _searched(family: Family, pencil: Pencil, given: Real | None, deadline: float | None) -> list[Iterate]:
-    rho, multipliers = closed_form(family, pencil)
-    starts = [Iterate(rho, multipliers, math.inf)]
+    try:
+        inside, just = (Iterate(*closed_form(family, pencil, more), math.inf) for more in (INSIDE, JUST))
+    except np.linalg.LinAlgError:
+        return []
+    known = []
     if given is not None and (given > 0.0).all():
-        known = proven_rho(family, pencil, given)
-        if known is not None and known < rho:
-            starts.insert(0, Iterate(1.01 * known, given, math.inf))
-    for begin in starts:
+        rho = proven_rho(family, pencil, given)
+        if rho is not None and rho < just.rho:
+            known = [Iterate(1.01 * rho, given, math.inf)]
+    for begin in (*known, inside):
         iterates = minimise(pencil, begin, deadline)
-        if iterates:
+        if len(iterates) > 1:
             return iterates
-    return []
+    return [inside, just, *known]
 
 
 def best_proof(family: Family, pencil: Pencil, iterates: Sequence[Iterate]) -> tuple[float | None, Real]:
@@ -138,17 +153,12 @@ def best_proof(family: Family, pencil: Pencil, iterates: Sequence[Iterate]) -> t
             best, chosen = rho, multipliers
         if best is not None and best <= iterates[-1].rho * (1.0 + CLOSE):
             break
-        if best is not None and (rho is None or rho > best):
-            break
     return best, chosen
 
 
 def _mixtures(iterates: Sequence[Iterate]) -> Iterator[Real]:
     last = iterates[-1].multipliers
-    earlier = next((one for one in reversed(iterates) if one.gap > EARLIER), iterates[0])
+    earlier = next((one for one in reversed(iterates[:-1]) if one.gap > EARLIER), iterates[0])
     for part in PARTS:
         yield (1.0 - part) * last + part * earlier.multipliers
-    yield iterates[0].multipliers
     yield 2.0 * iterates[0].multipliers
-
-

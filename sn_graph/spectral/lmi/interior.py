@@ -5,9 +5,9 @@ Vanderbei & Wolkowicz (1996, SIAM J. Optim. 6), Kojima et al. and Monteiro (HKM)
 
     X + dX = μZ − sym(X dP Z),    Z = P⁻¹,    s_i + ds_i = (μ − s_i dλ_i)/λ_i,
 
-put into the dual's equations, with Mehrotra's predictor and corrector. The direction does not change under congruence, so
-scales of the neurons don't matter to it. P > 0 holds throughout, so that every iterate's ρ is a bound but for rounding;
-X may be infeasible at the start, which is X = μZ.
+put into the dual's equations, with Mehrotra's predictor and corrector. The direction does not change under congruence,
+so scales of the neurons don't matter to it. P > 0 holds throughout, so that every iterate's ρ is a bound but for
+rounding; X may be infeasible at the start, which is X = μZ.
 
 What comes out is proven by `proof`, and may be as sloppy as it likes.
 """
@@ -16,6 +16,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
@@ -31,6 +32,8 @@ GAP = 5e-9
 NEAR = 0.95
 # Iterates from which on a step has to be longer than this, or the search has stalled.
 SHORT = 1e-3
+# What is added to a Schur system that is not definite, relative to its diagonal.
+SHIFTS = (0.0, 1e-14, 1e-12, 1e-10)
 # Up to here eigenvalues tell how far a step may go; above, Lanczos.
 EIGENVALUES = 128
 LANCZOS_STEPS = 24
@@ -52,9 +55,7 @@ class Iterate:
     gap: float
 
 
-def minimise(
-    pencil: Pencil, start: Iterate, deadline: float | None = None, gap: float = GAP
-) -> list[Iterate]:
+def minimise(pencil: Pencil, start: Iterate, deadline: float | None = None, gap: float = GAP) -> list[Iterate]:
     """Minimise ρ from a start with P > 0.
 
     Args:
@@ -71,8 +72,10 @@ def minimise(
     while state is not None and len(iterates) <= LIMIT:
         if deadline is not None and time.monotonic() > deadline:
             break
-        with np.errstate(all="ignore"):
+        try:
             state = state.step()
+        except np.linalg.LinAlgError:
+            break
         if state is None:
             break
         iterates.append(Iterate(state.rho, state.multipliers, state.gap))
@@ -236,19 +239,19 @@ def _solver(system: Real) -> Callable[[Real], Real] | None:
     """What solves the Schur system, with one refinement; None where it is not definite even with a little added."""
     scale = 1.0 / np.sqrt(np.maximum(system.diagonal(), 1e-300))
     scaled = system * scale * scale[:, None]
-    for shift in (0.0, 1e-14, 1e-12, 1e-10):
+    for shift in SHIFTS:
         try:
             factor = cho_factor(scaled + shift * np.eye(len(scaled)), lower=True, check_finite=False)
         except np.linalg.LinAlgError:
             continue
-
-        def solve(right: Real) -> Real:
-            first = cho_solve(factor, right * scale, check_finite=False)
-            rest = right * scale - scaled @ first
-            return np.asarray((first + cho_solve(factor, rest, check_finite=False)) * scale)
-
-        return solve
+        return partial(_solved, scaled, factor, scale)
     return None
+
+
+def _solved(scaled: Real, factor: tuple[Real, bool], scale: Real, right: Real) -> Real:
+    first = cho_solve(factor, right * scale, check_finite=False)
+    rest = right * scale - scaled @ first
+    return np.asarray((first + cho_solve(factor, rest, check_finite=False)) * scale)
 
 
 def _ray(values: Real, change: Real) -> float:

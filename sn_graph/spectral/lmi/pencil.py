@@ -2,7 +2,7 @@
 
 p_iᴴ = e_iᵀ − a_i w_iᵀ and q_iᴴ = e_iᵀ − b_i w_iᵀ, so every term has rank 2, and what a solver needs of them,
 
-    ⟨A_i, M⟩ = 2 Re q_iᴴ M p_i,      tr A_i X A_j Z,  with tr (p_i q_iᴴ X p_j q_jᴴ Z) = (q_iᴴ X p_j)(q_jᴴ Z p_i) and so on,
+    ⟨A_i, M⟩ = 2 Re q_iᴴ M p_i,  tr A_i X A_j Z, with tr (p_i q_iᴴ X p_j q_jᴴ Z) = (q_iᴴ X p_j)(q_jᴴ Z p_i) and so on,
 
 comes from the matrices M, W M and W M Wᴴ.
 """
@@ -43,12 +43,12 @@ class Pencil:
 
     @property
     def inputs(self) -> int:
-        """n."""
+        """How many elements x has."""
         return int(self.weights.shape[2] - self.weights.shape[1])
 
     @property
     def order(self) -> int:
-        """N."""
+        """How many rows a block has."""
         return int(self.weights.shape[2])
 
     def matrix(self, rho: float, multipliers: Real) -> Field:
@@ -85,7 +85,7 @@ class Pencil:
         return self._gathered(float(diagonal[:, :inputs].sum()), 2.0 * values.sum(axis=0))
 
     def schur(self, primal: Field, inverse: Field) -> Real:
-        """tr A_i X A_j Z [1 + groups, 1 + groups], E being the first."""
+        """Evaluate tr A_i X A_j Z [1 + groups, 1 + groups], E being the first."""
         inputs, groups = self.inputs, self.groups
         first, second = self._forms(primal), self._forms(inverse)
         total = np.zeros((len(self.low), len(self.low)))

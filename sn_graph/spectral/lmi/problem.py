@@ -2,8 +2,8 @@
 
     z_i = φ_i(w_iᵀ [x; z]),   y = C [x; z],   a_i ≤ (φ_i(s) − φ_i(t)) / (s − t) ≤ b_i
 
-x are the inputs [n], z the neurons [m], each of which reads x and neurons before it. Biases are left out: they cancel in
-differences, and nothing else is looked at. Every feed-forward graph of affine maps and such neurons has this form,
+x are the inputs [n], z the neurons [m], each of which reads x and neurons before it. Biases are left out: they cancel
+in differences, and nothing else is looked at. Every feed-forward graph of affine maps and such neurons has this form,
 residual, skip and concatenating ones too.
 """
 
@@ -27,7 +27,7 @@ class SlopeProblem:
         low, high: a and b [m], finite.
         output: C [k, n + m], float64.
         weights_error, output_error: Bounds of |exact − given|, element by element: a number (a bound of the 2-norm of
-            the difference will do), or an array that broadcasts to the matrix. Where the array is 0 the element is exact.
+            the difference will do), or an array that broadcasts to the matrix. Where it is 0 the element is exact.
     """
 
     weights: Real

@@ -2,29 +2,33 @@
 
 P̂ is P(ρ, λ) as computed, P the exact one of an exact network. Element by element |P − P̂| ≤ D,
 
-    D = γ_{m+k+16} H(|W| + E_W, |C| + E_C) + H(|W| + E_W, |C| + E_C) − H(|W|, |C|),
+    D = γ H(|W| + E_W, |C| + E_C) + H(|W| + E_W, |C| + E_C) − H(|W|, |C|),   γ = γ_{c(m+k+16)},
     H(W, C) = ρE + 2Λ + JᵀΛ(|A| + |B|)W + (·)ᵀ + 2 WᵀΛ|A||B|W + CᵀC,   J = [0 I]                                (1)
 
-with u = 2⁻⁵² in γ, twice the unit roundoff: every element is a sum of at most m + k + 4 products of at most five factors
-(Higham, 2002, Accuracy and Stability of Numerical Algorithms, §3.1), and a complex product has an error of √2 γ₂ (§3.6,
-lemma 3.5), which the doubled unit and the 16 cover. For any d > 0, |P − P̂| ≤ D gives
+with u = 2⁻⁵² in γ, twice the unit roundoff. For real matrices c = 1: an element is a sum of at most m + k + 4 products
+of at most five factors, so no term meets more than m + k + 12 roundings (Higham, 2002, Accuracy and Stability of
+Numerical Algorithms, §3.1). For complex ones c = 2: the real and the imaginary part are such sums of twice as many
+terms, each bounded by |x||y|, and √2 of what bounds one bounds the modulus. For any d > 0, |P − P̂| ≤ D gives
 
     P ≥ P̂ − diag(e),   e_i = Σ_j D_ij d_j / d_i                                                                  (2)
 
-because D' = diag(e) ± (P − P̂) is dominated by its diagonal once it is scaled by d. Let B be P̂ with a smaller diagonal. If
-Cholesky's algorithm runs to its end on B [N, N], then RᴴR = B + ΔB with |ΔB_ij| ≤ γ_{N+4} ‖r_i‖‖r_j‖ and
-‖r_i‖² ≤ B_ii / (1 − γ_{N+4}) (Higham, theorem 10.3, and as in `linalg.definite` for LAPACK's order of operations), so
+because diag(e) ± (P − P̂) is dominated by its diagonal once it is scaled by d. Let B be P̂ with a smaller diagonal. If
+Cholesky's algorithm runs to its end on B [N, N], then RᴴR = B + ΔB with |ΔB_ij| ≤ γ_{c(N+4)} ‖r_i‖‖r_j‖ and
+‖r_i‖² ≤ B_ii / (1 − γ_{c(N+4)}) (Higham, theorem 10.3; for LAPACK's order of operations see `linalg.definite`), so
 
-    B ≥ −N γ' diag(B),   γ' = γ_{N+4}/(1 − γ_{N+4}),   and   B_ii (1 + Nγ') ≤ P̂_ii − e_i   gives   P ≥ 0        (3)
+    B ≥ −N γ' diag(B),   γ' = γ_{c(N+4)}/(1 − γ_{c(N+4)}),   and   B_ii (1 + Nγ') ≤ P̂_ii − e_i  gives  P ≥ 0    (3)
 
-The rows are scaled by powers of two first, so that B_ii lies in [1, 4): that rounds nothing, and underflow adds less than
-the other half of u. Both margins are relative to each row's diagonal: no scale of a neuron spoils those of others.
+The rows are scaled by powers of two first, so that B_ii lies in [1, 4), which rounds nothing. Both margins are relative
+to each row's diagonal: no scale of a neuron spoils those of others.
+
+Underflow: all factors are at most M = 2⁹⁰, so what is lost in one operation, at most 2⁻¹⁰²² even where subnormal
+numbers are taken as 0, is multiplied by at most M⁴. The diagonal lies in [2⁻¹⁸⁰, (m+k) 2⁴⁵²], so d_j/d_i is at most
+√(m+k) 2³¹⁶, and e_i lacks at most 10 N (m+k)² 2⁻³⁴⁶ < 2⁻¹⁸⁰u, which the last 8u of (3) cover. There is no overflow.
 """
 
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sn_graph.spectral.linalg import UNIT, gamma
 from sn_graph.spectral.lmi.family import Family
@@ -32,10 +36,10 @@ from sn_graph.spectral.lmi.pencil import Pencil
 from sn_graph.spectral.lmi.problem import Field, Real
 
 # By how much ρ is raised above the least that floating point finds for given multipliers.
-WIDTHS = (1e-12, 1e-11, 1e-10, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
-# Beyond this nothing is proven: products of three such numbers overflow nowhere, nor does their underflow count.
-LARGEST = 2.0**300
-UNDERFLOW = 2.0**-700
+WIDTHS = (1e-12, 1e-11, 1e-10, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0)
+# M: beyond this nothing is proven.
+LARGEST = 2.0**90
+SMALLEST = 2.0**-180
 
 
 def proven_rho(family: Family, pencil: Pencil, multipliers: Real) -> float | None:
@@ -64,31 +68,39 @@ def proven_rho(family: Family, pencil: Pencil, multipliers: Real) -> float | Non
 
 def is_proven(family: Family, pencil: Pencil, rho: float, multipliers: Real) -> bool:
     """Tell whether P(ρ, λ) ≥ 0 is proven for every network within the errors of the family."""
-    if not (0.0 <= rho <= LARGEST and (multipliers <= LARGEST).all() and (multipliers >= 0.0).all()):
-        return False
-    if max(np.abs(part).max(initial=0.0) for part in (family.weights, family.output)) > LARGEST:
+    if not (0.0 <= rho <= LARGEST and ((multipliers >= 0.0) & (multipliers <= LARGEST)).all() and in_range(family)):
         return False
     with np.errstate(all="ignore"):
         matrix = pencil.matrix(rho, multipliers)
         places = np.arange(pencil.order)
         diagonal = matrix[:, places, places].real
-        if not (diagonal > 0.0).all():
+        if not (diagonal >= SMALLEST).all():
             return False
         rest = diagonal - _errors(family, rho, multipliers, 1.0 / np.sqrt(diagonal))
-        if not (rest > 0.0).all():
-            return False
-        order = pencil.order
-        lost = gamma(order + 4) / (1.0 - gamma(order + 4)) if gamma(order + 4) < 0.5 else math.inf
-        lowered = rest * (1.0 - order * lost * (1.0 + 1e-6) - 8.0 * UNIT)
+        lost = gamma(_parts(matrix) * (pencil.order + 4))
+        lost = lost / (1.0 - lost) if lost < 0.5 else math.inf
+        lowered = rest * (1.0 - pencil.order * lost * (1.0 + 1e-6) - 8.0 * UNIT)
         if not (lowered > 0.0).all():
             return False
         matrix[:, places, places] = lowered
         return _factorizes(matrix, lowered)
 
 
+def in_range(family: Family) -> bool:
+    """Tell whether no element and no slope is NaN, infinite, or larger than what a proof can take."""
+    parts = (family.weights, family.output, family.weights_error, family.output_error, family.low, family.high)
+    return all(bool((np.abs(part) <= LARGEST).all()) for part in parts)
+
+
+def _parts(matrix: Field) -> int:
+    """The c of (1)."""
+    return 2 if np.iscomplexobj(matrix) else 1
+
+
 def _factorizes(matrix: Field, diagonal: Real) -> bool:
     """Whether Cholesky's algorithm runs to its end on every one of the matrices, scaled; overwrites them."""
-    scale = np.exp2(-np.floor(np.log2(diagonal) / 2.0))
+    # Not exp2, which is not exact everywhere.
+    scale = np.ldexp(1.0, -np.floor(np.log2(diagonal) / 2.0).astype(np.int64))
     matrix *= scale[:, :, None]
     matrix *= scale[:, None, :]
     if not np.isfinite(matrix).all():
@@ -100,30 +112,26 @@ def _factorizes(matrix: Field, diagonal: Real) -> bool:
 
 
 def _errors(family: Family, rho: float, multipliers: Real, weight: Real) -> Real:
-    """e of (2) [F, N], for d = `weight`."""
+    """Bound the e of (2) [F, N], for d = `weight`."""
     each = multipliers[family.tie]
-    sums = _Sums(each * (np.abs(family.low) + np.abs(family.high)), 2.0 * each * np.abs(family.low) * np.abs(family.high))
+    low, high = np.abs(family.low), np.abs(family.high)
+    sums = _Sums(each * (low + high), 2.0 * each * low * high)
     weights, output = np.abs(family.weights), np.abs(family.output)
-    rows, columns = weights.shape[1], family.inputs
-    plain = np.concatenate([np.full(columns, rho), 2.0 * each]) * weight
-    count = gamma(rows + output.shape[1] + 16)
+    plain = np.concatenate([np.full(family.inputs, rho), 2.0 * each]) * weight
     if family.weights_error.any() or family.output_error.any():
-        more, more_output = weights + family.weights_error, output + family.output_error
+        wrong, wrong_output = family.weights_error, family.output_error
+        more, more_output = weights + wrong, output + wrong_output
         total = plain + sums.of(more, more, weight) + _product(more_output, more_output, weight)
         # H(W + E, C + E) − H(W, C), without the difference of two close numbers.
-        given = (
-            sums.linear(np.broadcast_to(family.weights_error, weights.shape), weight)
-            + sums.squares(np.broadcast_to(family.weights_error, weights.shape), more, weight)
-            + sums.squares(weights, np.broadcast_to(family.weights_error, weights.shape), weight)
-            + _product(np.broadcast_to(family.output_error, output.shape), more_output, weight)
-            + _product(output, np.broadcast_to(family.output_error, output.shape), weight)
-        )
+        given = sums.linear(wrong, weight) + sums.squares(wrong, more, weight) + sums.squares(weights, wrong, weight)
+        given += _product(wrong_output, more_output, weight) + _product(output, wrong_output, weight)
     else:
         total = plain + sums.of(weights, weights, weight) + _product(output, output, weight)
         given = np.zeros_like(total)
-    size = family.weights.shape[2] * (rows + output.shape[1] + 16)
-    # These sums are of positive terms, rounded at most size times each.
-    return np.asarray(((count * total + given) / weight) * (1.0 + 2.0 * gamma(size)) + size * UNDERFLOW)
+    terms = weights.shape[1] + output.shape[1] + 16
+    # These sums are of positive terms, rounded less often than this.
+    rounded = 1.0 + 2.0 * gamma(weights.shape[2] * terms)
+    return np.asarray((gamma(_parts(family.weights) * terms) * total + given) / weight * rounded)
 
 
 class _Sums:
@@ -173,5 +181,3 @@ def _least_rho(pencil: Pencil, multipliers: Real) -> float | None:
     # A proof wants a little more than nothing.
     scale = float(np.abs(matrix[:, :inputs, :inputs]).max(initial=0.0)) + 1e-290
     return max(value, 1e-14 * scale)
-
-

@@ -1,12 +1,13 @@
-"""Multipliers to begin with: ECLipsE-Fast's closed form (Xu & Sivaranjani, 2024, https://arxiv.org/abs/2404.04375) on any graph.
+"""Multipliers to begin with: ECLipsE-Fast's closed form on any graph.
 
-From the output back, one level of neurons (which do not read each other) after the other is taken out of a quadratic
-form that bounds ‖y‖² ≤ vᴴ Y v, v = [x; z]:
+The closed form is Xu & Sivaranjani's (2024, https://arxiv.org/abs/2404.04375), there of layered ReLU networks. From the
+output back, one level of neurons (which do not read each other) after the other is taken out of a quadratic form that
+bounds ‖y‖² ≤ vᴴ Y v, v = [x; z]:
 
     Y ← Y_RR − 2 VᴴΛAB V + (Y_RI + VᴴΛ(A + B)) (2Λ − Y_II)⁻¹ (Y_RI + VᴴΛ(A + B))ᴴ
 
-with I the level, R what is left, V the level's weights, and Λ = τ λ_max(Y_II): τ = (1 + |a + b|/(b − a))/2 is best where
-Y_II is a multiple of the identity. In the end ρ = λ_max(Y_xx).
+with I the level, R what is left, V the level's weights, and Λ = τ λ_max(Y_II): τ = (1 + |a + b|/(b − a))/2 is best
+where Y_II is a multiple of the identity. In the end ρ = λ_max(Y_xx).
 """
 
 import numpy as np
@@ -16,12 +17,13 @@ from sn_graph.spectral.lmi.family import Family
 from sn_graph.spectral.lmi.pencil import Pencil
 from sn_graph.spectral.lmi.problem import Field, Real
 
-# Above the least λ, so that P is positive definite; the other is that of neurons without a say.
-MORE = 1.25
+# Above the least λ, so that P is well inside, or just so; the last is that of neurons without a say.
+INSIDE = 1.25
+JUST = 1.0 + 1e-6
 LEAST = 1e-9
 
 
-def closed_form(family: Family, pencil: Pencil) -> tuple[float, Real]:
+def closed_form(family: Family, pencil: Pencil, more: float) -> tuple[float, Real]:
     """Return ρ and λ [groups] for which P(ρ, λ) > 0."""
     form = pencil.gram.copy()
     multipliers = np.zeros(pencil.groups)
@@ -32,12 +34,12 @@ def closed_form(family: Family, pencil: Pencil) -> tuple[float, Real]:
         block = form[:, inside][:, :, inside]
         top = float(np.linalg.eigvalsh(block)[:, -1].max())
         size = max(top, LEAST * float(np.abs(form).max()), 1e-290)
-        each = MORE * best[level] * size
+        each = more * best[level] * size
         np.maximum.at(multipliers, family.tie[level], each)
         form = _without(form, block, family.weights[:, level][:, :, left[~inside]], inside, family, level, multipliers)
         left = left[~inside]
     rho = float(np.linalg.eigvalsh(form)[:, -1].max()) if len(left) else 0.0
-    return MORE * max(rho, 1e-290), multipliers
+    return more * max(rho, 1e-290), multipliers
 
 
 def _without(
