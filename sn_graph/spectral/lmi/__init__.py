@@ -12,10 +12,10 @@ rounding of that as `weights_error` and `output_error`; those are allowed for, a
     lipschitz_bound(wider, start=bound.multipliers)    # multipliers of a similar problem, to begin with
 
 Inputs of many elements cost no more than one product, neurons that take no part or have low = high are removed, and no
-scale has to be chosen. The time is about 30 steps of 40 N³ flops for N = n + m, the memory 15 N² numbers: up to N = 1000
-it takes seconds. `deadline` ends the search for better multipliers, and what is there is proven. An answer is not always
-below the product of the layers' norms, so that the caller takes the least of both. Wrong shapes and slopes raise a
-ValueError.
+scale has to be chosen. The time is about 30 steps of 40 N³ flops for N = n + m, the memory 15 N² numbers: up to 1000 of
+them take seconds. `deadline` ends the search for better multipliers, and what is there is proven. An answer is not
+always below the product of the layers' norms, so that the caller takes the least of both. Wrong shapes and slopes raise
+a ValueError.
 """
 
 from sn_graph.spectral.lmi.bound import lipschitz_bound, proven_bound
