@@ -47,7 +47,8 @@ def export(
     """Export a module with spectral normalization to an ONNX file, with its plan and its own vectors beside it.
 
     Args:
-        module: A torch.nn.Module with torch.nn.utils.spectral_norm or the parametrization of that name; not changed.
+        module: A torch.nn.Module with torch.nn.utils.spectral_norm, the parametrization of that name, or classes of its
+            own that iterate from a stored vector; not changed.
         args: Example inputs, a tuple.
         path: The file to come: out.onnx; "plain" also writes out.plan.json and out.u.safetensors.
         as_: "plain" for W itself; "fold" for W/σ with the σ = u·(M v) that evaluation divides by; "insert" for the
@@ -201,7 +202,9 @@ def _call(reference: Any, model: Model, feed: Mapping[str, NDArray[Any]]) -> dic
             found = reference(*arguments)
     except (RuntimeError, TypeError, ValueError) as error:
         raise ModelError("the module does not take the model's inputs", str(error).splitlines()[0]) from None
-    outputs = [one.numpy() for one in (found if isinstance(found, (tuple, list)) else [found])]
+    # As the exporter flattens them: lists of feature maps, dicts, a single tensor.
+    leaves = torch.utils._pytree.tree_leaves(found)
+    outputs = [one.numpy() for one in leaves if isinstance(one, torch.Tensor)]
     if len(outputs) != len(told.outputs):
         raise ModelError(f"the module gives {len(outputs)} outputs", f"and the model {len(told.outputs)}")
     return {value.name: array for value, array in zip(told.outputs, outputs, strict=True)}

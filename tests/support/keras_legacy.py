@@ -20,6 +20,7 @@ import sn_graph as sn
 from sn_graph.frontends import keras as frontend
 from tests.support import keras_models
 from tests.support.keras_models import LAYERS, Array
+from tests.support.way_back import way_back
 
 STEPS = 5
 ITERATIONS = (1, 2, 5)
@@ -92,6 +93,7 @@ def main(folder: Path) -> None:
         model = case.model(tf_keras, ITERATIONS[place % len(ITERATIONS)])
         keras_models.set_random(model, rng)
         results[case.name] = measure(model, [[case.batch(rng)] for _ in range(STEPS)], folder)
+        results[case.name]["way back"] = way_back(model, [case.batch(rng) for _ in range(STEPS)], folder)
     images = [[rng.standard_normal((2, 8, 8, 3)).astype(np.float32)] for _ in range(STEPS)]
     for use_bias in (True, False):
         model = keras_models.convolution_and_batchnorm(tf_keras, use_bias=use_bias)

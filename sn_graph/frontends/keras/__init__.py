@@ -8,6 +8,7 @@ from sn_graph.frontends.keras.export import DEFAULT_OPSET, KerasExport, export
 from sn_graph.frontends.keras.files import is_keras_file, load
 from sn_graph.frontends.keras.frameworks import require, said
 from sn_graph.frontends.keras.inference import Inference, inference
+from sn_graph.frontends.keras.state import load_state, save_state
 from sn_graph.frontends.keras.wrappers import Wrapper, read, wrappers
 
 __all__ = [
@@ -20,10 +21,12 @@ __all__ = [
     "inference",
     "is_keras_file",
     "load",
+    "load_state",
     "parity",
     "read",
     "require",
     "said",
+    "save_state",
     "sidecars",
     "wrappers",
 ]

@@ -3,10 +3,11 @@
 from importlib import import_module
 from typing import Any
 
+from sn_graph.frontends.torch.copying import copied
 from sn_graph.frontends.torch.exporting import TorchExport, export_module
+from sn_graph.frontends.torch.finding import normalized_layers
 from sn_graph.frontends.torch.framework import require_torch
-from sn_graph.frontends.torch.layers import Normalized, normalized_layers
-from sn_graph.frontends.torch.plain import copied
+from sn_graph.frontends.torch.layers import Normalized
 from sn_graph.frontends.torch.state import load_state, save_state
 
 __all__ = [

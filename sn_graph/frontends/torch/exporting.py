@@ -13,10 +13,10 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sn_graph.errors import ModelError, UsageError
 from sn_graph.frontends.exported import Exported
+from sn_graph.frontends.torch.finding import examined
 from sn_graph.frontends.torch.framework import require_torch
 from sn_graph.frontends.torch.layers import Normalized
 from sn_graph.frontends.torch.plain import without_normalization
@@ -67,7 +67,8 @@ def export_module(
     torch = require_torch("onnxscript")
     progress("exporting", 0, _STAGES)
     with torch.random.fork_rng(devices=[]):
-        plain, found = without_normalization(module)
+        found, unknown = examined(module)
+        plain = without_normalization(module, found)
         calls = _calls(plain, found, args)
         progress("exporting", 1, _STAGES)
         names = {"input_names": input_names, "output_names": output_names}
@@ -78,7 +79,7 @@ def export_module(
     sigmas = {one.name: sigma for one in found if (sigma := one.sigma()) > 0.0}
     progress("exporting", _STAGES, _STAGES)
     state = State(vectors, sigmas, 0, str(plan.convention))
-    return TorchExport(model, plan, state, tuple(_notes(found, plan)))
+    return TorchExport(model, plan, state, tuple(_notes(found, unknown, plan)))
 
 
 def _calls(plain: Any, found: Sequence[Normalized], args: Sequence[Any]) -> Mapping[str, int]:
@@ -194,6 +195,8 @@ def _planned(
         uses=site.uses,
         power_iterations=None if one.iterations == common else one.iterations,
         per_use=calls[one.name] > 1 and len(site.uses) > 1,
+        bound=None if one.bound == 1.0 else one.bound,
+        clip=one.clip or None,
     )
 
 
@@ -202,14 +205,17 @@ def _view(stored: tuple[int, ...], shape: tuple[int, ...], one: Normalized) -> M
     dim = one.dim if stored == shape else len(shape) - 1 - one.dim  # stored transposed, of two axes
     rows = stored[dim]
     cols = int(np.prod(stored)) // rows
-    side = "rows" if one.kind == "hook" else "cols"
     order = (dim, *(axis for axis in range(len(stored)) if axis != dim))
     plain = order == tuple(range(len(stored)))
-    return MatrixView(None, None if plain else order, rows, cols, "rows" if side == "rows" else "cols")
+    return MatrixView(None, None if plain else order, rows, cols, one.begins)
 
 
-def _notes(found: Sequence[Normalized], plan: Plan) -> list[str]:
-    notes = []
+def _notes(found: Sequence[Normalized], unknown: Sequence[str], plan: Plan) -> list[str]:
+    notes = [
+        f"{name}: divided by a number that grows with it, and that no estimate from a stored vector explains, so it is "
+        "left as the module computes it"
+        for name in unknown
+    ]
     if not found:
         notes.append("the module has no spectrally normalized weight")
     if len({one.eps for one in found}) > 1:
@@ -217,16 +223,3 @@ def _notes(found: Sequence[Normalized], plan: Plan) -> list[str]:
             f"the layers' eps differ; the plan's is {plan.eps:g}, which acts on weights of about that size only"
         )
     return notes
-
-
-def vectors_of(one: Normalized, state: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the u and v of a layer whose next iteration starts from a vector.
-
-    Args:
-        one: The layer.
-        state: u [rows] of a hook, v [columns] of a parametrization.
-    """
-    matrix, given = one.matrix(), np.asarray(state, np.float64).reshape(-1)
-    other = matrix.T @ given if one.kind == "hook" else matrix @ given
-    other /= max(float(np.linalg.norm(other)), one.eps)
-    return (given, other) if one.kind == "hook" else (other, given)

@@ -1,38 +1,118 @@
-"""Layers: which weights of a PyTorch module are spectrally normalized, by which of PyTorch's ways, and with what state.
+"""Layers: which weights of a PyTorch module are spectrally normalized, by which way, and with what state.
 
     hook               torch.nn.utils.spectral_norm: weight_orig, weight_u, weight_v; v = n(Mᵀu), u = n(M v)
     parametrization    torch.nn.utils.parametrizations.spectral_norm: original, _u, _v; u = n(M v), v = n(Mᵀu)
+    own                a class of another project, found by its buffers and by trial: see `own`
 
 M is the weight with its axis `dim` moved to the front, reshaped (torch/nn/utils/spectral_norm.py and
 torch/nn/utils/parametrizations.py, 2.14). In training mode each forward of the hook, and each access of a parametrized
-weight, makes k iterations; in evaluation σ = u·(M v) of the pair that is stored.
+weight, makes k iterations; in evaluation σ = u·(M v) of the pair that is stored. Own classes often iterate in evaluation
+too, from the stored vector.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sn_graph.errors import ModelError
+from sn_graph.frontends.torch.framework import require_torch
+from sn_graph.sites import Side
 
-Kind = Literal["hook", "parametrization"]
+Kind = Literal["hook", "parametrization", "own"]
+Vector = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """A tensor at its place: the object there may be another one after a step.
+
+    Attributes:
+        module: The module below which it is.
+        name: Its dotted name there.
+    """
+
+    module: Any
+    name: str
+
+    @property
+    def tensor(self) -> Any:
+        """The tensor that is there now."""
+        return reduce(getattr, self.name.split("."), self.module)
+
+    @property
+    def holder(self) -> Any:
+        """The module that holds it."""
+        return reduce(getattr, self.name.split(".")[:-1], self.module)
+
+    def delete(self) -> None:
+        """Take it out of its module."""
+        delattr(self.holder, self.name.rpartition(".")[2])
+
+    def array(self) -> Vector:
+        """Return it in float64 (a copy)."""
+        return np.array(self.tensor.detach().cpu().double().numpy())
+
+
+@dataclass(frozen=True, eq=False)
+class Replay:
+    """A layer's forward as one function of its input, the weight and what else it holds.
+
+    Attributes:
+        function: Such as torch.conv2d.
+        arguments, options: What it is called with; of these, `INPUT` is the layer's input, and a Name what the layer
+            holds under it.
+    """
+
+    function: Any
+    arguments: tuple[Any, ...]
+    options: Mapping[str, Any]
+
+    def __call__(self, layer: Any, given: Any) -> Any:
+        """Return what the layer computes of its input."""
+
+        def value(one: Any) -> Any:
+            if one is INPUT:
+                return given
+            return reduce(getattr, one.split("."), layer) if isinstance(one, Name) else one
+
+        return self.function(*map(value, self.arguments), **{key: value(one) for key, one in self.options.items()})
+
+
+class Name(str):
+    """The dotted name under which a layer holds a tensor."""
+
+    __slots__ = ()
+
+
+INPUT = object()
+"""The place of the input in a Replay."""
 
 
 @dataclass(frozen=True, eq=False)
 class Normalized:
-    """A weight of a module that PyTorch normalizes spectrally.
+    """A weight of a module that is normalized spectrally.
 
     Attributes:
-        layer: The module that holds it.
+        layer: The module that normalizes it.
         path: The layer's qualified name in the whole module, "" for the module itself.
-        parameter: The weight's name in its layer, such as "weight".
-        kind: By which of PyTorch's ways.
+        parameter: The weight's name in its layer without the normalization, such as "weight".
+        kind: By which way.
         dim: The axis of W that becomes the rows of M.
-        iterations: k.
+        iterations: k in training mode.
         eps: The floor of a length.
+        held: W, the parameter that is trained.
+        left, right: The stored u [rows of M] and v [columns of M], where there are such.
+        begins: The side whose vector an iteration begins with.
+        evaluated: The iterations of a call in evaluation; 0 where it divides by σ = u·(M v) of the stored pair.
+        bound: g of g·W/σ; with `clip`, c of W/max(1, σ/c).
+        clip: Whether it is the latter.
+        replay: What the layer computes with the weight, where it does nothing else; own classes only.
     """
 
     layer: Any
@@ -42,6 +122,14 @@ class Normalized:
     dim: int
     iterations: int
     eps: float
+    held: Held
+    left: Held | None
+    right: Held | None
+    begins: Side
+    evaluated: int = 0
+    bound: float = 1.0
+    clip: bool = False
+    replay: Replay | None = None
 
     @property
     def name(self) -> str:
@@ -51,59 +139,70 @@ class Normalized:
     @property
     def original(self) -> Any:
         """W, the parameter that is trained."""
-        if self.kind == "hook":
-            return getattr(self.layer, f"{self.parameter}_orig")
-        return self._parametrizations.original
+        return self.held.tensor
 
-    @property
-    def u(self) -> Any:
-        """The buffer u [rows of M]."""
-        return getattr(self.layer, f"{self.parameter}_u") if self.kind == "hook" else self._own._u
-
-    @property
-    def v(self) -> Any:
-        """The buffer v [columns of M]."""
-        return getattr(self.layer, f"{self.parameter}_v") if self.kind == "hook" else self._own._v
-
-    @property
-    def _parametrizations(self) -> Any:
-        return self.layer.parametrizations[self.parameter]
-
-    @property
-    def _own(self) -> Any:
-        return self._parametrizations[0]
-
-    def matrix(self) -> NDArray[np.float64]:
+    def matrix(self) -> Vector:
         """Return M [rows, columns] in float64."""
-        weight = np.asarray(self.original.detach().cpu().double().numpy())
-        return np.moveaxis(weight, self.dim, 0).reshape(weight.shape[self.dim], -1)
-
-    def vectors(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return u and v in float64."""
-        return (
-            np.asarray(self.u.detach().cpu().double().numpy()).reshape(-1),
-            np.asarray(self.v.detach().cpu().double().numpy()).reshape(-1),
-        )
+        return as_matrix(self.held.array(), self.dim)
 
     def train(self) -> None:
         """Put the normalization alone in training mode."""
-        self.layer.training = True
-        if self.kind == "parametrization":
-            self._own.training = True
+        for module in (self.layer, *(one.holder for one in (self.left, self.right) if one is not None)):
+            module.training = True
 
     def sigma(self) -> float:
-        """Return u·(M v): what evaluation divides by."""
-        u, v = self.vectors()
-        return float(u @ (self.matrix() @ v))
+        """Return the σ that the next call in evaluation divides by."""
+        matrix = self.matrix()
+        if self.evaluated == 0 and self.left is not None and self.right is not None:
+            return float(self.left.array().reshape(-1) @ (matrix @ self.right.array().reshape(-1)))
+        u, v = iterated(matrix, self.state(), self.begins, self.evaluated, self.eps)
+        return float(u @ (matrix @ v))
 
-    def state(self) -> NDArray[np.float64]:
-        """Return the vector that the next iteration starts from: u of a hook, v of a parametrization."""
-        u, v = self.vectors()
-        return u if self.kind == "hook" else v
+    def state(self) -> Vector:
+        """Return the vector that the next iteration begins with: u of a hook, v of a parametrization."""
+        held = self.left if self.begins == "rows" else self.right
+        assert held is not None, "an iteration begins with a stored vector"
+        return held.array().reshape(-1)
+
+    def put(self, state: NDArray[Any]) -> None:
+        """Store the vector that the next iteration begins with, and the other that belongs to it."""
+        torch = require_torch()
+        matrix, given = self.matrix(), np.asarray(state, np.float64).reshape(-1)
+        other = matrix.T @ given if self.begins == "rows" else matrix @ given
+        other /= max(float(np.linalg.norm(other)), self.eps)
+        pairs = zip((self.left, self.right), (given, other) if self.begins == "rows" else (other, given), strict=True)
+        with torch.no_grad():
+            for held, vector in pairs:
+                if held is not None:
+                    tensor = held.tensor
+                    tensor.copy_(torch.from_numpy(vector).reshape(tensor.shape).to(tensor.dtype))
 
 
-def normalized_layers(module: Any) -> tuple[Normalized, ...]:
-    """Return every spectrally normalized weight of a module, in the order of `named_modules`, each layer once.
+def as_matrix(weight: Vector, dim: int) -> Vector:
+    """Return M [rows, columns] of a weight."""
+    return np.moveaxis(weight, dim, 0).reshape(weight.shape[dim], -1)
+
+
+def iterated(matrix: Vector, start: Vector, side: Side, count: int, eps: float) -> tuple[Vector, Vector]:
+    """Return u and v after some iterations that begin with u (rows) or v (columns)."""
+
+    def normalized(x: Vector) -> Vector:
+        shortened: Vector = x / max(float(np.linalg.norm(x)), eps)
+        return shortened
+
+    u = v = start
+    for _ in range(count):
+        if side == "rows":
+            v = normalized(matrix.T @ u)
+            u = normalized(matrix @ v)
+        else:
+            u = normalized(matrix @ v)
+            v = normalized(matrix.T @ u)
+    return u, v
+
+
+def torchs_layers(module: Any) -> tuple[Normalized, ...]:
+    """Return the weights of a module that PyTorch's own ways normalize, in the order of `named_modules`.
 
     Raises:
         ModelError: A weight has another parametrization besides, or a complex one.
@@ -133,23 +232,17 @@ def _is_hook(hook: Any) -> bool:
 
 
 def _hooked(layer: Any, path: str, hook: Any) -> Normalized:
-    rank = getattr(layer, f"{hook.name}_orig").ndim
-    return Normalized(
-        layer, path, hook.name, "hook", int(hook.dim) % rank, int(hook.n_power_iterations), float(hook.eps)
-    )
+    held = Held(layer, f"{hook.name}_orig")
+    left, right = Held(layer, f"{hook.name}_u"), Held(layer, f"{hook.name}_v")
+    dim, k = int(hook.dim) % held.tensor.ndim, int(hook.n_power_iterations)
+    return Normalized(layer, path, hook.name, "hook", dim, k, float(hook.eps), held, left, right, "rows")
 
 
 def _parametrized(layer: Any, path: str, parameter: str, own: Any) -> Normalized:
-    original = layer.parametrizations[parameter].original
-    if original.ndim < 2 or not hasattr(own, "_u"):
+    held = Held(layer.parametrizations[parameter], "original")
+    if held.tensor.ndim < 2 or not hasattr(own, "_u"):
         name = f"{path}.{parameter}" if path else parameter
         raise ModelError(f"weight '{name}' is a vector, which PyTorch divides by its length", do="leave it plain")
-    return Normalized(
-        layer,
-        path,
-        parameter,
-        "parametrization",
-        int(own.dim) % original.ndim,
-        int(own.n_power_iterations),
-        float(own.eps),
-    )
+    left, right = Held(own, "_u"), Held(own, "_v")
+    dim, k = int(own.dim) % held.tensor.ndim, int(own.n_power_iterations)
+    return Normalized(layer, path, parameter, "parametrization", dim, k, float(own.eps), held, left, right, "cols")

@@ -2,63 +2,77 @@
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Sequence
 from typing import Any
 
-from sn_graph.errors import ModelError
+from sn_graph.frontends.torch.copying import copied
 from sn_graph.frontends.torch.framework import require_torch
-from sn_graph.frontends.torch.layers import Normalized, normalized_layers
+from sn_graph.frontends.torch.layers import Held, Normalized
+from sn_graph.frontends.torch.watching import with_weight
 
 
-def copied(module: Any) -> Any:
-    """Return a deep copy of a module; what its hooks computed at the last call is copied as a constant.
-
-    Raises:
-        ModelError: Something in the module can't be copied.
-    """
-    torch = require_torch()
-    memo: dict[int, Any] = {}
-    for layer in module.modules():
-        for value in vars(layer).values():
-            if isinstance(value, torch.Tensor) and value.grad_fn is not None:  # W/σ, an attribute beside weight_orig
-                memo[id(value)] = value.detach().clone()
-    try:
-        return copy.deepcopy(module, memo)
-    except (RuntimeError, TypeError) as error:
-        raise ModelError(
-            "the module can't be copied", str(error).splitlines()[0], "export it from a fresh one"
-        ) from None
-
-
-def without_normalization(module: Any) -> tuple[Any, tuple[Normalized, ...]]:
-    """Return a copy of a module in evaluation mode that computes with W itself, and the layers that were changed.
+def without_normalization(module: Any, found: Sequence[Normalized]) -> Any:
+    """Return a copy of a module in evaluation mode that computes with W itself.
 
     Args:
         module: A torch.nn.Module, which stays as it is.
-
-    Returns:
-        The copy, and the normalized weights of the original.
+        found: Its normalized weights.
     """
-    found = normalized_layers(module)
     plain = copied(module).eval()
-    for one in normalized_layers(plain):
-        _take_off(one)
-    return plain, found
+    layers = dict(plain.named_modules())
+    for one in found:
+        layer = layers[one.path]
+        if one.kind == "own":
+            _take_off_own(one, layer)
+        elif one.kind == "parametrization":
+            _take_off_parametrization(one, layer)
+        else:
+            _take_off_hook(one, layer)
+    return plain
 
 
-def _take_off(one: Normalized) -> None:
+def _weight(one: Normalized) -> Any:
     torch = require_torch()
-    layer, name, weight = one.layer, one.parameter, one.original.detach().clone()
-    if one.kind == "parametrization":
-        # Not by remove_parametrizations, which takes the property off the class that the original shares.
-        layer.__class__ = layer.__class__.__bases__[0]
-        del layer._modules["parametrizations"]
-        layer.register_parameter(name, torch.nn.Parameter(weight))
-        return
-    hooks = layer._forward_pre_hooks
+    return torch.nn.Parameter(one.original.detach().clone())
+
+
+def _take_off_parametrization(one: Normalized, layer: Any) -> None:
+    # Not by remove_parametrizations, which takes the property off the class that the original shares.
+    layer.__class__ = layer.__class__.__bases__[0]
+    del layer._modules["parametrizations"]
+    layer.register_parameter(one.parameter, _weight(one))
+
+
+def _take_off_hook(one: Normalized, layer: Any) -> None:
+    name, hooks = one.parameter, layer._forward_pre_hooks
     for key in [key for key, hook in hooks.items() if getattr(hook, "name", None) == name]:
         del hooks[key]
     for part in (name, f"{name}_u", f"{name}_v", f"{name}_orig"):
         if hasattr(layer, part):
             delattr(layer, part)
-    layer.register_parameter(name, torch.nn.Parameter(weight))
+    layer.register_parameter(name, _weight(one))
+
+
+def _take_off_own(one: Normalized, layer: Any) -> None:
+    """Let a layer of another project's class be the function that it is, or call its own forward with W."""
+    held = Held(layer, one.held.name)
+    holder, old, new = held.holder, held.name.rpartition(".")[2], one.parameter.rpartition(".")[2]
+    replay = one.replay
+    if replay is not None:
+        del holder._parameters[old]
+        for vector in (one.left, one.right):
+            if vector is not None:
+                Held(layer, vector.name).delete()
+        layer._forward_pre_hooks.clear()
+        layer._forward_hooks.clear()
+    vars(holder).pop(new, None)  # W/σ of the last call
+    if new not in holder._parameters:
+        holder.register_parameter(new, _weight(one))
+    kind = type(layer)
+
+    def forward(self: Any, *given: Any) -> Any:
+        if replay is not None:
+            return replay(self, *given)
+        return with_weight(self, kind.forward, lambda: Held(self, one.parameter).tensor, given)
+
+    layer.__class__ = type(kind.__name__, (kind,), {"forward": forward})

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from sn_graph.errors import ModelError
-from sn_graph.frontends.torch.exporting import vectors_of
-from sn_graph.frontends.torch.framework import require_torch
-from sn_graph.frontends.torch.layers import Normalized, normalized_layers
+from sn_graph.frontends.torch.finding import normalized_layers
+from sn_graph.frontends.torch.layers import Normalized
+from sn_graph.sites import Convention
 from sn_graph.state import State, read_state
 from sn_graph.state import save_state as write_state
 
@@ -27,14 +28,25 @@ def load_state(module: Any, path: str | os.PathLike[str]) -> None:
     Raises:
         ModelError: The module has no such layer, or the file lacks a vector or holds one of another length.
     """
-    torch = require_torch()
     found = _require(module)
-    state = read_state(Path(path), {one.name: _length(one) for one in found}, None, "the module")
-    pairs = [(one, *vectors_of(one, state.u[one.name])) for one in found]
-    with torch.no_grad():
-        for one, u, v in pairs:
-            for buffer, vector in ((one.u, u), (one.v, v)):
-                buffer.copy_(torch.from_numpy(vector).reshape(buffer.shape).to(buffer.dtype))
+    state = read_state(Path(path), {one.name: one.state().size for one in found}, None, "the module")
+    own = _convention(found)
+    if state.convention in _TORCHS - {own}:
+        raise ModelError(
+            f"state {path} is of convention {state.convention}, and the module of {own}",
+            "whose iterations begin with the other vector",
+            "save the state of a model that came from this module",
+        )
+    for one in found:
+        one.put(state.u[one.name])
+
+
+_TORCHS = {str(Convention.TORCH), str(Convention.TORCH_PARAMETRIZATION)}
+
+
+def _convention(found: Sequence[Normalized]) -> str:
+    parametrized = {one.kind for one in found} == {"parametrization"}
+    return str(Convention.TORCH_PARAMETRIZATION if parametrized else Convention.TORCH)
 
 
 def save_state(module: Any, path: str | os.PathLike[str]) -> None:
@@ -49,11 +61,9 @@ def save_state(module: Any, path: str | os.PathLike[str]) -> None:
         EnvironmentUnavailable: The folder can't be written.
     """
     found = _require(module)
-    kinds = {one.kind for one in found}
-    convention = "torch-parametrization" if kinds == {"parametrization"} else "torch"
     sigmas = {one.name: sigma for one in found if (sigma := one.sigma()) > 0.0}
     state = State({one.name: one.state() for one in found}, sigmas)
-    write_state(Path(path), state, None, convention)
+    write_state(Path(path), state, None, _convention(found))
 
 
 def _require(module: Any) -> tuple[Normalized, ...]:
@@ -64,8 +74,3 @@ def _require(module: Any) -> tuple[Normalized, ...]:
             do="apply torch.nn.utils.spectral_norm, or the parametrization, to its layers first",
         )
     return found
-
-
-def _length(one: Normalized) -> int:
-    rows, columns = one.matrix().shape
-    return int(rows if one.kind == "hook" else columns)

@@ -52,13 +52,13 @@ def discriminator(norm: Callable[..., Any], **options: Any) -> Any:
 def stepped(module: Any) -> Any:
     """Make one step of every normalized layer, without a forward of the module."""
     for one in frontend.normalized_layers(module):
-        matrix, (u, v) = one.matrix(), one.vectors()
+        matrix, u = one.matrix(), one.left.array()
         for _ in range(3):
             v = matrix.T @ u / np.linalg.norm(matrix.T @ u)
             u = matrix @ v / np.linalg.norm(matrix @ v)
         with torch.no_grad():
-            one.u.copy_(torch.from_numpy(u))
-            one.v.copy_(torch.from_numpy(v))
+            one.left.tensor.copy_(torch.from_numpy(u))
+            one.right.tensor.copy_(torch.from_numpy(v))
     return module.eval()
 
 
