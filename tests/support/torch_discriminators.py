@@ -3,6 +3,7 @@
 Written anew from what the projects' papers and sources describe; each says whose shape it has. Imported behind a skip
 where torch is not installed.
 """
+# mypy: disallow-subclassing-any=False
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ def unit(x: Tensor, eps: float = 1e-12) -> Tensor:
 
 
 class Bar(nn.Module):
-    """The wrapper of SAGAN's descendants: it iterates in evaluation too, and leaves W/σ as an attribute of its child."""
+    """The wrapper of SAGAN's descendants: it iterates in evaluation too, and leaves W/σ as its child's attribute."""
 
     def __init__(self, module: nn.Module, power_iterations: int = 1, called: bool = False) -> None:
         super().__init__()
@@ -79,26 +80,32 @@ class Sagan(nn.Module):
 class MimicryNorm:
     """mimicry's mixin: sn_u [1, rows]; it iterates in evaluation too, and stores u in training."""
 
+    weight: Any
+    training: bool
+    register_buffer: Callable[..., None]
+    sn_u: Tensor
+    sn_sigma: Tensor
+
     def init_norm(self, rows: int, k: int) -> None:
         """Register the vector."""
         self.k = k
-        self.register_buffer("sn_u", torch.randn(1, rows))  # type: ignore[attr-defined]
-        self.register_buffer("sn_sigma", torch.ones(1))  # type: ignore[attr-defined]
+        self.register_buffer("sn_u", torch.randn(1, rows))
+        self.register_buffer("sn_sigma", torch.ones(1))
 
     def normalized(self) -> Tensor:
         """Return W/σ."""
-        w = self.weight.view(self.weight.shape[0], -1)  # type: ignore[attr-defined]
+        w = self.weight.view(self.weight.shape[0], -1)
         u = self.sn_u
         with torch.no_grad():
             for _ in range(self.k):
                 v = functional.normalize(torch.matmul(u, w))
                 u = functional.normalize(torch.matmul(v, w.t()))
         sigma = torch.mm(u, torch.mm(w, v.t()))
-        if self.training:  # type: ignore[attr-defined]
+        if self.training:
             with torch.no_grad():
                 self.sn_sigma[:] = sigma
                 self.sn_u[:] = u
-        return (w / sigma).view(self.weight.shape)  # type: ignore[attr-defined]
+        return (w / sigma).view(self.weight.shape)
 
 
 class MimicryConv(nn.Conv2d, MimicryNorm):
@@ -160,18 +167,23 @@ class Sngan(nn.Module):
 
 
 class BigNorm:
-    """BigGAN's mixin: rows u0 …, each taken out of the next; `transpose` turns the matrix; it iterates in evaluation."""
+    """BigGAN's mixin: rows u0 …, each taken out of the next; `transpose` turns the matrix; evaluation iterates."""
+
+    weight: Any
+    training: bool
+    register_buffer: Callable[..., None]
+    sv0: Tensor
 
     def init_norm(self, svs: int, itrs: int, outputs: int, transpose: bool = False, eps: float = 1e-12) -> None:
         """Register the vectors."""
         self.svs, self.itrs, self.transpose, self.eps = svs, itrs, transpose, eps
         for number in range(svs):
-            self.register_buffer(f"u{number}", torch.randn(1, outputs))  # type: ignore[attr-defined]
-            self.register_buffer(f"sv{number}", torch.ones(1))  # type: ignore[attr-defined]
+            self.register_buffer(f"u{number}", torch.randn(1, outputs))
+            self.register_buffer(f"sv{number}", torch.ones(1))
 
     def w_(self) -> Tensor:
         """Return W/σ."""
-        matrix = self.weight.view(self.weight.size(0), -1)  # type: ignore[attr-defined]
+        matrix = self.weight.view(self.weight.size(0), -1)
         if self.transpose:
             matrix = matrix.t()
         for _ in range(self.itrs):
@@ -185,13 +197,13 @@ class BigNorm:
                     vs.append(v)
                     u = functional.normalize(_without(torch.matmul(v, matrix.t()), us), eps=self.eps)
                     us.append(u)
-                    if self.training:  # type: ignore[attr-defined]
+                    if self.training:
                         getattr(self, f"u{number}")[:] = u
                 svs.append(torch.squeeze(torch.matmul(torch.matmul(v, matrix.t()), u.t())))
-        if self.training:  # type: ignore[attr-defined]
+        if self.training:
             with torch.no_grad():
                 self.sv0[:] = svs[0]
-        weight: Tensor = self.weight / svs[0]  # type: ignore[attr-defined]
+        weight: Tensor = self.weight / svs[0]
         return weight
 
 

@@ -6,8 +6,8 @@
 
 M is the weight with its axis `dim` moved to the front, reshaped (torch/nn/utils/spectral_norm.py and
 torch/nn/utils/parametrizations.py, 2.14). In training mode each forward of the hook, and each access of a parametrized
-weight, makes k iterations; in evaluation σ = u·(M v) of the pair that is stored. Own classes often iterate in evaluation
-too, from the stored vector.
+weight, makes k iterations; in evaluation σ = u·(M v) of the pair that is stored. Own classes often iterate in
+evaluation too, from the stored vector.
 """
 
 from __future__ import annotations

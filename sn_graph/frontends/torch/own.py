@@ -144,7 +144,7 @@ def _numbers(layer: Any) -> Iterator[float]:
     holders = [layer, *layer.children(), *layer._forward_pre_hooks.values()]
     for holder in holders:
         for value in getattr(holder, "__dict__", {}).values():
-            if isinstance(value, float) and 0.0 < value < 1e-2:  # noqa: PLR2004  # above, it would be no eps
+            if isinstance(value, float) and 0.0 < value < 1e-2:  # above, it would be no eps
                 yield value
 
 

@@ -52,6 +52,8 @@ def discriminator(norm: Callable[..., Any], **options: Any) -> Any:
 def stepped(module: Any) -> Any:
     """Make one step of every normalized layer, without a forward of the module."""
     for one in frontend.normalized_layers(module):
+        assert one.left is not None
+        assert one.right is not None
         matrix, u = one.matrix(), one.left.array()
         for _ in range(3):
             v = matrix.T @ u / np.linalg.norm(matrix.T @ u)

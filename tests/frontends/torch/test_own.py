@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -46,7 +45,7 @@ CASES: dict[str, tuple[Callable[[], Any], tuple[int, ...], int]] = {
 def made(name: str) -> tuple[Any, tuple[Any, ...]]:
     make, shape, _ = CASES[name]
     torch.manual_seed(len(name))
-    args = (torch.randn(shape),)
+    args: tuple[Any, ...] = (torch.randn(shape),)
     if name.startswith("BigGAN"):
         args = (*args, torch.tensor([1, 7]))
     return shapes.trained(make(), args), args
@@ -54,7 +53,7 @@ def made(name: str) -> tuple[Any, tuple[Any, ...]]:
 
 def largest(result: Any) -> float:
     assert result.ok
-    return max(one.max_rel_norm for one in result.comparisons)
+    return float(max(one.max_rel_norm for one in result.comparisons))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -155,7 +154,7 @@ class Padded(shapes.BigConv):
         return torch.relu(super().forward(torch.nn.functional.pad(x, (1, 2, 0, 1), "reflect")))
 
 
-class Reparametrized(torch.nn.Module):  # type: ignore[misc]
+class Reparametrized(torch.nn.Module):  # type: ignore[name-defined,misc]
     """σReparam with a vector that training moves: γ·W/σ."""
 
     def __init__(self) -> None:
@@ -172,7 +171,7 @@ class Reparametrized(torch.nn.Module):  # type: ignore[misc]
 
 
 class Turned(shapes.BigLinear):
-    """BigGAN's `transpose`: u on the other side."""
+    """BigGAN's `transpose`: u has the length of a row, and is what the other classes call v."""
 
     def __init__(self) -> None:
         super().__init__(9, 6)
@@ -183,7 +182,7 @@ class Turned(shapes.BigLinear):
 SINGLE: dict[str, tuple[Callable[[], Any], tuple[int, ...], tuple[int, int, str, float]]] = {
     "padded": (lambda: Padded(3, 5, 3), (2, 3, 9, 9), (0, 1, "rows", 1.0)),
     "reparametrized": (Reparametrized, (2, 9), (0, 1, "cols", 1.7)),
-    "turned": (Turned, (2, 9), (1, 2, "rows", 1.0)),
+    "turned": (Turned, (2, 9), (0, 2, "cols", 1.0)),
     "transposed": (lambda: shapes.Bar(torch.nn.ConvTranspose2d(4, 6, 3, 2, 1)), (2, 4, 7, 7), (0, 1, "rows", 1.0)),
     "grouped": (lambda: shapes.Bar(torch.nn.Conv2d(4, 6, 3, groups=2)), (2, 4, 7, 7), (0, 1, "rows", 1.0)),
     "volume": (lambda: shapes.Bar(torch.nn.Conv3d(2, 4, 2)), (1, 2, 5, 5, 5), (0, 1, "rows", 1.0)),
@@ -207,7 +206,7 @@ def test_single_layers(name: str, tmp_path: Path) -> None:
         assert largest(frontend.parity(module, tmp_path / "d.onnx", steps=steps)) <= CLOSE
 
 
-class Other(torch.nn.Module):  # type: ignore[misc]
+class Other(torch.nn.Module):  # type: ignore[name-defined,misc]
     """Weights that are divided, or made, otherwise."""
 
     def __init__(self, kind: str) -> None:
