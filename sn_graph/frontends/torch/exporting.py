@@ -128,8 +128,7 @@ def _exported(
                 **{key: list(value) for key, value in names.items() if value is not None},
             )
         except Exception as error:  # the exporter raises errors of many kinds
-            told = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-            raise ModelError("PyTorch can't export the module", told[:200]) from None
+            raise ModelError("PyTorch can't export the module", _root(error)) from None
         model = Model.open(program.model_proto)
         held = {site.id: site for site in find_sites(model)}
         missing = [one.name for one in found if not _is_there(model, held.get(one.name), one)]
@@ -140,6 +139,13 @@ def _exported(
         "because no operator that sn-graph knows reads it, or PyTorch computed something else of it",
         "take the normalization off that layer",
     )
+
+
+def _root(error: BaseException) -> str:
+    """Return the first line of the error that the exporter's own go back to, which only name their step."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]
 
 
 def _is_there(model: Model, site: Site | None, one: Normalized) -> bool:
