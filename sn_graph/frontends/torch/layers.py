@@ -107,8 +107,9 @@ class Normalized:
         iterations: k in training mode.
         eps: The floor of a length.
         held: W, the parameter that is trained.
-        left, right: The stored u [rows of M] and v [columns of M], where there are such.
-        begins: The side whose vector an iteration begins with.
+        start: The stored vector that an iteration begins with: u of a hook, v of a parametrization.
+        other: The one of the other side, where it is stored.
+        begins: The side of M that `start` is on: u [rows] or v [columns].
         evaluated: The iterations of a call in evaluation; 0 where it divides by σ = u·(M v) of the stored pair.
         bound: g of g·W/σ; with `clip`, c of W/max(1, σ/c).
         clip: Whether it is the latter.
@@ -123,8 +124,8 @@ class Normalized:
     iterations: int
     eps: float
     held: Held
-    left: Held | None
-    right: Held | None
+    start: Held
+    other: Held | None
     begins: Side
     evaluated: int = 0
     bound: float = 1.0
@@ -147,22 +148,26 @@ class Normalized:
 
     def train(self) -> None:
         """Put the normalization alone in training mode."""
-        for module in (self.layer, *(one.holder for one in (self.left, self.right) if one is not None)):
+        for module in (self.layer, *(one.holder for one in self.vectors())):
             module.training = True
+
+    def vectors(self) -> tuple[Held, ...]:
+        """Return the stored vectors: the one that an iteration begins with, and the other if there is one."""
+        return (self.start,) if self.other is None else (self.start, self.other)
 
     def sigma(self) -> float:
         """Return the σ that the next call in evaluation divides by."""
         matrix = self.matrix()
-        if self.evaluated == 0 and self.left is not None and self.right is not None:
-            return float(self.left.array().reshape(-1) @ (matrix @ self.right.array().reshape(-1)))
+        if self.evaluated == 0 and self.other is not None:
+            pair = self.state(), self.other.array().reshape(-1)
+            u, v = pair if self.begins == "rows" else pair[::-1]
+            return float(u @ (matrix @ v))
         u, v = iterated(matrix, self.state(), self.begins, self.evaluated, self.eps)
         return float(u @ (matrix @ v))
 
     def state(self) -> Vector:
-        """Return the vector that the next iteration begins with: u of a hook, v of a parametrization."""
-        held = self.left if self.begins == "rows" else self.right
-        assert held is not None, "an iteration begins with a stored vector"
-        return held.array().reshape(-1)
+        """Return the vector that the next iteration begins with."""
+        return self.start.array().reshape(-1)
 
     def put(self, state: NDArray[Any]) -> None:
         """Store the vector that the next iteration begins with, and the other that belongs to it."""
@@ -170,12 +175,10 @@ class Normalized:
         matrix, given = self.matrix(), np.asarray(state, np.float64).reshape(-1)
         other = matrix.T @ given if self.begins == "rows" else matrix @ given
         other /= max(float(np.linalg.norm(other)), self.eps)
-        pairs = zip((self.left, self.right), (given, other) if self.begins == "rows" else (other, given), strict=True)
         with torch.no_grad():
-            for held, vector in pairs:
-                if held is not None:
-                    tensor = held.tensor
-                    tensor.copy_(torch.from_numpy(vector).reshape(tensor.shape).to(tensor.dtype))
+            for held, vector in zip(self.vectors(), (given, other), strict=False):
+                tensor = held.tensor
+                tensor.copy_(torch.from_numpy(vector).reshape(tensor.shape).to(tensor.dtype))
 
 
 def as_matrix(weight: Vector, dim: int) -> Vector:
@@ -245,4 +248,4 @@ def _parametrized(layer: Any, path: str, parameter: str, own: Any) -> Normalized
         raise ModelError(f"weight '{name}' is a vector, which PyTorch divides by its length", do="leave it plain")
     left, right = Held(own, "_u"), Held(own, "_v")
     dim, k = int(own.dim) % held.tensor.ndim, int(own.n_power_iterations)
-    return Normalized(layer, path, parameter, "parametrization", dim, k, float(own.eps), held, left, right, "cols")
+    return Normalized(layer, path, parameter, "parametrization", dim, k, float(own.eps), held, right, left, "cols")

@@ -60,9 +60,8 @@ def _take_off_own(one: Normalized, layer: Any) -> None:
     replay = one.replay
     if replay is not None:
         del holder._parameters[old]
-        for vector in (one.left, one.right):
-            if vector is not None:
-                Held(layer, vector.name).delete()
+        for vector in one.vectors():
+            Held(layer, vector.name).delete()
         layer._forward_pre_hooks.clear()
         layer._forward_hooks.clear()
     vars(holder).pop(new, None)  # W/σ of the last call

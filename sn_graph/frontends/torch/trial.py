@@ -37,26 +37,25 @@ class Estimate:
 
     Attributes:
         dim: The axis of W that becomes the rows of M.
-        left, right: The names of the stored u and v, as far as they are read.
-        begins: The side that an iteration begins with.
+        start: The name of the stored vector that an iteration begins with.
+        other: That of the one beside it, if there is one.
+        begins: The side of M that `start` is on: u [rows] or v [columns].
         count: The iterations; 0 of σ = uᵀ M v.
     """
 
     dim: int
-    left: str | None
-    right: str | None
+    start: str
+    other: str | None
     begins: Side
     count: int
 
     def of(self, weight: Vector, vectors: dict[str, Vector], eps: float) -> tuple[float, Vector, Vector]:
         """Return σ, u and v."""
         matrix = as_matrix(weight, self.dim)
-        if self.count == 0 and self.left is not None and self.right is not None:
-            u, v = vectors[self.left], vectors[self.right]
+        if self.count == 0 and self.other is not None:
+            u, v = vectors[self.start], vectors[self.other]
         else:
-            start = self.left if self.begins == "rows" else self.right
-            assert start is not None, "an iteration begins with a stored vector"
-            u, v = iterated(matrix, vectors[start], self.begins, self.count, eps)
+            u, v = iterated(matrix, vectors[self.start], self.begins, self.count, eps)
         return float(u @ (matrix @ v)), u, v
 
 
@@ -195,8 +194,8 @@ class Bench:
 
     def _persists(self, estimate: Estimate, draw: Draw, u: Vector, v: Vector) -> bool:
         """Say whether the next call begins where this one ended."""
-        name, vector = (estimate.left, u) if estimate.begins == "rows" else (estimate.right, v)
-        return name is not None and bool(np.abs(draw.after[name] - vector).max() <= _SAME)
+        vector = u if estimate.begins == "rows" else v
+        return bool(np.abs(draw.after[estimate.start] - vector).max() <= _SAME)
 
     def _estimates(self, weight: Vector, vectors: dict[str, Vector]) -> Iterator[Estimate]:
         """Yield what σ may be: few iterations first."""
@@ -206,7 +205,7 @@ class Bench:
         for count in range(1, _MOST + 1):
             for dim, lefts, rights in found:
                 yield from (Estimate(dim, one, _paired(one, rights), "rows", count) for one in lefts)
-                yield from (Estimate(dim, _paired(one, lefts), one, "cols", count) for one in rights)
+                yield from (Estimate(dim, one, _paired(one, lefts), "cols", count) for one in rights)
 
     def _ratio(self, estimate: Estimate, size: float) -> float | None:
         draw = self.draw(size)

@@ -52,15 +52,14 @@ def discriminator(norm: Callable[..., Any], **options: Any) -> Any:
 def stepped(module: Any) -> Any:
     """Make one step of every normalized layer, without a forward of the module."""
     for one in frontend.normalized_layers(module):
-        assert one.left is not None
-        assert one.right is not None
-        matrix, u = one.matrix(), one.left.array()
+        left, right = one.vectors() if one.begins == "rows" else one.vectors()[::-1]
+        matrix, u = one.matrix(), left.array()
         for _ in range(3):
             v = matrix.T @ u / np.linalg.norm(matrix.T @ u)
             u = matrix @ v / np.linalg.norm(matrix @ v)
         with torch.no_grad():
-            one.left.tensor.copy_(torch.from_numpy(u))
-            one.right.tensor.copy_(torch.from_numpy(v))
+            left.tensor.copy_(torch.from_numpy(u))
+            right.tensor.copy_(torch.from_numpy(v))
     return module.eval()
 
 
