@@ -81,17 +81,18 @@ class Evaluator:
                 raise NotComputable(name)
             return self._loaded(tensor)
         if node.is_standard and node.op_type == "Constant":
-            return self._constant(node)
+            return self.held(node)
         if node.subgraphs or not node.is_standard:
             raise NotComputable(f"{node.op_type} is no operator that is computed here")
         inputs = [self.value(node.scope, one) if one else None for one in node.proto.input]
-        outputs = self._run(node, inputs)
+        outputs = self.run(node, inputs)
         made = dict(zip(node.proto.output, outputs, strict=False))
         if name not in made:
             raise NotComputable(name)
         return made[name]
 
-    def _run(self, node: Node, inputs: Sequence[Array | None]) -> Sequence[Array]:
+    def run(self, node: Node, inputs: Sequence[Array | None]) -> Sequence[Array]:
+        """Return the outputs of one of ONNX's own operators for arrays. Raises NotComputable."""
         operation = OPERATIONS.get(node.op_type)
         self._require_small(node, inputs)
         try:
@@ -170,7 +171,7 @@ class Evaluator:
             return np.broadcast_to(array.reshape(-1)[:1].astype(np.float64).reshape((1,) * array.ndim), array.shape)
         return array.astype(np.float64) if wide else array
 
-    def _constant(self, node: Node) -> Array:
+    def held(self, node: Node) -> Array:
         tensor = constant_tensor(node)
         if tensor is not None:
             return self._loaded(tensor)

@@ -1,0 +1,134 @@
+"""Networks: what a graph computes between its chosen input and output, as steps in the order of the graph."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from sn_graph.certify.steps import Array, Operand, Shape, Step
+
+
+@dataclass(frozen=True)
+class Source:
+    """An input whose changes count.
+
+    Attributes:
+        name: As in the model.
+        shape: Its shape in the network; the batch axis is 1 long where each sample is proven to go its own way.
+        stored_shape: Its shape as the model runs: that of a witness. Dynamic sizes are those that the network stands for.
+    """
+
+    name: str
+    shape: Shape
+    stored_shape: Shape
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """A graph from one input, or several jointly, to one output.
+
+    Attributes:
+        sources: The inputs.
+        output: The name of the value that leaves.
+        constant: The output's elements, where it does not depend on the sources; else None.
+        steps: Every step that the output needs, each behind those that it reads.
+        dynamic: The values whose sizes may be others than those that they have here.
+        samples: How many samples of the batch the network holds; 1 where each goes its own way.
+        is_per_sample: Whether that is proven, so that the constants hold for a batch of any size.
+        parameters: Values of the model's other inputs for which the network computes; the constants hold for any.
+        sizes: The sizes that dynamic dimensions have here.
+    """
+
+    sources: tuple[Source, ...]
+    output: str
+    constant: Array | None
+    steps: tuple[Step, ...]
+    dynamic: frozenset[str]
+    samples: int
+    is_per_sample: bool
+    parameters: Mapping[str, Array] = field(default_factory=dict)
+    sizes: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def output_shape(self) -> Shape:
+        """The shape of the output."""
+        if self.constant is not None:
+            return self.constant.shape
+        return self.shapes[self.output]
+
+    @property
+    def shapes(self) -> dict[str, Shape]:
+        """The shape of each value, by name."""
+        found = {source.name: source.shape for source in self.sources}
+        found.update((step.result, step.shape) for step in self.steps)
+        return found
+
+    def values(self, inputs: Mapping[str, Array] | Sequence[Array]) -> dict[str, Array]:
+        """Return all values of the network, float64, for its sources' by name or in their order."""
+        given = inputs if isinstance(inputs, Mapping) else dict(zip(self.names, inputs, strict=True))
+        found = {source.name: np.asarray(given[source.name], np.float64) for source in self.sources}
+        for step in self.steps:
+            found[step.result] = step.forward(*(found[name] for name in step.operands))
+        return found
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The sources' names."""
+        return tuple(source.name for source in self.sources)
+
+    def forward(self, *inputs: Array) -> Array:
+        """Return the output for the sources' values."""
+        return self.constant if self.constant is not None else self.values(inputs)[self.output]
+
+    def push(self, values: Mapping[str, Array], tangents: Sequence[Array]) -> Array:
+        """Return the Jacobian times tangents of the sources, at `values` as `values()` gave them."""
+        if self.constant is not None:
+            return np.zeros(self.constant.shape)
+        found = dict(zip(self.names, tangents, strict=True))
+        for step in self.steps:
+            operands = [values[name] for name in step.operands]
+            found[step.result] = step.push(operands, [found[name] for name in step.operands])
+        return found[self.output]
+
+    def pull(self, values: Mapping[str, Array], cotangent: Array) -> tuple[Array, ...]:
+        """Return the transposed Jacobian times a cotangent of the output, one array a source."""
+        found: dict[str, Array] = {} if self.constant is not None else {self.output: cotangent}
+        for step in reversed(self.steps):
+            if step.result not in found:
+                continue
+            operands = [values[name] for name in step.operands]
+            for name, part in zip(step.operands, step.pull(operands, found.pop(step.result)), strict=True):
+                found[name] = found[name] + part if name in found else part
+        return tuple(found.get(source.name, np.zeros(source.shape)) for source in self.sources)
+
+
+def needed(steps: Sequence[Step], output: str) -> tuple[Step, ...]:
+    """Return the steps that a value needs."""
+    wanted, kept = {output}, []
+    for step in reversed(steps):
+        if step.result in wanted:
+            kept.append(step)
+            wanted.update(step.operands)
+    return tuple(reversed(kept))
+
+
+def carried(network: Network) -> tuple[int | None, Step | None]:
+    """Follow the samples of the sources' first axes to the output.
+
+    Returns:
+        The output's axis along which they stand, if each sample goes its own way, the same for all; else None, and the
+        step at which they meet.
+    """
+    if network.constant is not None:
+        return 0, None
+    axes: dict[str, int | None] = {source.name: 0 for source in network.sources}
+    for step in network.steps:
+        axes[step.result] = step.carry([axes[name] for name in step.operands])
+        if axes[step.result] is None:
+            return None, step
+    return axes[network.output], None
+
+
+def operand_of(source: Source, dynamic: bool) -> Operand:
+    """Return a source as nodes read it."""
+    return Operand(source.name, source.shape, dynamic=dynamic)
