@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from sn_graph.certify.steps import Array, Operand, Shape, Step
+from sn_graph.certify.steps import Array, Shape, Step
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Source:
     Attributes:
         name: As in the model.
         shape: Its shape in the network; the batch axis is 1 long where each sample is proven to go its own way.
-        stored_shape: Its shape as the model runs: that of a witness. Dynamic sizes are those that the network stands for.
+        stored_shape: Its shape as the model runs: that of a witness, at the sizes that the network stands for.
     """
 
     name: str
@@ -37,6 +37,7 @@ class Network:
         is_per_sample: Whether that is proven, so that the constants hold for a batch of any size.
         parameters: Values of the model's other inputs for which the network computes; the constants hold for any.
         sizes: The sizes that dynamic dimensions have here.
+        open: The dynamic dimensions for which the constants must hold whatever their size.
     """
 
     sources: tuple[Source, ...]
@@ -48,6 +49,7 @@ class Network:
     is_per_sample: bool
     parameters: Mapping[str, Array] = field(default_factory=dict)
     sizes: Mapping[str, int] = field(default_factory=dict)
+    open: tuple[str, ...] = ()
 
     @property
     def output_shape(self) -> Shape:
@@ -127,8 +129,3 @@ def carried(network: Network) -> tuple[int | None, Step | None]:
         if axes[step.result] is None:
             return None, step
     return axes[network.output], None
-
-
-def operand_of(source: Source, dynamic: bool) -> Operand:
-    """Return a source as nodes read it."""
-    return Operand(source.name, source.shape, dynamic=dynamic)

@@ -1,8 +1,8 @@
 """The walk: from a model's graph to a network's steps, through functions, and the taken branches of If.
 
-What depends on constants alone is evaluated in the graph's own types, as onnx's operators compute it, so that a spectral
-norm which an exporter left as arithmetic is the weight that it gives. What has a shape only, as Shape asks for it, is
-a constant too.
+What depends on constants alone is evaluated in the graph's own types, as onnx's operators compute it, so that a
+spectral norm which an exporter left as arithmetic is the weight that it gives. So is what follows from sizes; where
+those are dynamic, each element of such a constant is known to depend on them or not.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,11 +15,16 @@ from numpy.typing import NDArray
 
 from sn_graph.certify.network import needed
 from sn_graph.certify.rules import rule_of
-from sn_graph.certify.steps import SIZES, Call, NoBound, Operand, Step, Unbounded
+from sn_graph.certify.steps import ROUNDED, SIZES, Call, NoBound, OpenSize, Operand, Shape, Step, Unbounded
 from sn_graph.errors import ModelError
-from sn_graph.model import Model, Node, Scope, constant_tensor
-from sn_graph.model.randomness import RANDOM_OPS
+from sn_graph.model import RANDOM_OPS, Model, Node, Scope, constant_tensor
 from sn_graph.recognise import Evaluator, NotComputable
+
+# What moves elements, whose masks move as they do; what computes each by itself.
+MOVING = frozenset({"Gather", "Slice", "Concat", "Unsqueeze", "Squeeze", "Reshape", "Identity", "Transpose", "Split"})
+ELEMENTWISE = frozenset({"Add", "Sub", "Mul", "Div", "Mod", "Where", "Equal", "Neg", "Min", "Max", "Floor", "Ceil"})
+# What goes on in the same way whatever a size is; others may do something else from some size on.
+UNROUNDED = MOVING | {"Add", "Sub", "Mul", "Cast", "ReduceProd", "ReduceSum", "ConstantOfShape", "Range", "Expand"}
 
 Value = Operand | Unbounded
 """What a name stands for: an operand, or the node that left it without a bound."""
@@ -52,13 +57,21 @@ class Walk:
     Args:
         model: The model.
         inputs: What each input of the main graph stands for.
+        others: The shapes of all values where each size that is dynamic is another one; a size is then known to be
+            the same always where it is the same there.
+
+    Attributes:
+        shapes: The shape of each value that was made, by its name in the network.
+        dynamic: The values whose sizes may be others.
     """
 
-    def __init__(self, model: Model, inputs: Mapping[str, Operand]) -> None:
+    def __init__(self, model: Model, inputs: Mapping[str, Operand], others: Mapping[str, Shape] | None = None) -> None:
         self._model = model
         self._graph = model.graph
         self._evaluator = Evaluator(model, wide=False)
         self._steps: list[Step] = []
+        self._others = others or {}
+        self.shapes: dict[str, Shape] = {operand.name: operand.shape for operand in inputs.values()}
         self.dynamic: set[str] = {operand.name for operand in inputs.values() if operand.dynamic}
         self._main = Frame(self._graph.main, "", "", dict(inputs))
 
@@ -137,75 +150,124 @@ class Walk:
 
     def _branched(self, frame: Frame, node: Node, path: str, values: Sequence[Value | None]) -> Sequence[Value]:
         condition = values[0]
+        if isinstance(condition, Operand) and condition.depends and not condition.depends - {SIZES, ROUNDED}:
+            raise OpenSize(f"which branch {path} takes follows from a size that is dynamic")
         if not isinstance(condition, Operand) or condition.array is None or condition.depends:
             raise NoBound("which branch is taken depends on an input", "certify each branch by itself")
         taken = "then_branch" if bool(condition.array.reshape(-1)[0]) else "else_branch"
         for scope in node.subgraphs:
             if scope.proto == node.attribute(taken, onnx.AttributeProto.GRAPH):
                 inner = Frame(scope, f"{path}/{taken}/", f"{path}/{taken}", {}, frame, frame.attributes)
-                self._walk_captures(frame, scope)
                 self._walk(inner, scope.outputs)
                 return [self._look(inner, name) for name in scope.outputs]
         raise NoBound(f"its {taken} is missing")
 
-    def _walk_captures(self, frame: Frame, scope: Scope) -> None:
-        """Nothing to do: `_read_by` counts what subgraphs read among what their node reads."""
-
     def _computed(self, frame: Frame, node: Node, path: str, operands: Sequence[Operand | None]) -> Sequence[Value]:
         known = [operand for operand in operands if operand is not None]
+        results = tuple(f"{frame.prefix}{name}" if name else "" for name in node.proto.output)
         if node.is_standard and node.op_type in ("Shape", "Size") and known:
-            return [self._shape(node, known[0])]
-        if node.op_type in RANDOM_OPS and not (node.op_type == "Dropout"):
-            raise NoBound(f"{node.op_type} is random")
+            return [self._shape(node, results[0], known[0])]
+        if node.op_type in RANDOM_OPS:
+            raise NoBound(f"{node.op_type} is random", "export the model for inference")
         if all(operand.is_constant for operand in known):
-            return self._constants(frame, node, path, operands)
-        return self._varying(frame, node, path, operands)
+            made = self._constants(node, results, operands)
+            self.shapes.update((operand.name, operand.shape) for operand in made)
+            return made
+        if any(operand.depends & {ROUNDED} for operand in known):
+            raise OpenSize(f"what {path} does follows from a size that is dynamic, in steps")
+        return self._varying(node, path, results, operands)
 
-    def _shape(self, node: Node, operand: Operand) -> Operand:
-        evaluated = [np.array(operand.shape, np.int64)]
+    def _shape(self, node: Node, result: str, operand: Operand) -> Operand:
+        sizes = np.array(operand.shape, np.int64)
+        open_ = np.zeros(sizes.shape, bool)
+        if operand.dynamic:
+            other = self._others.get(operand.name, ())
+            open_ = sizes != other if len(other) == len(sizes) else np.ones(sizes.shape, bool)
         if node.op_type == "Size":
-            evaluated = [np.array(int(np.prod(operand.shape, dtype=np.int64)))]
+            array, open_ = np.array(sizes.prod()), np.array(open_.any())
         else:
             start, end = node.integer("start", 0), node.attribute("end", onnx.AttributeProto.INT)
-            evaluated = [evaluated[0][start:end]]
-        depends = operand.depends | ({SIZES} if operand.dynamic else frozenset())
-        return Operand("", evaluated[0].shape, evaluated[0], depends, is_float=False)
+            array, open_ = sizes[start:end], open_[start:end]
+        depends = frozenset({SIZES}) if open_.any() else frozenset[str]()
+        return Operand(result, array.shape, array, depends, is_float=False, open=open_)
 
-    def _constants(
-        self, frame: Frame, node: Node, path: str, operands: Sequence[Operand | None]
-    ) -> Sequence[Value]:
+    def _constants(self, node: Node, results: Sequence[str], operands: Sequence[Operand | None]) -> Sequence[Operand]:
         """Evaluate a node that reads constants only."""
-        names = [f"{frame.prefix}{name}" for name in node.proto.output]
         if node.is_standard and node.op_type == "Constant":
             tensor = constant_tensor(node)
             if tensor is not None:
-                return [_constant(names[0], self._model.array(tensor))]
+                return [_constant(results[0], self._model.array(tensor))]
         arrays = [None if operand is None else operand.array for operand in operands]
         try:
             made = self._evaluator.run(node, arrays) if node.op_type != "Constant" else [self._evaluator.held(node)]
         except NotComputable as error:
             raise NoBound(f"the constant that it makes can't be computed ({error})") from None
-        depends = frozenset[str]().union(*(operand.depends for operand in operands if operand is not None))
-        dynamic = any(operand.dynamic for operand in operands if operand is not None) or SIZES in depends
-        return [_constant(name, np.asarray(array), depends, dynamic) for name, array in zip(names, made, strict=False)]
+        known = [operand for operand in operands if operand is not None]
+        depends = frozenset[str]().union(*(operand.depends for operand in known)) - {SIZES, ROUNDED}
+        dynamic = any(operand.dynamic for operand in known)
+        found = []
+        for place, (name, array) in enumerate(zip(results, map(np.asarray, made), strict=False)):
+            open_, own = None, depends
+            if any(SIZES in operand.depends for operand in known):
+                open_ = self._open(node, operands, place, array.shape)
+                if open_.any():
+                    own = own | {SIZES}
+                    if not _goes_on(node, operands) or any(ROUNDED in operand.depends for operand in known):
+                        own = own | {ROUNDED}
+            found.append(_constant(name, array, own, dynamic or SIZES in own, open_))
+        return found
+
+    def _open(
+        self, node: Node, operands: Sequence[Operand | None], place: int, shape: Shape
+    ) -> NDArray[np.bool_]:
+        """Say which elements of a constant follow from sizes that are dynamic."""
+        opened = [operand is not None and SIZES in operand.depends for operand in operands]
+        if node.op_type == "Equal" and any(_is_negative(operand) for operand in operands):
+            return np.zeros(shape, bool)  # no size is, so that expand's question for −1 has one answer
+        masks = [None if operand is None else _mask(operand) for operand in operands]
+        if node.op_type in MOVING and (node.op_type == "Concat" or not any(opened[1:])):
+            moved = [
+                operand.array if place and node.op_type != "Concat" and operand is not None else mask
+                for place, (operand, mask) in enumerate(zip(operands, masks, strict=True))
+            ]
+            try:
+                return np.asarray(self._evaluator.run(node, moved)[place]).astype(bool)
+            except NotComputable:
+                return np.ones(shape, bool)
+        if node.op_type == "Cast":
+            (mask, *_) = masks
+            return np.ones(shape, bool) if mask is None else mask
+        if node.op_type in ELEMENTWISE:
+            given = [mask for mask in masks if mask is not None]
+            return np.broadcast_to(np.logical_or.reduce(np.broadcast_arrays(*given)), shape)
+        return np.ones(shape, bool)
 
     def _varying(
-        self, frame: Frame, node: Node, path: str, operands: Sequence[Operand | None]
+        self, node: Node, path: str, names: tuple[str, ...], operands: Sequence[Operand | None]
     ) -> Sequence[Value]:
         """Ask the rule of a node that reads what depends on the input."""
         rule = rule_of(node.domain, node.op_type)
         if rule is None:
             shown = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
             raise NoBound(f"the operator {shown} has no rule")
-        results = tuple(f"{frame.prefix}{name}" if name else "" for name in node.proto.output)
+        # A function's values are named behind its call, which another value's own name might look like.
+        results = tuple(f"{name}~{len(self._steps)}" if name in self.shapes else name for name in names)
         opset = self._graph.opset(node.domain) or 1
-        made = rule(Call(node, path, opset, tuple(operands), results, self._evaluate))
+        try:
+            made = rule(Call(node, path, opset, tuple(operands), results, self._evaluate))
+        except (ValueError, IndexError, ZeroDivisionError, OverflowError) as error:
+            raise ModelError(
+                f"node '{path}' ({node.op_type}) can't read what it is given",
+                " ".join(str(error).split()),
+                "give the sizes for which the model was made, with --dim name=N",
+            ) from None
         dynamic = any(operand.dynamic for operand in operands if operand is not None)
         if isinstance(made, Operand):
             return [made]
         steps = [made] if isinstance(made, Step) else list(made)
         self._steps += steps
         found = {step.result: Operand(step.result, step.shape, dynamic=dynamic) for step in steps}
+        self.shapes.update((step.result, step.shape) for step in steps)
         if dynamic:
             self.dynamic.update(found)
         lost = Unbounded(node, path, "one of its further outputs has no rule")
@@ -219,10 +281,30 @@ class Walk:
 
 
 def _constant(
-    name: str, array: NDArray[Any], depends: frozenset[str] = frozenset(), dynamic: bool = False
+    name: str,
+    array: NDArray[Any],
+    depends: frozenset[str] = frozenset(),
+    dynamic: bool = False,
+    open_: NDArray[np.bool_] | None = None,
 ) -> Operand:
     is_float = array.dtype.kind == "f" or array.dtype.name == "bfloat16"
-    return Operand(name, array.shape, array, depends, dynamic, is_float)
+    return Operand(name, array.shape, array, depends, dynamic, is_float, open_)
+
+
+def _goes_on(node: Node, operands: Sequence[Operand | None]) -> bool:
+    """Say whether a node does the same to sizes whatever they are."""
+    condition = operands[0] if node.op_type == "Where" else None
+    return node.op_type in UNROUNDED or (condition is not None and SIZES not in condition.depends)
+
+
+def _is_negative(operand: Operand | None) -> bool:
+    return operand is not None and operand.array is not None and not operand.depends and bool((operand.array < 0).all())
+
+
+def _mask(operand: Operand) -> NDArray[np.bool_]:
+    if operand.open is not None:
+        return operand.open
+    return np.full(operand.shape, SIZES in operand.depends)
 
 
 def _read_by(node: Node) -> Iterator[str]:

@@ -7,22 +7,25 @@ from sn_graph.model.follow import Reached, Reading, follow, origin
 from sn_graph.model.graph import ONNX_DOMAINS, Graph, Node, Scope, Use, constant_tensor, subgraphs
 from sn_graph.model.neighbours import data_files
 from sn_graph.model.payload import FLOAT_TYPES, READING, Payload, Source, element_type, scale_elements
-from sn_graph.model.randomness import random_ops
+from sn_graph.model.randomness import RANDOM_OPS, random_ops
 from sn_graph.model.shapes import Shapes
 from sn_graph.model.skeleton import put_data
 from sn_graph.model.storage import Model, Storage
 from sn_graph.model.temporary import collect, temporary_folder
 from sn_graph.model.tensors import walk_tensors, without_data
+from sn_graph.model.values import Dimension, Value, describe
 from sn_graph.model.watch import files_put_in_place, report_to, understand
 from sn_graph.model.wire import RAW_DATA, Buffer
 
 __all__ = [
     "FLOAT_TYPES",
     "ONNX_DOMAINS",
+    "RANDOM_OPS",
     "RAW_DATA",
     "READING",
     "Buffer",
     "ConstantValues",
+    "Dimension",
     "Graph",
     "Key",
     "Model",
@@ -36,12 +39,14 @@ __all__ = [
     "StagedFiles",
     "Storage",
     "Use",
+    "Value",
     "clear_data",
     "collect",
     "constant_tensor",
     "constants",
     "constants_by_key",
     "data_files",
+    "describe",
     "element_type",
     "files_put_in_place",
     "follow",

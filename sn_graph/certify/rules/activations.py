@@ -50,7 +50,8 @@ class Activation:
 def _step(name: str) -> Callable[[Call], Made]:
     def rule(call: Call) -> Made:
         raise NoBound(
-            f"{name} is a step function, whose value jumps", "leave it out, or certify the part of the network before it"
+            f"{name} is a step function, whose value jumps",
+            "leave it out, or certify the part of the network before it",
         )
 
     return rule
@@ -72,7 +73,7 @@ def _cdf(x: Array) -> Array:
 
 
 def swish(alpha: float) -> Activation:
-    """x σ(αx); its derivative is a function of αx alone."""
+    """X σ(αx); its derivative is a function of αx alone."""
     return Activation(
         1.0 - SWISH,
         SWISH,
@@ -82,7 +83,7 @@ def swish(alpha: float) -> Activation:
 
 
 def gelu() -> Activation:
-    """x Φ(x)."""
+    """X Φ(x)."""
     return Activation(1.0 - GELU, GELU, lambda x: x * _cdf(x), lambda x: _cdf(x) + x * _gauss(x))
 
 
@@ -103,7 +104,7 @@ def gelu_tanh() -> Activation:
 
 
 def mish() -> Activation:
-    """x tanh(log(1 + eˣ))."""
+    """X tanh(log(1 + eˣ))."""
 
     def bent(x: Array) -> Array:
         return np.asarray(np.tanh(np.logaddexp(0.0, x)))
@@ -117,7 +118,7 @@ def mish() -> Activation:
 
 
 def hard_swish(alpha: float, beta: float) -> Activation:
-    """x · clip(αx + β, 0, 1)."""
+    """X · clip(αx + β, 0, 1)."""
 
     def derivative(x: Array) -> Array:
         gate = alpha * x + beta
@@ -245,7 +246,9 @@ PLAIN: dict[str, Activation] = {
 """The activations without attributes."""
 
 
-def applied(call: Call, activation: Activation, x: Operand | None = None, rule: str = "", note: str = "") -> Elementwise:
+def applied(
+    call: Call, activation: Activation, x: Operand | None = None, rule: str = "", note: str = ""
+) -> Elementwise:
     """Make the step of an activation."""
     return call.elementwise(
         activation.low, activation.high, activation.apply, activation.derivative, x=x, rule=rule, note=note

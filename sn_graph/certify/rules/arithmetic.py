@@ -1,8 +1,8 @@
 """Sums, and products with constants, elementwise, as NumPy broadcasts.
 
-    x + y             ‖δ‖ ≤ Σ ‖δᵢ‖, each times √(how often broadcasting repeats it)
-    x · c             max |c|; an element of x that meets several c counts √Σ c²
-    concat(x, y, …)   ‖δ‖ = √Σ ‖δᵢ‖²
+x + y             ‖δ‖ ≤ Σ ‖δᵢ‖, each times √(how often broadcasting repeats it)
+x · c             max |c|; an element of x that meets several c counts √Σ c²
+concat(x, y, …)   ‖δ‖ = √Σ ‖δᵢ‖²
 """
 
 from collections.abc import Callable, Sequence

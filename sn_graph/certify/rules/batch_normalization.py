@@ -12,10 +12,13 @@ from sn_graph.errors import ModelError
 
 def batch_normalization(call: Call) -> Made:
     """BatchNormalization, whatever the opset."""
-    training = call.node.integer("training_mode", 0) if call.opset >= 14 else len([one for one in call.results if one]) > 1
+    training = (
+        call.node.integer("training_mode", 0) if call.opset >= 14 else len([one for one in call.results if one]) > 1
+    )
     if training:
         raise NoBound(
-            "BatchNormalization in training mode divides by the deviation of the batch", "export the model for inference"
+            "BatchNormalization in training mode divides by the deviation of the batch",
+            "export the model for inference",
         )
     x = call.varying()
     scale, bias, mean, variance = (

@@ -12,9 +12,11 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import AttributeProto
+from onnx import AttributeProto, TensorProto
 
 from sn_graph.certify.steps import (
+    ROUNDED,
+    SIZES,
     Array,
     Call,
     LinearMap,
@@ -24,6 +26,7 @@ from sn_graph.certify.steps import (
     Reshaped,
     Selected,
     Shape,
+    Sliced,
     Step,
     Transposed,
 )
@@ -43,7 +46,7 @@ def _identity(call: Call) -> Made:
 
 def _cast(call: Call) -> Made:
     to = call.node.attribute("to", AttributeProto.INT, AttributeProto.STRING)
-    code = AttributeProto.DataType.Value(to.decode()) if isinstance(to, bytes) else to
+    code = TensorProto.DataType.Value(to.decode()) if isinstance(to, bytes) else to
     return _converted(call, code)
 
 
@@ -136,13 +139,12 @@ def selected(call: Call, x: Operand, places: Places, most: int | None, offset: A
     return call.linear([(x, Selected.of(x.shape, places, most))], offset=offset)
 
 
-def _asked(call: Call, most: int | None, certain: bool = True) -> Made:
+def _asked(call: Call, most: int | None) -> Made:
     """Ask the operator where the elements go, by their places.
 
     Args:
         call: The node.
         most: How often it takes an element at most, whatever the sizes.
-        certain: Whether its other inputs decide that, so that they must be known.
     """
     x = call.varying()
     given: list[NDArray[np.generic] | None] = [places_of(x.shape)]
@@ -152,8 +154,7 @@ def _asked(call: Call, most: int | None, certain: bool = True) -> Made:
             continue
         if operand.array is None:
             raise NoBound(f"its input {place} depends on the network's input")
-        if certain:
-            call.require_certain(operand, f"input {place}")
+        call.require_certain(operand, f"input {place}")
         given.append(operand.array)
     made = call.evaluate(call.node, given)
     steps = [
@@ -164,12 +165,64 @@ def _asked(call: Call, most: int | None, certain: bool = True) -> Made:
     return steps[0] if len(steps) == 1 else steps
 
 
+def _numbers(call: Call, place: int, name: str) -> tuple[int, ...] | None:
+    """Return whole numbers that older opsets hold as an attribute and newer ones take as an input."""
+    found = call.node.integers(name)
+    operand = call.given(place)
+    if found is not None or operand is None:
+        return found
+    if operand.array is None or operand.depends - {SIZES, ROUNDED}:
+        raise NoBound(f"its {name} depend on the network's input")
+    return tuple(int(number) for number in operand.array.reshape(-1))
+
+
 def _slice(call: Call) -> Made:
-    return _asked(call, 1, certain=False)
+    x = call.varying()
+    starts, ends = _numbers(call, 1, "starts") or (), _numbers(call, 2, "ends") or ()
+    axes = _numbers(call, 3, "axes") or tuple(range(len(starts)))
+    steps = _numbers(call, 4, "steps") or (1,) * len(starts)
+    slices = [slice(None)] * len(x.shape)
+    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
+        slices[axis] = _part(x.shape[axis], start, end, step)
+    return call.linear([(x, Sliced.by(x.shape, slices))])
+
+
+def _part(size: int, start: int, end: int, step: int) -> slice:
+    """Return what ONNX means by a start, an end and a step."""
+    if step == 0:
+        raise ValueError("a step of 0")
+    if start == 0 and end >= _WHOLE and step == 1:
+        return slice(None)
+    last = size if step > 0 else size - 1
+    least = 0 if step > 0 else -1
+    begin = min(max(start + size if start < 0 else start, 0), last)
+    stop = min(max(end + size if end < 0 else end, least), size)
+    # Below 0 there is no place that a slice could name.
+    return slice(begin, None if stop < 0 else stop, step)
+
+
+# What exporters write for "to the end".
+_WHOLE = (1 << 31) - 1
 
 
 def _split(call: Call) -> Made:
-    return _asked(call, 1, certain=False)
+    x = call.varying()
+    axis = call.node.integer("axis", 0) % len(x.shape)
+    size, count = x.shape[axis], len(call.results)
+    sizes = _numbers(call, 1, "split")
+    if sizes is None:
+        most = -(-size // count)
+        sizes = (*(most for _ in range(count - 1)), size - most * (count - 1))
+    steps, start = [], 0
+    for output, length in enumerate(sizes):
+        slices = [slice(None)] * len(x.shape)
+        slices[axis] = slice(start, start + length, 1)
+        if call.results[output]:
+            steps.append(call.linear([(x, Sliced.by(x.shape, slices))], output=output))
+        start += length
+    if start != size:
+        raise ValueError(f"parts of {start} in all where it has {size}")
+    return steps
 
 
 def _gather(call: Call) -> Made:
@@ -177,7 +230,9 @@ def _gather(call: Call) -> Made:
     indices = np.asarray(call.constant(1, "indices"), np.int64)
     places = np.take(places_of(x.shape), indices, axis)
     # An index from the end may be the same as one from the start.
-    counts = [np.unique(part, return_counts=True)[1].max(initial=0) for part in (indices[indices < 0], indices[indices >= 0])]
+    counts = [
+        np.unique(part, return_counts=True)[1].max(initial=0) for part in (indices[indices < 0], indices[indices >= 0])
+    ]
     return selected(call, x, places, int(sum(counts)))
 
 

@@ -1,10 +1,10 @@
 """Pools: windows over spatial axes.
 
-    AveragePool   linear: a matrix along each axis, whose norms are multiplied (a Kronecker product)
-    MaxPool       |max a − max b| ≤ max |a − b| ≤ ‖a − b‖ over a window; summed over windows, each element counts as often
-                  as windows hold it: √overlap
-    LpPool        ‖·‖_p ≤ ‖·‖₂ for p ≥ 2, so as MaxPool; ‖·‖₁ ≤ √k ‖·‖₂ for p = 1
-    Global…       one window
+AveragePool   linear: a matrix along each axis, whose norms are multiplied (a Kronecker product)
+MaxPool       |max a − max b| ≤ max |a − b| ≤ ‖a − b‖ over a window; summed over windows, each element counts as often
+as windows hold it: √overlap
+LpPool        ‖·‖_p ≤ ‖·‖₂ for p ≥ 2, so as MaxPool; ‖·‖₁ ≤ √k ‖·‖₂ for p = 1
+Global…       one window
 """
 
 import math
@@ -65,9 +65,7 @@ def windows(call: Call, shape: Shape) -> list[Axis]:
     if auto != "NOTSET":
         pads = resolve_pads(auto, size, taps, strides, dilations)
     ceiled = bool(node.integer("ceil_mode", 0)) and auto in ("NOTSET", "")
-    return [
-        _axis(size[i], taps[i], strides[i], dilations[i], pads[i], pads[i + rank], ceiled) for i in range(rank)
-    ]
+    return [_axis(size[i], taps[i], strides[i], dilations[i], pads[i], pads[i + rank], ceiled) for i in range(rank)]
 
 
 def _axis(size: int, taps: int, stride: int, dilation: int, begin: int, end: int, ceiled: bool) -> Axis:

@@ -40,7 +40,9 @@ def fused_matmul(call: Call) -> Made:
     node = call.node
     if node.integer("transBatchA", 0) or node.integer("transBatchB", 0):
         raise NoBound("transBatchA and transBatchB have no rule")
-    return _product(call, 0, bool(node.integer("transA", 0)), bool(node.integer("transB", 0)), node.number("alpha", 1.0))
+    return _product(
+        call, 0, bool(node.integer("transA", 0)), bool(node.integer("transB", 0)), node.number("alpha", 1.0)
+    )
 
 
 def gemm(call: Call) -> Made:
@@ -56,9 +58,7 @@ def gemm(call: Call) -> Made:
     parts: list[LinearMap] = [broadcast(added.shape, step.shape)]
     if beta != 1.0:
         parts.append(Scaled.by(step.shape, np.array(beta)))
-    return replace(
-        step, operands=(*step.operands, added.name), parts=(*step.parts, Composed.of(parts))
-    )
+    return replace(step, operands=(*step.operands, added.name), parts=(*step.parts, Composed.of(parts)))
 
 
 def fused_gemm(call: Call) -> Made:

@@ -1,8 +1,8 @@
 """Steps: linear maps, activations and other functions with their Jacobians and proven constants."""
 
-from sn_graph.certify.steps.call import SIZES, Call, Made, Operand
+from sn_graph.certify.steps.call import ROUNDED, SIZES, Call, Made, Operand
 from sn_graph.certify.steps.maps import Array, Composed, LinearMap, Scaled, Shape, Summed, copied_axes, unbroadcast
-from sn_graph.certify.steps.moves import Placed, Reshaped, Selected, Transposed
+from sn_graph.certify.steps.moves import Placed, Reshaped, Selected, Sliced, Transposed
 from sn_graph.certify.steps.products import Convolved, Multiplied, Separable
 from sn_graph.certify.steps.rounding import UNIT, product, raised, root, root_of_squares, total
 from sn_graph.certify.steps.step import (
@@ -21,6 +21,7 @@ from sn_graph.certify.steps.step import (
 )
 
 __all__ = [
+    "ROUNDED",
     "SIZES",
     "UNIT",
     "Array",
@@ -44,6 +45,7 @@ __all__ = [
     "Selected",
     "Separable",
     "Shape",
+    "Sliced",
     "Step",
     "Summed",
     "Transposed",

@@ -25,6 +25,9 @@ from sn_graph.model import Node
 SIZES = "a size"
 """What the values of a constant depend on, where they follow from a size that is dynamic."""
 
+ROUNDED = "a size, in steps"
+"""What they depend on besides, where arithmetic made them that may do something else from some size on."""
+
 
 @dataclass(frozen=True, eq=False)
 class Operand:
@@ -38,6 +41,7 @@ class Operand:
             `array` are then the elements at the sizes, and for values of those inputs, that the network stands for.
         dynamic: Whether some of its sizes may be others.
         is_float: Whether its elements are floats.
+        open: Which elements of a constant that depends on `SIZES` do; None where all do, or none.
     """
 
     name: str
@@ -46,6 +50,7 @@ class Operand:
     depends: frozenset[str] = frozenset()
     dynamic: bool = False
     is_float: bool = True
+    open: NDArray[np.bool_] | None = None
 
     @property
     def is_constant(self) -> bool:
@@ -107,8 +112,9 @@ class Call:
 
     def require_certain(self, operand: Operand, called: str) -> None:
         """Raise where the elements of a constant are those of a size, or of an input, that is not fixed."""
-        if operand.depends - {SIZES}:
-            known = " and ".join(sorted(operand.depends - {SIZES}))
+        others = operand.depends - {SIZES, ROUNDED}
+        if others:
+            known = " and ".join(sorted(others))
             raise NoBound(f"its {called} follows from {known}, whose values are not known")
         if operand.depends:
             raise OpenSize(f"the {called} of {self.path} follows from a size that is dynamic")

@@ -209,3 +209,43 @@ class Placed(LinearMap):
     def carry(self, axis: int) -> int | None:
         """See `LinearMap`."""
         return None if axis == self.axis else axis
+
+
+@dataclass(frozen=True, eq=False)
+class Sliced(LinearMap):
+    """Elements at regular places of some axes; ‖A‖ = 1, or 0 where none is left.
+
+    Attributes:
+        slices: One an axis; of an axis that is read whole, from 0 on, `slice(None)`.
+    """
+
+    slices: tuple[slice, ...]
+
+    @classmethod
+    def by(cls, shape: Shape, slices: Sequence[slice]) -> "Sliced":
+        """Slice arrays of a shape."""
+        result = tuple(len(range(size)[one]) for size, one in zip(shape, slices, strict=True))
+        return cls(shape, result, tuple(slices))
+
+    def forward(self, x: Array) -> Array:
+        """See `LinearMap`."""
+        return x[self.slices]
+
+    def adjoint(self, y: Array) -> Array:
+        """See `LinearMap`."""
+        result = np.zeros(self.input_shape)
+        result[self.slices] = y
+        return result
+
+    def norm(self) -> float:
+        """See `LinearMap`."""
+        return 0.0 if 0 in self.output_shape else 1.0
+
+    def supremum(self) -> float | None:
+        """See `LinearMap`."""
+        return 1.0
+
+    def carry(self, axis: int) -> int | None:
+        """See `LinearMap`."""
+        # A part that is all of it at one size may be less at another, where samples then stand elsewhere.
+        return axis if self.slices[axis] == slice(None) else None

@@ -42,7 +42,7 @@ class Multiplied(LinearMap):
 
     def forward(self, x: Array) -> Array:
         """See `LinearMap`."""
-        return np.matmul(x, self._wide)
+        return np.asarray(np.matmul(x, self._wide))
 
     def adjoint(self, y: Array) -> Array:
         """See `LinearMap`."""
@@ -101,7 +101,8 @@ class Multiplied(LinearMap):
     @property
     def terms(self) -> int:
         """See `LinearMap`."""
-        return max(self.weight.shape[-2], self.weight.shape[-1] * max(1, math.prod(self.weight.shape[:-2])))
+        *batch, inner, outer = self.weight.shape
+        return int(max(inner, outer * max(1, math.prod(batch))))
 
     @property
     def error(self) -> float:
@@ -178,7 +179,7 @@ class Convolved(LinearMap):
     def terms(self) -> int:
         """See `LinearMap`."""
         first, second, *taps = self.convolution.kernel.shape
-        return max(first // self.convolution.group, second) * math.prod(taps)
+        return int(max(first // self.convolution.group, second) * math.prod(taps))
 
     @property
     def error(self) -> float:

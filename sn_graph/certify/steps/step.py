@@ -323,4 +323,3 @@ def repeated(shape: Shape, result: Shape) -> float:
     for axis in copied_axes(shape, result):
         count *= result[axis]
     return root(float(count))
-

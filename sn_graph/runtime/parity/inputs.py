@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from sn_graph.errors import ModelError, UsageError
-from sn_graph.model import Model, walk_tensors
+from sn_graph.model import Model, Value, describe, walk_tensors
 from sn_graph.runtime.engine import EXTENDED, element_dtype
 from sn_graph.runtime.parity.ranges import trace
-from sn_graph.runtime.parity.signature import Value, describe, signature
+from sn_graph.runtime.parity.signature import signature
 
 DYNAMIC_SIZE = 2
 _MOST_INPUTS = 4096  # onnxruntime takes time that grows with their square

@@ -1,0 +1,358 @@
+"""Building: from a model to the network between a chosen input and output, at the sizes that it may have.
+
+Where the first axis of the inputs counts samples and each sample goes its own way, the network holds one of them, and
+its constant is that of any batch. That is proven at two sizes of the batch: in each, every step keeps the samples
+apart, and nothing that decides what a step does follows from the batch's size. Other sizes that are not known get an
+example, and the steps' constants must then hold for all sizes.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from sn_graph.certify.network import Network, Source, carried
+from sn_graph.certify.steps import OpenSize, Operand, Shape, Unbounded
+from sn_graph.certify.walk import Walk
+from sn_graph.errors import ModelError, UsageError
+from sn_graph.model import Model, Value, describe
+from sn_graph.state import read_inserted
+
+FLOATS = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16})
+# Examples of a size that is not known, the first that the model can take; the second is another, to tell what follows.
+EXAMPLES = (32, 64, 28, 224, 16, 8, 4, 2, 128, 256, 299, 512, 12, 1)
+# Batches at which it is proven that samples go their own way: at both, and not by chance of one number.
+BATCHES = (2, 3)
+# More elements than that are not made for an input.
+MOST = 1 << 27
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of a model.
+
+    Attributes:
+        sources: The inputs whose changes count.
+        others: The other inputs, which may have any value.
+        output: The name of the output.
+        dims: Sizes of dynamic dimensions by name.
+    """
+
+    sources: tuple[Value, ...]
+    others: tuple[Value, ...]
+    output: str
+    dims: Mapping[str, int]
+
+    @classmethod
+    def of(
+        cls, model: Model, inputs: Sequence[str], output: str | None, dims: Mapping[str, int] | None
+    ) -> "Question":
+        """Choose the inputs and the output. Raises ModelError where that is open, UsageError where a name is unknown."""
+        graph = model.proto.graph
+        held = {tensor.name for tensor in graph.initializer} | {one.values.name for one in graph.sparse_initializer}
+        values = [describe(info) for info in graph.input if info.name not in held]
+        floats = [value for value in values if value.element_type in FLOATS]
+        sources = _chosen("input", inputs, floats, values)
+        if len(sources) > 1 and not inputs:
+            names = ", ".join(value.name for value in sources)
+            raise ModelError(
+                f"{model.name} has several float inputs: {names}",
+                "and their constants are different",
+                "name one with --input, or several for that of all jointly",
+            )
+        ends = [describe(info) for info in graph.output]
+        targets = _chosen("output", [] if output is None else [output], ends, ends)
+        if len(targets) > 1:
+            names = ", ".join(value.name for value in targets)
+            raise ModelError(
+                f"{model.name} has several outputs: {names}", "and their constants are different", "name one with --output"
+            )
+        found = cls(tuple(sources), tuple(value for value in values if value not in sources), targets[0].name, dims or {})
+        found._require_known_dims()
+        return found
+
+    def _require_known_dims(self) -> None:
+        names = self.unknown(everything=True)
+        for name, size in self.dims.items():
+            if name not in names:
+                known = f"choose from {', '.join(sorted(names))}" if names else "all its sizes are known"
+                raise UsageError(f"no input of the model has a dynamic dimension '{name}'", do=known)
+            if size < 1:
+                raise UsageError(f"dimension '{name}' can't have the size {size}", do="give 1 or more")
+
+    def keys(self, value: Value) -> tuple[int | str, ...]:
+        """Return the dimensions of an input: a number, or the name of a dynamic one: its own, or `input[axis]`."""
+        if value.shape is None:
+            raise ModelError(
+                f"input '{value.name}' has no rank", "so the network has no sizes", "export the model with its shapes"
+            )
+        return tuple(dim if dim is not None else f"{value.name}[{axis}]" for axis, dim in enumerate(value.shape))
+
+    def unknown(self, everything: bool = False) -> list[str]:
+        """Return the names of dynamic dimensions without a size in `dims`, in the order of the inputs."""
+        values = (*self.sources, *(value for value in self.others if value.shape is not None))
+        found = dict.fromkeys(key for value in values for key in self.keys(value) if isinstance(key, str))
+        return [name for name in found if everything or name not in self.dims]
+
+    def batch(self) -> int | str | None:
+        """Return the first dimension of the sources, where they all have the same; None where not."""
+        first = {self.sized(value)[:1] for value in self.sources}
+        (only,) = first if len(first) == 1 else ((),)
+        return only[0] if only else None
+
+    def sized(self, value: Value) -> tuple[int | str, ...]:
+        """Return the dimensions of an input with the sizes of `dims` filled in."""
+        return tuple(self.dims.get(key, key) if isinstance(key, str) else key for key in self.keys(value))
+
+
+def _chosen(what: str, names: Sequence[str], floats: Sequence[Value], values: Sequence[Value]) -> list[Value]:
+    if not names:
+        if not floats:
+            raise ModelError(
+                f"the model has no {'float ' if what == 'input' else ''}{what}", "so it has no Lipschitz constant"
+            )
+        return list(floats)
+    known = {value.name: value for value in values}
+    chosen = []
+    for name in dict.fromkeys(names):
+        if name not in known:
+            raise UsageError(f"the model has no {what} '{name}'", do=f"choose from {', '.join(known) or 'nothing'}")
+        if what == "input" and known[name] not in floats:
+            raise UsageError(
+                f"input '{name}' is {known[name].type}, whose changes have no size",
+                do=f"choose from {', '.join(value.name for value in floats) or 'nothing'}",
+            )
+        chosen.append(known[name])
+    return chosen
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The sizes at which a network is made.
+
+    Attributes:
+        known: By name, of all dynamic dimensions.
+        batch: What the sources' first axis is instead of their own; None for their own.
+    """
+
+    known: Mapping[str, int]
+    batch: int | None = None
+
+
+def network_of(
+    model: Model,
+    *,
+    inputs: Sequence[str] = (),
+    output: str | None = None,
+    dims: Mapping[str, int] | None = None,
+) -> Network | Unbounded:
+    """Make the network of a model between its inputs and an output.
+
+    Args:
+        model: The model.
+        inputs: The inputs whose changes count, jointly; none for the only float input that there is.
+        output: The output; None for the only one that there is.
+        dims: Sizes of dynamic dimensions by name; `input[axis]` for one without a name.
+
+    Returns:
+        The network, or the node that leaves it without a bound.
+
+    Raises:
+        ModelError: The model can't be used, or the question is open; a size must be known that is not.
+        UsageError: An input, output or dimension is unknown.
+    """
+    if read_inserted(model) is not None:
+        raise ModelError(
+            f"{model.name} was written by insert, and its weights move with u",
+            "so no constant holds from run to run",
+            "fold it, or strip it, and certify the result",
+        )
+    question = Question.of(model, inputs, output, dims)
+    return _Builder(model, question).build()
+
+
+class _Builder:
+    def __init__(self, model: Model, question: Question) -> None:
+        self._model, self._question = model, question
+
+    def build(self) -> Network | Unbounded:
+        batch, open_ = self._question.batch(), self._question.unknown()
+        samples = batch if isinstance(batch, str) and batch in open_ else None
+        rest = [name for name in open_ if name != samples]
+        example, other = self._examples(rest, samples)
+        if samples is not None:
+            if self._is_apart(example, other, {samples: BATCHES[0]}, {samples: BATCHES[1]}):
+                return self._made({**example, samples: 1}, rest, {**other, samples: BATCHES[1]}, samples=1)
+            rest = [*rest, samples]
+            example, other = {**example, samples: BATCHES[0]}, {**other, samples: BATCHES[1]}
+        elif isinstance(batch, int) and batch > 1:
+            shrunk = self._shrunk(example, other, batch)
+            if shrunk is not None:
+                return self._made(example, rest, other, samples=1, batch=1, whole=batch)
+        count = example.get(batch, batch) if isinstance(batch, str) else batch
+        return self._made(example, rest, other, samples=int(count or 1), apart=count == 1)
+
+    def _examples(self, names: Sequence[str], samples: str | None) -> tuple[dict[str, int], dict[str, int]]:
+        """Return sizes that the model takes, and others."""
+        known = {**self._question.dims}
+        if not names:
+            return known, known
+        last: ModelError | None = None
+        taken: list[dict[str, int]] = []
+        for size in EXAMPLES:
+            tried = {**known, **dict.fromkeys(names, size)}
+            try:
+                self._walk(Sizes({**tried, **({samples: 1} if samples else {})}))
+            except ModelError as error:
+                last = last or error
+                continue
+            taken.append(tried)
+            if len(taken) == 2:
+                return taken[0], taken[1]
+        if taken:
+            sizes = ", ".join(f"--dim {name}={taken[0][name]}" for name in names)
+            raise ModelError("the model does not take every size of its input", do=f"give the sizes, as with {sizes}")
+        raise ModelError(
+            f"no example of the sizes {', '.join(names)} fits the model",
+            last.reason if last is not None else "",
+            f"give them with {' '.join(f'--dim {name}=N' for name in names)}",
+        )
+
+    def _is_apart(
+        self, example: Mapping[str, int], other: Mapping[str, int], here: Mapping[str, int], there: Mapping[str, int]
+    ) -> bool:
+        """Say whether each sample goes its own way, whatever the size of the batch."""
+        try:
+            reference = self._walk(Sizes({**other, **there}))
+            walk = self._walk(Sizes({**example, **here}), reference[0].shapes, frozenset(here))
+        except (ModelError, OpenSize):
+            return False
+        return self._same_axis(walk, reference)
+
+    def _shrunk(self, example: Mapping[str, int], other: Mapping[str, int], batch: int) -> bool | None:
+        """Say whether each sample of a batch of a fixed size goes its own way, as a batch of one would."""
+        try:
+            reference = self._walk(Sizes(other, 1))
+            walk = self._walk(Sizes(example), reference[0].shapes, frozenset({""}))
+        except (ModelError, OpenSize):
+            return None
+        return True if self._same_axis(walk, None) else None
+
+    def _same_axis(
+        self, found: tuple[Walk, Operand | Unbounded], reference: tuple[Walk, Operand | Unbounded] | None
+    ) -> bool:
+        axes = []
+        for walk, value in (found,) if reference is None else (found, reference):
+            if isinstance(value, Unbounded):
+                return True  # there is no constant at all, whatever the batch
+            network = self._network(walk, value, Sizes({}), 0, False)
+            axes.append(carried(network)[0])
+        return axes[0] is not None and len(set(axes)) == 1
+
+    def _made(
+        self,
+        example: Mapping[str, int],
+        open_: Sequence[str],
+        other: Mapping[str, int],
+        *,
+        samples: int,
+        batch: int | None = None,
+        whole: int | None = None,
+        apart: bool = True,
+    ) -> Network | Unbounded:
+        """Make the network at sizes of which some are open."""
+        sizes = Sizes(example, batch)
+        try:
+            others = self._walk(Sizes(other, batch))[0].shapes if open_ else {}
+            walk, value = self._walk(sizes, others, frozenset(open_))
+        except OpenSize as error:
+            raise self.unknown_size(open_, str(error)) from None
+        if isinstance(value, Unbounded):
+            return value
+        return self._network(walk, value, sizes, samples, apart, whole, open_)
+
+    @staticmethod
+    def unknown_size(names: Sequence[str], why: str) -> ModelError:
+        """Return the error that asks for sizes."""
+        return ModelError(
+            f"the size {', '.join(names)} of the input is not known",
+            why,
+            f"give it with {' '.join(f'--dim {name}=N' for name in names)}",
+        )
+
+    def _walk(
+        self, sizes: Sizes, others: Mapping[str, Shape] | None = None, open_: frozenset[str] = frozenset()
+    ) -> tuple[Walk, Operand | Unbounded]:
+        question = self._question
+        operands: dict[str, Operand] = {}
+        for value in question.sources:
+            shape = self._shape(value, sizes)
+            operands[value.name] = Operand(value.name, shape, dynamic=self._is_open(value, open_))
+        for value in question.others:
+            operands[value.name] = self._parameter(value, sizes, open_)
+        walk = Walk(self._model, operands, others)
+        return walk, walk.value(question.output)
+
+    def _is_open(self, value: Value, open_: frozenset[str]) -> bool:
+        return "" in open_ or any(key in open_ for key in self._question.sized(value))
+
+    def _shape(self, value: Value, sizes: Sizes) -> Shape:
+        keys = self._question.sized(value)
+        shape = [sizes.known[key] if isinstance(key, str) else key for key in keys]
+        if sizes.batch is not None and keys[:1] == (self._question.batch(),):
+            shape[0] = sizes.batch
+        if np.prod(shape, dtype=float) > MOST:
+            raise ModelError(f"input '{value.name}' of shape {shape} has more elements than are made", do="give smaller ones")
+        return tuple(shape)
+
+    def _parameter(self, value: Value, sizes: Sizes, open_: frozenset[str]) -> Operand:
+        """Return another input as a constant of which nothing but its shape is known."""
+        shape = self._shape(value, sizes)
+        if value.element_type == TensorProto.UNDEFINED:
+            raise ModelError(f"input '{value.name}' is a {value.type}", "for which no rule is known")
+        array = _example(value, shape)
+        is_float = value.element_type in FLOATS
+        return Operand(
+            value.name, shape, array, frozenset({f"input '{value.name}'"}), self._is_open(value, open_), is_float
+        )
+
+    def _network(
+        self,
+        walk: Walk,
+        value: Operand,
+        sizes: Sizes,
+        samples: int,
+        apart: bool,
+        whole: int | None = None,
+        open_: Sequence[str] = (),
+    ) -> Network:
+        question = self._question
+        sources = []
+        for one in question.sources:
+            shape = walk.shapes[one.name]
+            stored = shape if whole is None else (whole, *shape[1:])
+            sources.append(Source(one.name, shape, stored))
+        constant = None if value.array is None else np.asarray(value.array, np.float64)
+        return Network(
+            sources=tuple(sources),
+            output=value.name,
+            constant=constant,
+            steps=() if constant is not None else walk.steps(value.name),
+            dynamic=frozenset(walk.dynamic),
+            samples=samples,
+            is_per_sample=apart,
+            parameters={one.name: _example(one, walk.shapes[one.name]) for one in question.others},
+            sizes=dict(sizes.known),
+            open=tuple(open_),
+        )
+
+
+def _example(value: Value, shape: Shape) -> NDArray[Any]:
+    """Return elements for an input that may have any: standard normal floats, zeros, and true."""
+    dtype = helper.tensor_dtype_to_np_dtype(value.element_type)
+    if value.element_type in FLOATS:
+        return np.random.default_rng(0).standard_normal(shape).astype(dtype)
+    return np.full(shape, dtype == bool).astype(dtype)
