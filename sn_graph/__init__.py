@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sn_graph.version import __version__
 
 if TYPE_CHECKING:
-    from sn_graph.api import apply, fold, fold_checkpoint, insert, inspect, lift, strip
+    from sn_graph.api import apply, certify, fold, fold_checkpoint, insert, inspect, lift, strip
     from sn_graph.errors import EnvironmentUnavailable, ModelError, SnGraphError, UsageError, VerificationFailed
     from sn_graph.model import Model
     from sn_graph.plan import Plan, load_plan, make_plan, save_plan
@@ -29,6 +29,7 @@ _HOMES = {
     "UsageError": "sn_graph.errors",
     "VerificationFailed": "sn_graph.errors",
     "apply": "sn_graph.api",
+    "certify": "sn_graph.api",
     "compare": "sn_graph.runtime",
     "fold": "sn_graph.api",
     "fold_checkpoint": "sn_graph.api",
@@ -53,6 +54,7 @@ __all__ = [
     "VerificationFailed",
     "__version__",
     "apply",
+    "certify",
     "compare",
     "fold",
     "fold_checkpoint",

@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 import numpy as np
 import onnx
 
+from sn_graph.certify import Certificate, Level
+from sn_graph.certify import certify as certify_network
 from sn_graph.choices import (
     FormChoice,
+    LevelChoice,
     LiftedSigmaChoice,
     LiftedToChoice,
     MeasureChoice,
@@ -473,6 +476,57 @@ def strip(source: Source) -> PassResult:
     True
     """
     return Strip()(Model.open(source))
+
+
+def certify(
+    source: Source,
+    *,
+    input: str | Sequence[str] | None = None,
+    output: str | None = None,
+    level: LevelChoice = "auto",
+    budget: float = 60.0,
+    at_most: float | None = None,
+    dims: Mapping[str, int] | None = None,
+    progress: Progress = silent,
+) -> Certificate:
+    """Enclose the Lipschitz constant of a whole network, in the Euclidean norms of its input and output.
+
+    Args:
+        source: A path, a ModelProto or a Model.
+        input: The input whose changes count, or several, jointly; None for the only float input.
+        output: The output; None for the only one.
+        level: "product", "fused", "lmi", or "auto" for the least of all that fits the budget.
+        budget: Seconds; level 1 is always finished.
+        at_most: What the constant should be, for `Certificate.ok`.
+        dims: Sizes of dynamic dimensions by name, `input[axis]` for one without; of a batch none is needed.
+        progress: Told how far it is.
+
+    Returns:
+        The certificate: `attained` ≤ the constant ≤ `proven`, or the node that makes it `unbounded`.
+
+    Raises:
+        ModelError: The model can't be used, the question is open, or a size must be known that is not.
+        UsageError: An argument is not valid.
+
+    Source: Fazlyab et al., 2019, https://arxiv.org/abs/1906.04893, and docs/certify.md.
+
+    >>> certificate = certify("models/keras_dcgan_discriminator.onnx", level="product", budget=2.0)
+    >>> certificate.level, certificate.attained <= certificate.proven
+    ('product', True)
+    """
+    try:
+        wanted = Level(level)
+    except ValueError:
+        raise UsageError(f"no level '{level}'", do=f"choose one of {', '.join(Level)}") from None
+    if not budget > 0.0:
+        raise UsageError(f"a budget of {budget:g} seconds is none", do="give more than 0")
+    if at_most is not None and not at_most >= 0.0:
+        raise UsageError(f"no constant is at most {at_most:g}", do="give a number that is not negative")
+    names = [input] if isinstance(input, str) else list(input or ())
+    found, _, _ = certify_network(
+        Model.open(source), inputs=names, output=output, level=wanted, budget=budget, dims=dims, progress=progress
+    )
+    return replace(found, at_most=at_most)
 
 
 def normalize_export(

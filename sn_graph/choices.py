@@ -26,3 +26,5 @@ LiftedToChoice = Literal["fold", "insert"]
 """What lift makes of recognised arithmetic: a stored weight, or an iteration."""
 FormChoice = Literal["plain", "fold", "insert"]
 """What becomes of the normalization of an exported model: kept apart, folded once, or inserted."""
+LevelChoice = Literal["auto", "product", "fused", "lmi"]
+"""How far `certify` goes: each level tries those before it too, and `auto` all that fit the time."""

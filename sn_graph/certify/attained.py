@@ -118,7 +118,7 @@ def _fresh(length: int, rng: np.random.Generator, number: int) -> Segment:
 
 def _moved(best: Sequence[Segment], rng: np.random.Generator) -> Segment:
     """Return a start beside one of the best, near or far, with the ends closer together or further apart."""
-    one = best[rng.integers(len(best))]
+    one = best[int(rng.integers(len(best)))]
     size = float(np.linalg.norm(one.x)) or one.reach
     step = size * 10.0 ** rng.uniform(-3.0, 0.5)
     along = one.v if rng.random() < 0.3 else _unit(rng, len(one.v))

@@ -47,10 +47,8 @@ class Question:
     dims: Mapping[str, int]
 
     @classmethod
-    def of(
-        cls, model: Model, inputs: Sequence[str], output: str | None, dims: Mapping[str, int] | None
-    ) -> "Question":
-        """Choose the inputs and the output. Raises ModelError where that is open, UsageError where a name is unknown."""
+    def of(cls, model: Model, inputs: Sequence[str], output: str | None, dims: Mapping[str, int] | None) -> "Question":
+        """Choose the inputs and the output. Raises ModelError where that is open, UsageError for unknown names."""
         graph = model.proto.graph
         held = {tensor.name for tensor in graph.initializer} | {one.values.name for one in graph.sparse_initializer}
         values = [describe(info) for info in graph.input if info.name not in held]
@@ -68,9 +66,13 @@ class Question:
         if len(targets) > 1:
             names = ", ".join(value.name for value in targets)
             raise ModelError(
-                f"{model.name} has several outputs: {names}", "and their constants are different", "name one with --output"
+                f"{model.name} has several outputs: {names}",
+                "and their constants are different",
+                "name one with --output",
             )
-        found = cls(tuple(sources), tuple(value for value in values if value not in sources), targets[0].name, dims or {})
+        found = cls(
+            tuple(sources), tuple(value for value in values if value not in sources), targets[0].name, dims or {}
+        )
         found._require_known_dims()
         return found
 
@@ -188,10 +190,8 @@ class _Builder:
                 return self._made({**example, samples: 1}, rest, {**other, samples: BATCHES[1]}, samples=1)
             rest = [*rest, samples]
             example, other = {**example, samples: BATCHES[0]}, {**other, samples: BATCHES[1]}
-        elif isinstance(batch, int) and batch > 1:
-            shrunk = self._shrunk(example, other, batch)
-            if shrunk is not None:
-                return self._made(example, rest, other, samples=1, batch=1, whole=batch)
+        elif isinstance(batch, int) and batch > 1 and self._shrinks(example, other):
+            return self._made(example, rest, other, samples=1, batch=1, whole=batch)
         count = example.get(batch, batch) if isinstance(batch, str) else batch
         return self._made(example, rest, other, samples=int(count or 1), apart=count == 1)
 
@@ -232,14 +232,14 @@ class _Builder:
             return False
         return self._same_axis(walk, reference)
 
-    def _shrunk(self, example: Mapping[str, int], other: Mapping[str, int], batch: int) -> bool | None:
+    def _shrinks(self, example: Mapping[str, int], other: Mapping[str, int]) -> bool:
         """Say whether each sample of a batch of a fixed size goes its own way, as a batch of one would."""
         try:
             reference = self._walk(Sizes(other, 1))
             walk = self._walk(Sizes(example), reference[0].shapes, frozenset({""}))
         except (ModelError, OpenSize):
-            return None
-        return True if self._same_axis(walk, None) else None
+            return False
+        return self._same_axis(walk, None)
 
     def _same_axis(
         self, found: tuple[Walk, Operand | Unbounded], reference: tuple[Walk, Operand | Unbounded] | None
@@ -305,7 +305,9 @@ class _Builder:
         if sizes.batch is not None and keys[:1] == (self._question.batch(),):
             shape[0] = sizes.batch
         if np.prod(shape, dtype=float) > MOST:
-            raise ModelError(f"input '{value.name}' of shape {shape} has more elements than are made", do="give smaller ones")
+            raise ModelError(
+                f"input '{value.name}' of shape {shape} has more elements than are made", do="give smaller ones"
+            )
         return tuple(shape)
 
     def _parameter(self, value: Value, sizes: Sizes, open_: frozenset[str]) -> Operand:
@@ -355,4 +357,4 @@ def _example(value: Value, shape: Shape) -> NDArray[Any]:
     dtype = helper.tensor_dtype_to_np_dtype(value.element_type)
     if value.element_type in FLOATS:
         return np.random.default_rng(0).standard_normal(shape).astype(dtype)
-    return np.full(shape, dtype == bool).astype(dtype)
+    return np.full(shape, dtype.kind == "b").astype(dtype)

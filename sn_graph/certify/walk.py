@@ -217,9 +217,7 @@ class Walk:
             found.append(_constant(name, array, own, dynamic or SIZES in own, open_))
         return found
 
-    def _open(
-        self, node: Node, operands: Sequence[Operand | None], place: int, shape: Shape
-    ) -> NDArray[np.bool_]:
+    def _open(self, node: Node, operands: Sequence[Operand | None], place: int, shape: Shape) -> NDArray[np.bool_]:
         """Say which elements of a constant follow from sizes that are dynamic."""
         opened = [operand is not None and SIZES in operand.depends for operand in operands]
         if node.op_type == "Equal" and any(_is_negative(operand) for operand in operands):

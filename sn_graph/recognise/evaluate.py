@@ -172,6 +172,7 @@ class Evaluator:
         return array.astype(np.float64) if wide else array
 
     def held(self, node: Node) -> Array:
+        """Return what a Constant node holds. Raises NotComputable."""
         tensor = constant_tensor(node)
         if tensor is not None:
             return self._loaded(tensor)

@@ -7,10 +7,10 @@ A function that is absolutely continuous has the slopes of its derivative. Extre
     Gelu      Φ(x) + xφ(x)                        ≤ Φ(√2) + √2φ(√2) = 1.1289041… (derivative (2 − x²)φ); least: 1 − that
     Gelu tanh ½(1 + tanh p) + ½x(1 − tanh² p)p'   ≤ 1.1289930…, p = √(2/π)(x + 0.044715x³)
     Mish      tanh s + x(1 − tanh² s)σ(x)         in [−0.1125261…, 1.0884981…], s = log(1 + eˣ)
-    HardSwish x·clip(αx + β, 0, 1)                in [min(0, −β), max(1, 2 − β)]: inside it is 2αx + β, αx in [−β, 1 − β]
+    HardSwish x·clip(αx + β, 0, 1)                in [min(0, −β), max(1, 2 − β)]: 2αx + β, αx in [−β, 1 − β], inside
     Erf       2/√π exp(−x²)                       ≤ 2/√π = 1.1283791…
 
-The literals below are these, rounded outwards; tests/certify/rules/test_activations.py encloses each derivative by mpmath.
+The literals below are these, rounded outwards; the tests enclose each derivative by mpmath.
 Sources: Ramachandran et al., 2017, 1710.05941 (Swish); Hendrycks and Gimpel, 2016, 1606.08415 (Gelu); Misra, 2019,
 1908.08681 (Mish); https://onnx.ai/onnx/operators/ for the rest.
 """
@@ -48,7 +48,7 @@ class Activation:
 
 
 def _step(name: str) -> Callable[[Call], Made]:
-    def rule(call: Call) -> Made:
+    def rule(_: Call) -> Made:
         raise NoBound(
             f"{name} is a step function, whose value jumps",
             "leave it out, or certify the part of the network before it",
@@ -58,7 +58,7 @@ def _step(name: str) -> Callable[[Call], Made]:
 
 
 def _steep(name: str, where: str) -> Callable[[Call], Made]:
-    def rule(call: Call) -> Made:
+    def rule(_: Call) -> Made:
         raise NoBound(f"{name} has no greatest slope: {where}", "bound what reaches it another way, or replace it")
 
     return rule

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from sn_graph.certify.rules.activations import fused_activation
-from sn_graph.certify.steps import Array, Call, Convolved, Made, NoBound, Operand, Reshaped, Step
+from sn_graph.certify.steps import Array, Call, Convolved, Linear, Made, NoBound, Reshaped
 from sn_graph.errors import ModelError
 from sn_graph.spectral.convolution import Convolution, resolve_pads, resolve_transposed_pads
 
@@ -30,19 +30,17 @@ def fused_conv(call: Call) -> Made:
     inner = call if not name else call.renamed(0, f"{call.results[0]}~linear")
     made = _convolution(inner, transposed=False)
     added = call.given(3)
-    if isinstance(made, Operand) or not isinstance(made, Step):
-        return made
     if added is not None:
         if added.is_constant:
             own = call.offset(3)
-            made = replace(made, offset=own if made.offset is None else made.offset + own)  # type: ignore[call-arg, attr-defined]
+            made = replace(made, offset=own if made.offset is None else made.offset + own)
         else:
             same = Reshaped.identity(added.shape)
-            made = replace(made, operands=(*made.operands, added.name), parts=(*made.parts, same))  # type: ignore[call-arg, attr-defined]
+            made = replace(made, operands=(*made.operands, added.name), parts=(*made.parts, same))
     return [made, fused_activation(call, made)] if name else made
 
 
-def _convolution(call: Call, transposed: bool) -> Made:
+def _convolution(call: Call, transposed: bool) -> Linear:
     x = call.varying(0)
     weight = call.constant(1, "weight")
     if call.operand(1).is_constant and not x.is_constant and weight.ndim != len(x.shape):

@@ -24,7 +24,7 @@ class Axis:
 
     Attributes:
         size, count: How many places it has, and windows.
-        reads: [count, taps], the place that each tap of each window reads; negative, or `size` and more, in the padding.
+        reads: [count, taps], the place that each tap of each window reads; none of the axis in the padding.
         stride, taps, dilation: As the node's attributes say.
         padded: The first place behind the padding.
     """

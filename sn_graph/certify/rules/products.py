@@ -120,7 +120,7 @@ def _swapped(shape: Shape) -> Transposed:
 
 
 def broadcast(shape: Shape, result: Shape) -> LinearMap:
-    """Return the repetition of elements that broadcasting to a result's shape means; the identity where there is none."""
+    """Return the repetition of elements that broadcasting to a result's shape means, if only the identity."""
     if shape == result:
         return Reshaped.identity(shape)
     copied = copied_axes(shape, result)

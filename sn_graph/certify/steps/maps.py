@@ -75,7 +75,7 @@ class LinearMap(ABC):
 
     @property
     def error(self) -> float:
-        """How far the map that `forward` computes with may be from the exact one, ‖·‖₂: its coefficients are rounded."""
+        """How far the map of `forward`, whose coefficients are rounded, may be from the exact one, ‖·‖₂."""
         return 0.0
 
     @property

@@ -1,0 +1,21 @@
+"""Certify: a proven Lipschitz constant of a whole network."""
+
+from sn_graph.certify.build import network_of
+from sn_graph.certify.certificate import Certificate, NodeBound, Stop, upwards
+from sn_graph.certify.certify import Level, certify
+from sn_graph.certify.network import Network, Source
+from sn_graph.certify.witness import Witness, witnesses
+
+__all__ = [
+    "Certificate",
+    "Level",
+    "Network",
+    "NodeBound",
+    "Source",
+    "Stop",
+    "Witness",
+    "certify",
+    "network_of",
+    "upwards",
+    "witnesses",
+]

@@ -1,0 +1,92 @@
+"""Witnesses: the two inputs of a network that attain the lower end of its constant."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sn_graph.certify.attained import Segment, search
+from sn_graph.certify.network import Network
+from sn_graph.certify.steps import Array
+from sn_graph.progress import Progress, silent
+
+
+@dataclass(frozen=True, eq=False)
+class Witness:
+    """Two inputs of a model, each array by its input's name and shaped as it.
+
+    Attributes:
+        x0, x1: The inputs that count.
+        parameters: The model's other inputs, the same in both.
+        quotient: ‖f(x1) − f(x0)‖ / ‖x1 − x0‖.
+    """
+
+    x0: Mapping[str, NDArray[Any]]
+    x1: Mapping[str, NDArray[Any]]
+    parameters: Mapping[str, NDArray[Any]]
+    quotient: float
+
+
+class _Evaluated:
+    """A network at an input that is one vector: see `attained.Evaluated`."""
+
+    def __init__(self, network: Network, x: Array) -> None:
+        self._network = network
+        with np.errstate(all="ignore"):
+            self._values = network.values(_split(network, x))
+
+    @property
+    def output(self) -> Array:
+        return self._values[self._network.output].reshape(-1)
+
+    def pull(self, cotangent: Array) -> Array:
+        with np.errstate(all="ignore"):
+            parts = self._network.pull(self._values, cotangent.reshape(self._network.output_shape))
+        return np.concatenate([part.reshape(-1) for part in parts])
+
+
+def witnesses(network: Network, seconds: float, progress: Progress = silent) -> list[Witness]:
+    """Search for inputs whose outputs lie far apart, for so long; the best first, none where none was found.
+
+    The quotients are those of the network in float64, at inputs rounded to float32.
+    """
+    length = sum(int(np.prod(source.shape)) for source in network.sources)
+    if length == 0 or network.constant is not None or 0 in network.output_shape:
+        return []
+    found = search(lambda x: _Evaluated(network, x), length, seconds, progress=progress)
+    measured = [_measured(network, one) for one in found]
+    return sorted((one for one in measured if one.quotient > 0.0), key=lambda one: -one.quotient)
+
+
+def _measured(network: Network, segment: Segment) -> Witness:
+    ends = [_split(network, end.astype(np.float32).astype(np.float64)) for end in segment.ends]
+    with np.errstate(all="ignore"):
+        values = [network.forward(*end) for end in ends]
+        moved = float(np.sqrt(sum(float(np.square(b - a).sum()) for a, b in zip(*ends, strict=True))))
+        quotient = float(np.linalg.norm(values[1] - values[0])) / moved if moved > 0.0 else 0.0
+    x0, x1 = (dict(zip(network.names, end, strict=True)) for end in ends)
+    made = Witness(x0, x1, network.parameters, quotient if np.isfinite(quotient) else 0.0)
+    return stored(network, made)
+
+
+def stored(network: Network, witness: Witness) -> Witness:
+    """Return a witness of one sample as inputs of the model: the other samples are the same in both."""
+    x0, x1 = dict(witness.x0), dict(witness.x1)
+    for source in network.sources:
+        if source.shape != source.stored_shape:
+            first = np.broadcast_to(x0[source.name], source.stored_shape).copy()
+            second = first.copy()
+            second[:1] = x1[source.name]
+            x0[source.name], x1[source.name] = first, second
+    return replace(witness, x0=x0, x1=x1)
+
+
+def _split(network: Network, x: Array) -> list[Array]:
+    parts, start = [], 0
+    for source in network.sources:
+        size = int(np.prod(source.shape))
+        parts.append(x[start : start + size].reshape(source.shape))
+        start += size
+    return parts
