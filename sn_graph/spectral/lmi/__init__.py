@@ -16,9 +16,19 @@ scale has to be chosen. The time is about 30 steps of 40 N³ flops for N = n + m
 them take seconds. `deadline` ends the search for better multipliers, and what is there is proven. An answer is not
 always below the product of the layers' norms, so that the caller takes the least of both. Wrong shapes and slopes raise
 a ValueError.
+
+Convolutions with circular padding act on every frequency by itself, and their neurons at all places share a multiplier:
+
+    at = np.fft.rfft2(...)                             # A, B [F, rows, columns] of each frequency, conjugates left out
+    problem = FrequencyProblem(weights, low, high, output)   # x + B relu(A x): weights [A 0], output [I B] for each f
+    frequency_bound(problem).value
+
+A stride or a pool of s makes one matrix of the s² frequencies that alias to one: channel c then has a neuron for each
+of them, and `tie` gives them the same number; keeping one place of s² is the sum over them, divided by s where
+transforms are unitary. A problem with F = 1 and `tie` is one of shared multipliers only.
 """
 
-from sn_graph.spectral.lmi.bound import lipschitz_bound, proven_bound
+from sn_graph.spectral.lmi.bound import frequency_bound, lipschitz_bound, proven_bound
 from sn_graph.spectral.lmi.problem import FrequencyProblem, LmiBound, SlopeProblem
 
-__all__ = ["FrequencyProblem", "LmiBound", "SlopeProblem", "lipschitz_bound", "proven_bound"]
+__all__ = ["FrequencyProblem", "LmiBound", "SlopeProblem", "frequency_bound", "lipschitz_bound", "proven_bound"]

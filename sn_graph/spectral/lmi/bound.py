@@ -57,7 +57,21 @@ def lipschitz_bound(problem: SlopeProblem, *, start: Real | None = None, deadlin
     return _bounded(problem, start, deadline)
 
 
-def proven_bound(problem: SlopeProblem, multipliers: Real) -> LmiBound:
+def frequency_bound(problem: FrequencyProblem, *, start: Real | None = None, deadline: float | None = None) -> LmiBound:
+    """Bound the Lipschitz constant of a network that acts on each frequency by itself but for its neurons.
+
+    Args:
+        problem: The network; of two frequencies whose matrices are conjugates of each other one will do.
+        start: Multipliers [m] to begin with, if any are known.
+        deadline: When the search for better multipliers ends, by time.monotonic.
+
+    Returns:
+        The bound, proven for every frequency with the same multipliers, or infinity with the reason.
+    """
+    return _bounded(problem, start, deadline)
+
+
+def proven_bound(problem: SlopeProblem | FrequencyProblem, multipliers: Real) -> LmiBound:
     """Prove the bound that given multipliers give, without looking for better ones.
 
     Args:

@@ -65,6 +65,12 @@ class FrequencyProblem:
         _check(self.weights, self.low, self.high, self.output)
         if self.tie is not None and self.tie.shape != self.low.shape:
             raise ValueError(f"tie has shape {self.tie.shape} for {len(self.low)} neurons")
+        if self.tie is not None:
+            # A place has one slope at all frequencies.
+            for number in np.unique(self.tie):
+                for ends in (self.low, self.high):
+                    if np.ptp(ends[self.tie == number]) != 0.0:
+                        raise ValueError(f"the neurons of tie {number} have different slopes")
 
 
 @dataclass(frozen=True)
