@@ -6,6 +6,8 @@
 ['folded', 'folded', 'folded', 'folded']
 """
 
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from sn_graph.version import __version__
@@ -79,3 +81,14 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return __all__
+
+
+class _Package(ModuleType):
+    """The package, whose `certify` is the function: Python binds the subpackage of that name here when it is imported."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _HOMES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -159,3 +159,11 @@ def test_what_only_some_runs_need_is_imported_by_those() -> None:
     code = f"import sys, sn_graph.api; print([name for name in {heavy} if name in sys.modules])"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ended.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("first", ["sn_graph", "sn_graph.certify", "sn_graph.certify.steps", "sn_graph.api"])
+def test_certify_is_the_function_whatever_was_imported_before(first: str) -> None:
+    """Python binds a subpackage in its package when it is imported, and there is one of the function's name."""
+    code = f"import {first}, sn_graph as sn; print(sn.certify.__module__); sn.certify; print(sn.certify.__module__)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["sn_graph.api"] * 2
