@@ -56,21 +56,32 @@ def without_linear(family: Family) -> Family:
 
 
 def without_dead(family: Family) -> Family:
-    """Leave out the neurons and inputs that nothing depends on, and neurons that depend on nothing."""
+    """Leave out the neurons and inputs that nothing depends on, and neurons that depend on nothing.
+
+    Neurons of one multiplier are left out together, or not at all: their inequality holds for the sum over them. A
+    neuron at a frequency that its argument lacks is not 0 for that, because it is bent in space.
+    """
     reads = (family.weights != 0.0).any(axis=0) | (family.weights_error != 0.0).any(axis=0)
     read = (family.output != 0.0).any(axis=(0, 1)) | (family.output_error != 0.0).any(axis=(0, 1))
-    count, inputs = len(family.low), family.inputs
-    fed = np.zeros(count, dtype=np.bool_)
-    for index in range(count):
-        fed[index] = reads[index, :inputs].any() or (reads[index, inputs:] & fed).any()
-    used = read[inputs:].copy()
-    for index in reversed(range(count)):
-        if used[index]:
-            used |= reads[index, inputs:]
-    alive = fed & used
+    inputs = family.inputs
+    ahead, behind = reads[:, inputs:], reads[:, inputs:].T
+    alive = _reached(family, reads[:, :inputs].any(axis=1), ahead) & _reached(family, read[inputs:], behind)
     kept = family if alive.all() else family.of_neurons(np.flatnonzero(alive))
     seen = read[:inputs] | reads[alive, :inputs].any(axis=0)
     return kept if seen.all() else kept.of_columns(np.concatenate([seen, np.ones(len(kept.low), dtype=np.bool_)]))
+
+
+def _reached(family: Family, first: NDArray[np.bool_], reads: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The neurons that are reached from the first ones by reading those reached, with all of their multiplier's."""
+    reached = np.zeros(len(first), dtype=np.bool_)
+    new = first
+    while new.any():
+        groups = np.zeros(family.groups, dtype=np.bool_)
+        groups[family.tie[new]] = True
+        added = groups[family.tie] & ~reached
+        reached |= added
+        new = reads[:, added].any(axis=1) & ~reached
+    return reached
 
 
 def with_short_input(family: Family) -> Family:

@@ -6,7 +6,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from sn_graph.spectral.lmi import SlopeProblem
+from sn_graph.spectral.lmi import FrequencyProblem, SlopeProblem, frequency_bound
 from sn_graph.spectral.lmi.family import Family
 from sn_graph.spectral.lmi.reduction import balanced, scaled, with_short_input, without_dead, without_linear
 from tests.support.slopes import attained, drawn, exact, is_semidefinite
@@ -119,3 +119,14 @@ def test_what_underflows_is_an_error() -> None:
     assert np.abs(moved.weights[0, :, :2]).max() < 1e-320
     assert (moved.weights_error[0, :, :2] > 0.0).all()
     assert not moved.weights_error[0, :, 2:].any()
+
+
+def test_neurons_of_one_multiplier_stay_together() -> None:
+    """At two places on a circle, y = (z₀ + z₁)/√2, z = relu(s), s the part of x that changes its sign: L = 1/2.
+
+    z has a part at frequency 0, which y reads and s lacks; left out by itself, it would leave nothing at all.
+    """
+    weights = np.array([[[0.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0]]])
+    output = np.array([[[0.0, 0.0, 1.0, 0.0]]])
+    bound = frequency_bound(FrequencyProblem(weights, np.zeros(2), np.ones(2), output, np.zeros(2, np.int64)))
+    assert 0.5 <= bound.value <= 0.5 + 1e-6
