@@ -84,7 +84,7 @@ def __dir__() -> list[str]:
 
 
 class _Package(ModuleType):
-    """The package, whose `certify` is the function: Python binds the subpackage of that name here when it is imported."""
+    """The package, whose `certify` is the function: Python binds the subpackage of that name when it is imported."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if not (name in _HOMES and isinstance(value, ModuleType)):

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 import numpy as np
 import onnx
 
-from sn_graph.certify import Certificate, Level
-from sn_graph.certify import certify as certify_network
 from sn_graph.choices import (
     FormChoice,
     LevelChoice,
@@ -56,6 +54,7 @@ from sn_graph.sites import Convention, find_sites
 from sn_graph.state import Inserted, State, read_inserted, site_vectors
 
 if TYPE_CHECKING:
+    from sn_graph.certify import Certificate
     from sn_graph.frontends.exported import Exported
 
 Source = str | os.PathLike[str] | onnx.ModelProto | Model
@@ -488,7 +487,7 @@ def certify(
     at_most: float | None = None,
     dims: Mapping[str, int] | None = None,
     progress: Progress = silent,
-) -> Certificate:
+) -> "Certificate":
     """Enclose the Lipschitz constant of a whole network, in the Euclidean norms of its input and output.
 
     Args:
@@ -514,6 +513,9 @@ def certify(
     >>> certificate.level, certificate.attained <= certificate.proven
     ('product', True)
     """
+    from sn_graph.certify import Level  # with convolutions, which cost a third of the start of every command
+    from sn_graph.certify import certify as certify_network
+
     try:
         wanted = Level(level)
     except ValueError:
