@@ -16,6 +16,7 @@ in the process counts its calls, and sends SIGKILL to itself. A full disk is a l
 
 import argparse
 import hashlib
+import json
 import os
 import random
 import resource
@@ -32,6 +33,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import safetensors.numpy
 from onnx import TensorProto, helper, numpy_helper
 
 from sn_graph.model import Model, Storage
@@ -45,7 +47,24 @@ COMMANDS = {
     "insert": ["insert", "{model}", "-o", "{out}", "--no-verify"],
     "strip": ["strip", "{inserted}", "-o", "{out}"],
     "run fold": ["run", "fold", "{model}", "-o", "{out}", "--no-verify"],
+    "lift": ["lift", "{exported}", "-o", "{out}"],
+    "inspect, plan": ["inspect", "{model}", "--plan", "{out}"],
+    "inspect, page": ["inspect", "{model}", "--html", "{out}"],
+    "session, bake": ["bake", "{inserted}", "{out}"],
+    "session, state": ["save_state", "{inserted}", "{out}"],
 }
+TEXTS = frozenset({"inspect, plan", "inspect, page", "session, state"})
+"""The commands whose output is no model, and a file by itself."""
+SESSION = """
+import sys, numpy as np, sn_graph as sn
+method, model, out = sys.argv[1:]
+session = sn.StatefulSession(model, providers=["CPUExecutionProvider"])
+session.run(None, {name.name: np.ones([1, 384], np.float32) for name in session.get_inputs()})
+try:
+    getattr(session, method)(out)
+except sn.errors.SnGraphError as error:
+    sys.exit(print(f"sn-graph: error: {error}", file=sys.stderr) or error.exit_code)
+"""
 START = "import sys; sys.argv[0] = 'sn-graph'; from sn_graph.cli import main; main()"
 KILL = """
 import os, signal
@@ -88,11 +107,12 @@ class Verdicts:
 
 @dataclass(frozen=True)
 class Place:
-    """A folder to try in: a model, the same inserted, an output that is there, and files that are somebody else's."""
+    """A folder to try in: a model, the same inserted, one to lift, an output, and files that are somebody else's."""
 
     folder: Path
     model: Path
     inserted: Path
+    exported: Path
 
     @property
     def out(self) -> Path:
@@ -101,7 +121,12 @@ class Place:
 
     def arguments(self, command: str) -> list[str]:
         """Return the arguments of a command here."""
-        return [part.format(model=self.model, inserted=self.inserted, out=self.out) for part in COMMANDS[command]]
+        named = {"model": self.model, "inserted": self.inserted, "exported": self.exported, "out": self.out}
+        return [part.format(**named) for part in COMMANDS[command]]
+
+    def source(self, command: str) -> Path:
+        """Return the model that a command reads."""
+        return Path(next(path for path in self.arguments(command)[1:] if Path(path) != self.out and "/" in path))
 
 
 def make_model(path: Path, width: int, count: int, seed: int, storage: Storage) -> None:
@@ -115,6 +140,32 @@ def make_model(path: Path, width: int, count: int, seed: int, storage: Storage) 
     Model.open(proto).save(path, storage, sync=False)
 
 
+def make_exported(path: Path, width: int, count: int, seed: int, storage: Storage) -> None:
+    """Write the same chain with each weight divided by uᵀ(W v), as PyTorch's exporter leaves a spectral norm."""
+    make_model(path, width, count, seed, Storage.INLINE)
+    proto = onnx.load(path)
+    graph = proto.graph
+    nodes = list(graph.node)
+    del graph.node[:]
+    for place, product in enumerate(nodes):
+        weight = numpy_helper.to_array(graph.initializer[place])
+        u, _, v = np.linalg.svd(weight)
+        names = [f"c{place}.weight_{part}" for part in ("orig", "u", "v")]
+        graph.initializer[place].name = product.input[1] = names[0]
+        graph.initializer.extend(
+            numpy_helper.from_array(*each) for each in zip((u[:, 0], v[0]), names[1:], strict=True)
+        )
+        graph.node.extend(
+            [
+                helper.make_node("MatMul", [names[0], names[2]], [f"mv{place}"]),
+                helper.make_node("MatMul", [names[1], f"mv{place}"], [f"sigma{place}"]),
+                helper.make_node("Div", [names[0], f"sigma{place}"], [f"normal{place}"]),
+                helper.make_node("MatMul", [product.input[0], f"normal{place}"], product.output),
+            ]
+        )
+    Model.open(proto).save(path, storage, sync=False)
+
+
 def places(root: Path, models: Path | None) -> Iterator[Place]:
     """Yield a place for each model: one inline, one external, and those of a folder."""
     sources: list[Storage | Path] = [Storage.INLINE, Storage.EXTERNAL]
@@ -122,12 +173,14 @@ def places(root: Path, models: Path | None) -> Iterator[Place]:
     for number, source in enumerate(sources):
         folder = root / str(number)
         (folder / "in").mkdir(parents=True)
-        place = Place(folder / "o", folder / "in" / "model.onnx", folder / "in" / "inserted.onnx")
+        place = Place(folder / "o", *(folder / "in" / f"{name}.onnx" for name in ("model", "inserted", "exported")))
         place.folder.mkdir()
         if isinstance(source, Storage):
             make_model(place.model, 384, 6, number, source)
+            make_exported(place.exported, 384, 6, number, source)
         else:
             Model.open(source).save(place.model, sync=False)
+            make_exported(place.exported, 64, 2, number, Storage.INLINE)
         done = run(["insert", str(place.model), "-o", str(place.inserted), "--no-verify", "--force"])
         if done.returncode:
             print(f"left out: {done.stderr.strip()}", file=sys.stderr)
@@ -137,7 +190,8 @@ def places(root: Path, models: Path | None) -> Iterator[Place]:
 
 def command_line(arguments: list[str], before: str = "") -> list[str]:
     """Return the command of a process; `before` is Python that is run in it first."""
-    return [sys.executable, "-c", f"{before}\n{START}", *arguments]
+    start = SESSION if arguments[0] in ("bake", "save_state") else START
+    return [sys.executable, "-c", f"{before}\n{start}", *arguments]
 
 
 def run(arguments: list[str], before: str = "", limit: int | None = None) -> subprocess.CompletedProcess[str]:
@@ -158,20 +212,39 @@ def run(arguments: list[str], before: str = "", limit: int | None = None) -> sub
     )
 
 
-def content(model: Path) -> str:
-    """Return the hash of a model and all its tensors. Raises whatever onnx does where it is torn."""
-    proto = onnx.load(model)
+def content(output: Path) -> str:
+    """Return the hash of a model and all its tensors, or of another output. Raises something where it is torn."""
+    if (content := _text(output)) is not None:
+        return hashlib.sha256(content.encode()).hexdigest()
+    proto = onnx.load(output)
     for tensor in proto.graph.initializer:
         del tensor.external_data[:]  # where the data stand is another matter
         tensor.ClearField("data_location")
     return hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest()
 
 
-def old_output(place: Place) -> str:
+def _text(output: Path) -> str | None:
+    """Return what a plan, a page or a state says, None of a model; raise something where it is torn."""
+    data = output.read_bytes()
+    if data[:1] == b"{":
+        return json.dumps(json.loads(data))
+    if data[:1] == b"<":
+        if not data.rstrip().endswith(b"</html>"):
+            raise ValueError("a page without its end")
+        return data.decode()
+    if data[8:9] == b"{":  # the order of its header differs from one time to the next
+        return repr(sorted((name, array.tobytes()) for name, array in safetensors.numpy.load(data).items()))
+    return None
+
+
+def old_output(place: Place, command: str = "fold") -> str:
     """Put an output and somebody's files into an empty folder, and return the output's content."""
     shutil.rmtree(place.folder)
     place.folder.mkdir()
-    make_model(place.out, 64, 3, 9, Storage.EXTERNAL)
+    if command in TEXTS:
+        place.out.write_text("{}")
+    else:
+        make_model(place.out, 64, 3, 9, Storage.EXTERNAL)
     for name in ("thesis.docx", "other.data", "out.onnx.fedcba98.data"):
         (place.folder / name).write_text(name)
     return content(place.out)
@@ -206,6 +279,8 @@ def leftovers(place: Place, kept: set[Path]) -> str | None:
 
 
 def _locations(model: Path) -> Iterator[onnx.StringStringEntryProto]:
+    if _text(model) is not None:
+        return
     for tensor in onnx.load(model, load_external_data=False).graph.initializer:
         yield from (entry for entry in tensor.external_data if entry.key == "location")
 
@@ -215,7 +290,7 @@ def _locations(model: Path) -> Iterator[onnx.StringStringEntryProto]:
 
 def expected(place: Place, command: str) -> tuple[str, float, Counter[str]]:
     """Run a command undisturbed; return the new content, its seconds, and how often it makes each call."""
-    old_output(place)
+    old_output(place, command)
     counted = "; ".join(f"real_{call} = os.{call}" for call in CALLS)
     report = place.folder.parent / "calls"
     wrappers = "".join(
@@ -246,7 +321,7 @@ def kill(place: Place, command: str, verdicts: Verdicts, rng: random.Random, tri
     new, seconds, calls = expected(place, command)
     points = [(call, turn) for call in CALLS for turn in range(calls[call])]
     for number in range(trials):
-        old = old_output(place)
+        old = old_output(place, command)
         strange = strangers(place)
         if number % 2 and points:
             call, turn = points[rng.randrange(len(points))]
@@ -269,7 +344,7 @@ def full(place: Place, command: str, verdicts: Verdicts, rng: random.Random, tri
     new, _, _ = expected(place, command)
     largest = max(path.stat().st_size for path in place.folder.iterdir())
     for _ in range(trials):
-        old = old_output(place)
+        old = old_output(place, command)
         strange = strangers(place)
         done = run(place.arguments(command), limit=rng.randrange(1, largest))
         wrong = violation(place, {old}, strange) or leftovers(place, {*strange, place.out.with_name("out.onnx.data")})
@@ -281,7 +356,7 @@ def full(place: Place, command: str, verdicts: Verdicts, rng: random.Random, tri
 def closed(place: Place, command: str, verdicts: Verdicts, _rng: random.Random, _trials: int) -> None:
     """Let the folder be read-only; root may write there all the same, and then nothing is shown."""
     new, _, _ = expected(place, command)
-    old = old_output(place)
+    old = old_output(place, command)
     strange = strangers(place)
     place.folder.chmod(0o500)
     try:
@@ -299,7 +374,7 @@ def two(place: Place, command: str, verdicts: Verdicts, rng: random.Random, tria
     """Let two processes write one output at the same time."""
     new, seconds, _ = expected(place, command)
     for _ in range(max(1, trials // 2)):
-        old_output(place)
+        old_output(place, command)
         strange = strangers(place)
         line = command_line(place.arguments(command))
         first = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
@@ -315,11 +390,13 @@ def two(place: Place, command: str, verdicts: Verdicts, rng: random.Random, tria
 def cut(place: Place, command: str, verdicts: Verdicts, rng: random.Random, trials: int) -> None:
     """Cut the input off while it is read."""
     new, _, _ = expected(place, command)
-    source = place.inserted if command == "strip" else place.model
+    if command.startswith("session"):
+        return  # SIGBUS ends a process of the Python API: docs/security.md
+    source = place.source(command)
     data = next((source.with_name(entry.value) for entry in _locations(source)), source)
     whole = data.read_bytes()
     for _ in range(trials):
-        old = old_output(place)
+        old = old_output(place, command)
         strange = strangers(place)
         size = rng.randrange(0, len(whole) // 2)
         done = run(place.arguments(command), CUT.format(path=str(data), size=size))

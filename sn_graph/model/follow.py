@@ -77,9 +77,10 @@ def follow(
         if reading is None:
             stack.pop()
             continue
-        behind = list(_behind(graph, reading, onward, through))
-        if not behind:
+        behind = _behind(graph, reading, onward, through)
+        if behind is None:
             yield reading
+            continue
         fresh = [value for value in behind if value.place not in seen]
         seen.update(value.place for value in fresh)
         stack.extend(_readings(graph, value) for value in reversed(fresh))
@@ -112,40 +113,41 @@ def origin(graph: Graph, value: Reached[State]) -> Reached[State] | None:
 
 def _behind(
     graph: Graph, reading: Reading[State], onward: Onward[State], through: Through[State] | None
-) -> Iterator[Reached[State]]:
-    """Yield what the value becomes behind a use; nothing where following ends there."""
+) -> list[Reached[State]] | None:
+    """Return what the value becomes behind a use: nothing where no output has a name, None where following ends."""
     value, node, index = reading.value, reading.use.node, reading.use.index
     if node is None:
         left = None if through is None else through(reading)
-        if left is not None:
-            yield from _left(reading, left)
-        return
+        return None if left is None else _left(reading, left)
     function = graph.function(node)
     if function is not None:
-        if node not in value.calls and index < len(function.inputs):  # else it calls itself, as no valid model does
-            yield Reached(function, function.inputs[index], value.state, (*value.calls, node))
-        return
+        if node in value.calls or index >= len(function.inputs):  # it calls itself, as no valid model does
+            return None
+        return [Reached(function, function.inputs[index], value.state, (*value.calls, node))]
     entered = through(reading) if through is not None and node.subgraphs else None
+    found: list[Reached[State]] = []
     if entered is not None:
         for body in node.subgraphs:
-            for name in _same_input(index, node.proto.input, body.inputs):
-                yield Reached(body, name, entered, value.calls)
+            inside = _same_input(index, node.proto.input, body.inputs)
+            found += [Reached(body, name, entered, value.calls) for name in inside]
     state = onward(value, node, index)
     if state is not None:
-        for name in filter(None, node.proto.output):
-            yield Reached(node.scope, name, state, value.calls)
+        found += [Reached(node.scope, name, state, value.calls) for name in filter(None, node.proto.output)]
+    return None if state is None and not found else found
 
 
-def _left(reading: Reading[State], state: State) -> Iterator[Reached[State]]:
-    """Yield what an output of a body or function is behind its node or call."""
+def _left(reading: Reading[State], state: State) -> list[Reached[State]] | None:
+    """Return what an output of a body or function is behind its node or call; None where that has no such output."""
     value, scope, index = reading.value, reading.use.scope, reading.use.index
     if scope.owner is not None:
-        for name in _counterpart(index, scope.outputs, scope.owner.proto.output):
-            yield Reached(scope.owner.scope, name, state, value.calls)
+        place = index - len(scope.outputs) + len(scope.owner.proto.output)
+        outer, names, calls = scope.owner.scope, scope.owner.proto.output[place:][:1], value.calls
     elif scope.is_function and value.calls:
-        call = value.calls[-1]
-        for name in filter(None, call.proto.output[index : index + 1]):
-            yield Reached(call.scope, name, state, value.calls[:-1])
+        place, call = index, value.calls[-1]
+        outer, names, calls = call.scope, call.proto.output[index:][:1], value.calls[:-1]
+    else:
+        return None
+    return None if place < 0 else [Reached(outer, name, state, calls) for name in filter(None, names)]
 
 
 def _same_input(index: int, names: Sequence[str], others: Sequence[str]) -> Sequence[str]:

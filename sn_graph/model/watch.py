@@ -1,7 +1,7 @@
 """Watch: what this process reads and writes, told to the process that looks after it.
 
 A mapped file that is cut off kills its reader with SIGBUS, in numpy and onnxruntime as anywhere. Only another process
-can then say which file it was, and remove what the reader left; `sn_graph.cli.guard` is that process.
+can then say which file it was, and remove what the reader left; `sn_graph.cli.start` is that process.
 """
 
 import contextlib

@@ -246,6 +246,15 @@ def test_a_carried_weight_that_no_turn_changes(tmp_path: Path) -> None:
     assert (kept.status, "handed on by Loop (node 'turns')" in (kept.reason or "")) == ("skipped", True)
 
 
+def test_a_carried_weight_whose_last_value_nobody_reads() -> None:
+    proto = looped("Identity")
+    proto.graph.node[0].output[1] = ""
+    proto.graph.node.pop()
+    proto.graph.output[0].CopyFrom(value("y"))
+    (record,) = sn.fold(proto).sites
+    assert (record.id, record.status) == ("w", "folded")
+
+
 def test_a_carried_weight_that_turns_change() -> None:
     found = {site.id: site.reason for site in sn.inspect(looped("Neg")).sites}
     assert list(found) == ["turns/body::k"]

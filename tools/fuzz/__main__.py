@@ -1,10 +1,11 @@
 """Fuzz sn-graph for a while: `python -m tools.fuzz --seconds 60 --seed 0`.
 
-Each case is a seed, changed by `mutate`, and put to: opening and saving again, which must give the same bytes; inspect,
-fold, insert and strip, with and without their proofs. A case fails where a command ends with an exit code that is not
-promised (70, a crash), writes an output and fails, says its error in more than one line, takes more than 10 s of
-processor time, or more than 1 GB. What happens only where onnxruntime runs the file is counted apart, because sn-graph
-promises nothing of that (docs/security.md). Ends with exit code 1 where a case failed; the files are kept.
+Each case is a seed, changed by `mutate`, and put to: opening and saving again, which must give the same bytes;
+inspect, fold, insert, strip, lift and verify, with and without their proofs. A case fails where a command ends with
+an exit code that is not promised (70, a crash), writes an output and fails, says its error in more than one line,
+takes more than 10 s of processor time, or more than 1 GB. What happens only where onnxruntime runs the file is
+counted apart, because sn-graph promises nothing of that (docs/security.md). Ends with exit code 1 where a case
+failed; the files are kept.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from pathlib import Path
 from tools.fuzz.mutate import mutate
 from tools.fuzz.seeds import seeds
 
-_COMMANDS = ("inspect", "fold", "insert", "strip")
+_COMMANDS = ("inspect", "fold", "insert", "strip", "lift", "verify")
 _PROMISED = frozenset({0, 1, 2, 3, 4})
 _SECONDS, _BYTES = 10.0, 1 << 30
 _PATIENCE = 60.0  # seconds by the clock before a case is ended; what counts is the processor's time
@@ -105,7 +106,7 @@ def _work(results: Connection, folder: Path, seed: int, number: int, end: float)
 def judge(folder: Path, prove: bool) -> str:
     """Put `case.onnx` of a folder to every command; return "ok", or what a command did that it must not."""
     verdict = _same_when_saved(folder)
-    for command in _COMMANDS:
+    for command in _COMMANDS if prove else _COMMANDS[:-1]:  # verify runs the model, and does nothing else
         if verdict != "ok":
             break
         (folder / "proving").touch() if prove else (folder / "proving").unlink(missing_ok=True)
@@ -132,9 +133,9 @@ def _run(folder: Path, command: str, prove: bool) -> str:
     output = folder / "output.onnx"
     output.unlink(missing_ok=True)
     arguments = [command, str(folder / "case.onnx")]
-    if command != "inspect":
+    if command not in ("inspect", "verify"):
         arguments += ["-o", str(output)]
-    if command in ("fold", "insert") and not prove:
+    if command in ("fold", "insert", "lift") and not prove:
         arguments += ["--no-verify"]
     before, held = _processor_time(), _peak()
     code, out, err = _invoke(arguments)

@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError, Message
 _NUMBERS = [0, 1, -1, 2, 3, 7, 255, 2**31 - 1, -(2**31), 2**32, 2**40, 2**63 - 1, -(2**63)]
 _TEXTS = ["", "x", "y", "w", "\x1b[2J", "[/]", "a\nb", "\u202e", "::", "/", "If", "Conv", "Gemm", "Identity", "Cast"]
 _JSON: list[Any] = [None, True, -1, 0, 1e300, 10**30, 10**400, "", "x", [], [0, 2**62], {}, {"a": []}, [[]]]
+_LARGEST = 1 << 20  # bytes, for which docs/security.md promises time and memory
 _MEMBERS = (FieldDescriptor.TYPE_MESSAGE, FieldDescriptor.TYPE_GROUP)
 
 
@@ -30,9 +31,10 @@ def mutate(data: bytes, draw: random.Random, corpus: Sequence[bytes]) -> bytes:
         else:
             _message(model, draw, donor)
     try:
-        return model.SerializeToString()
+        mutated = model.SerializeToString()
     except (ValueError, RecursionError):
         return data
+    return mutated if len(mutated) <= _LARGEST else data
 
 
 def _bytes(data: bytes, draw: random.Random) -> bytes:

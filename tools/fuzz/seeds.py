@@ -36,7 +36,7 @@ def _models() -> Iterator[onnx.ModelProto]:
             node("Flatten", ["ct"], ["f"]),
             node("Gemm", ["f", "g.weight"], ["y"], transB=1, alpha=0.5),
         ],
-        {"k": _drawn(4, 3, 3, 3), "b": _drawn(4), "kt": _drawn(4, 2, 2, 2), "g.weight": _drawn(5, 128)},
+        {"k": _drawn(4, 3, 3, 3), "b": _drawn(4), "kt": _drawn(4, 2, 2, 2), "g.weight": _drawn(5, 162)},
         [1, 3, 4, 4],
     )
     body = helper.make_graph(
@@ -73,10 +73,108 @@ def _models() -> Iterator[onnx.ModelProto]:
     calls = [node("Inner", ["a", "w"], ["h"], domain="local"), node("Inner", ["h", "w"], ["b"], domain="local")]
     outer = helper.make_function("local", "Outer", ["a", "w"], ["b"], calls, _OPSETS)
     yield _model([node("Outer", ["x", "w"], ["y"], domain="local")], {"w": _drawn(6, 6)}, [1, 6], [inner, outer])
+    yield from _pieces()
+    yield from _integers()
+    yield _exported()
     yield _model(
         [node("LSTM", ["x", "W", "R"], ["", "y"], hidden_size=4)],
         {"W": _drawn(1, 16, 3), "R": _drawn(1, 16, 4)},
         [2, 1, 3],
+    )
+
+
+def _pieces() -> Iterator[onnx.ModelProto]:
+    """Yield a model whose weights are cut, joined, handed on by a body, or stored as a sparse tensor."""
+    node = helper.make_node
+    body = helper.make_graph(
+        [
+            node("Identity", ["go"], ["goes"]),
+            node("Identity", ["w_in"], ["w_out"]),
+            node("MatMul", ["h", "w_in"], ["h2"]),
+        ],
+        "body",
+        [_value("i", [], TensorProto.INT64), _value("go", [], TensorProto.BOOL), _value("w_in"), _value("h")],
+        [_value("goes", [], TensorProto.BOOL), _value("w_out"), _value("h2")],
+    )
+    model = _model(
+        [
+            node("Split", ["cut", "sizes"], ["left", "right"], axis=1),
+            node("MatMul", ["x", "left"], ["a"]),
+            node("MatMul", ["x", "right"], ["b"]),
+            node("Concat", ["first", "second"], ["joint"], axis=1),
+            node("Add", ["a", "b"], ["sum"]),
+            node("MatMul", ["sum", "joint"], ["c"]),
+            node("Loop", ["turns", "", "carried", "c"], ["", "looped"], body=body),
+            node("MatMul", ["looped", "sparse"], ["y"]),
+        ],
+        {
+            "cut": _drawn(6, 8),
+            "sizes": np.array([4, 4]),
+            "first": _drawn(4, 3),
+            "second": _drawn(4, 5),
+            "carried": _drawn(8, 8),
+            "turns": np.array(2),
+        },
+        [1, 6],
+    )
+    places = numpy_helper.from_array(np.arange(0, 32, 3), "places")
+    sparse = helper.make_sparse_tensor(_tensor("sparse", _drawn(11)), places, [8, 4])
+    model.graph.sparse_initializer.append(sparse)
+    yield model
+
+
+def _integers() -> Iterator[onnx.ModelProto]:
+    """Yield a model of operators that take their weights as integers."""
+    node, microsoft = helper.make_node, "com.microsoft"
+    octets = {name: np.arange(64, dtype=np.uint8).reshape(8, 8) for name in ("wi", "wl")}
+    model = _model(
+        [
+            node("DynamicQuantizeLinear", ["x"], ["xq", "xs", "xz"]),
+            node("MatMulInteger", ["xq", "wi", "xz", "zero"], ["p"]),
+            node("Cast", ["p"], ["pf"], to=TensorProto.FLOAT),
+            node("Mul", ["xs", "scale"], ["both"]),
+            node("Mul", ["pf", "both"], ["a"]),
+            node("DynamicQuantizeMatMul", ["a", "wl", "scale", "zero"], ["b"], domain=microsoft),
+            node("MatMulNBits", ["b", "packed", "steps"], ["c"], domain=microsoft, N=4, K=8, bits=4, block_size=16),
+            node("ArgMax", ["c"], ["index"], axis=1),
+            node("Gather", ["table", "index"], ["y"]),
+        ],
+        {
+            **octets,
+            "zero": np.array(3, np.uint8),
+            "scale": np.array(0.1, np.float32),
+            "packed": np.arange(32, dtype=np.uint8).reshape(4, 1, 8),
+            "steps": np.full(4, 0.2, np.float32),
+            "table": _drawn(5, 4),
+        },
+        [1, 8],
+    )
+    model.opset_import.append(helper.make_opsetid(microsoft, 1))
+    yield model
+
+
+def _exported() -> onnx.ModelProto:
+    """Return a spectral norm and a weight norm as PyTorch's exporter leaves them."""
+    node = helper.make_node
+    return _model(
+        [
+            node("MatMul", ["c.weight_orig", "c.weight_v"], ["mv"]),
+            node("MatMul", ["c.weight_u", "mv"], ["sigma"]),
+            node("Div", ["c.weight_orig", "sigma"], ["w"]),
+            node("MatMul", ["x", "w"], ["a"]),
+            node("ReduceL2", ["d.weight_v"], ["norm"], axes=[1], keepdims=1),
+            node("Div", ["d.weight_v", "norm"], ["unit"]),
+            node("Mul", ["unit", "d.weight_g"], ["d"]),
+            node("Gemm", ["a", "d"], ["y"], transB=1),
+        ],
+        {
+            "c.weight_orig": _drawn(6, 4),
+            "c.weight_u": _drawn(6),
+            "c.weight_v": _drawn(4),
+            "d.weight_v": _drawn(3, 4),
+            "d.weight_g": _drawn(3, 1),
+        },
+        [1, 6],
     )
 
 
@@ -91,8 +189,8 @@ def _model(
     return helper.make_model(graph, opset_imports=_OPSETS, ir_version=8, functions=functions)
 
 
-def _value(name: str, shape: Sequence[int] | None = None) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+def _value(name: str, shape: Sequence[int] | None = None, code: int = TensorProto.FLOAT) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, code, shape)
 
 
 def _tensor(name: str, array: NDArray[np.generic]) -> onnx.TensorProto:
