@@ -183,5 +183,7 @@ def _explain_death(number: int, told: int) -> NoReturn:
     elif number == signal.SIGKILL:
         say_error(f"the work was killed ({name}), for want of memory perhaps; run it where there is more")
     else:
-        say_error(f"the work died of {name}, in a library that it uses; try --no-verify, or report it")
+        say_error(
+            f"the work died of {name}, in a library that it uses; report it, or try --no-verify where the command has it"
+        )
     os._exit(_UNAVAILABLE)

@@ -104,7 +104,7 @@ def _pieces() -> Iterator[onnx.ModelProto]:
             node("Concat", ["first", "second"], ["joint"], axis=1),
             node("Add", ["a", "b"], ["sum"]),
             node("MatMul", ["sum", "joint"], ["c"]),
-            node("Loop", ["turns", "", "carried", "c"], ["", "looped"], body=body),
+            node("Loop", ["turns", "", "carried", "c"], ["last", "looped"], body=body),
             node("MatMul", ["looped", "sparse"], ["y"]),
         ],
         {
