@@ -3,10 +3,12 @@
 from sn_graph.certify.build import network_of
 from sn_graph.certify.certificate import Certificate, NodeBound, Stop, upwards
 from sn_graph.certify.certify import Level, certify
+from sn_graph.certify.confirmed import CLOSE, confirm
 from sn_graph.certify.network import Network, Source
 from sn_graph.certify.witness import Witness, witnesses
 
 __all__ = [
+    "CLOSE",
     "Certificate",
     "Level",
     "Network",
@@ -15,6 +17,7 @@ __all__ = [
     "Stop",
     "Witness",
     "certify",
+    "confirm",
     "network_of",
     "upwards",
     "witnesses",

@@ -336,7 +336,7 @@ class _Builder:
         for one in question.sources:
             shape = walk.shapes[one.name]
             stored = shape if whole is None else (whole, *shape[1:])
-            sources.append(Source(one.name, shape, stored))
+            sources.append(Source(one.name, shape, stored, helper.tensor_dtype_to_np_dtype(one.element_type)))
         constant = None if value.array is None else np.asarray(value.array, np.float64)
         return Network(
             sources=tuple(sources),

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -16,11 +17,13 @@ class Source:
         name: As in the model.
         shape: Its shape in the network; the batch axis is 1 long where each sample is proven to go its own way.
         stored_shape: Its shape as the model runs: that of a witness, at the sizes that the network stands for.
+        dtype: The type of its elements in the model.
     """
 
     name: str
     shape: Shape
     stored_shape: Shape
+    dtype: np.dtype[Any]
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,13 +1,14 @@
 """Witnesses: the two inputs of a network that attain the lower end of its constant."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sn_graph.certify.attained import Segment, search
+from sn_graph.certify.attained import search
 from sn_graph.certify.network import Network
 from sn_graph.certify.steps import Array
 from sn_graph.progress import Progress, silent
@@ -18,7 +19,7 @@ class Witness:
     """Two inputs of a model, each array by its input's name and shaped as it.
 
     Attributes:
-        x0, x1: The inputs that count.
+        x0, x1: The inputs that count, in the model's types.
         parameters: The model's other inputs, the same in both.
         quotient: ‖f(x1) − f(x0)‖ / ‖x1 − x0‖.
     """
@@ -50,28 +51,44 @@ class _Evaluated:
 def witnesses(network: Network, seconds: float, progress: Progress = silent) -> list[Witness]:
     """Search for inputs whose outputs lie far apart, for so long; the best first, none where none was found.
 
-    The quotients are those of the network in float64, at inputs rounded to float32.
+    The quotients are those of the network in float64, at inputs rounded to the model's types.
     """
     length = sum(int(np.prod(source.shape)) for source in network.sources)
     if length == 0 or network.constant is not None or 0 in network.output_shape:
         return []
     found = search(lambda x: _Evaluated(network, x), length, seconds, progress=progress)
-    measured = [_measured(network, one) for one in found]
-    return sorted((one for one in measured if one.quotient > 0.0), key=lambda one: -one.quotient)
+    made = [measured(network, *(_split(network, end) for end in one.ends)) for one in found]
+    return sorted((one for one in made if one.quotient > 0.0), key=lambda one: -one.quotient)
 
 
-def _measured(network: Network, segment: Segment) -> Witness:
-    ends = [_split(network, end.astype(np.float32).astype(np.float64)) for end in segment.ends]
+def measured(network: Network, first: Sequence[Array], second: Sequence[Array]) -> Witness:
+    """Return two inputs of a network as a witness: rounded to the model's types, as long as its batch, and measured.
+
+    Args:
+        network: The network.
+        first, second: An array a source.
+    """
     with np.errstate(all="ignore"):
-        values = [network.forward(*end) for end in ends]
-        moved = float(np.sqrt(sum(float(np.square(b - a).sum()) for a, b in zip(*ends, strict=True))))
-        quotient = float(np.linalg.norm(values[1] - values[0])) / moved if moved > 0.0 else 0.0
-    x0, x1 = (dict(zip(network.names, end, strict=True)) for end in ends)
-    made = Witness(x0, x1, network.parameters, quotient if np.isfinite(quotient) else 0.0)
-    return stored(network, made)
+        ends = [
+            [part.astype(source.dtype) for part, source in zip(parts, network.sources, strict=True)]
+            for parts in (first, second)
+        ]
+        wide = [[part.astype(np.float64) for part in parts] for parts in ends]
+        quotient = quotient_of(*zip(*wide, strict=True), [network.forward(*parts) for parts in wide])
+    x0, x1 = (dict(zip(network.names, parts, strict=True)) for parts in ends)
+    return _whole(network, Witness(x0, x1, network.parameters, quotient))
 
 
-def stored(network: Network, witness: Witness) -> Witness:
+def quotient_of(*pairs: Sequence[NDArray[Any]]) -> float:
+    """Return how far the last pair of arrays lies apart, by how far those before it do together, or 0."""
+    with np.errstate(all="ignore"):
+        *inputs, outputs = [float(np.linalg.norm(np.subtract(b, a, dtype=np.float64))) for a, b in pairs]
+    moved = math.hypot(*inputs)
+    quotient = outputs / moved if moved > 0.0 else 0.0
+    return quotient if math.isfinite(quotient) else 0.0
+
+
+def _whole(network: Network, witness: Witness) -> Witness:
     """Return a witness of one sample as inputs of the model: the other samples are the same in both."""
     x0, x1 = dict(witness.x0), dict(witness.x1)
     for source in network.sources:
