@@ -184,6 +184,6 @@ def _explain_death(number: int, told: int) -> NoReturn:
         say_error(f"the work was killed ({name}), for want of memory perhaps; run it where there is more")
     else:
         say_error(
-            f"the work died of {name}, in a library that it uses; report it, or try --no-verify where the command has it"
+            f"the work died of {name}, in a library that it uses; report it, or try --no-verify where there is one"
         )
     os._exit(_UNAVAILABLE)

@@ -83,7 +83,7 @@ def network() -> tuple[Network, list[Witness]]:
 def test_rounding_that_hides_the_difference_takes_the_inputs_further_apart() -> None:
     net, found = network()
     near = [found[0]]
-    distance = np.linalg.norm(near[0].x1["x"].astype(np.float64) - near[0].x0["x"])
+    distance = float(np.linalg.norm(near[0].x1["x"].astype(np.float64) - near[0].x0["x"]))
     off_by = itertools.cycle((0.0, 0.05 * distance))
 
     def rounded(feeds: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
