@@ -17,6 +17,12 @@ them take seconds. `deadline` ends the search for better multipliers, and what i
 always below the product of the layers' norms, so that the caller takes the least of both. Wrong shapes and slopes raise
 a ValueError.
 
+Layers one behind the other are given to `chain_bound` as they are, however many and wide:
+
+    bound = chain_bound([first, second, last], low=[0.0, 0.2], high=[1.0, 1.0], deadline=time.monotonic() + 20)
+
+A small chain is one problem; a long one is improved a few layers at a time, and proven by blocks of two layers.
+
 Convolutions with circular padding act on every frequency by itself, and their neurons at all places share a multiplier:
 
     at = np.fft.rfft2(...)                             # A, B [F, rows, columns] of each frequency, conjugates left out
@@ -29,6 +35,15 @@ transforms are unitary. A problem with F = 1 and `tie` is one of shared multipli
 """
 
 from sn_graph.spectral.lmi.bound import frequency_bound, lipschitz_bound, proven_bound
+from sn_graph.spectral.lmi.layers import chain_bound
 from sn_graph.spectral.lmi.problem import FrequencyProblem, LmiBound, SlopeProblem
 
-__all__ = ["FrequencyProblem", "LmiBound", "SlopeProblem", "frequency_bound", "lipschitz_bound", "proven_bound"]
+__all__ = [
+    "FrequencyProblem",
+    "LmiBound",
+    "SlopeProblem",
+    "chain_bound",
+    "frequency_bound",
+    "lipschitz_bound",
+    "proven_bound",
+]

@@ -36,6 +36,7 @@ CLOSE = 1e-8
 EARLIER = 1e-3
 # Below, a rounding is not relative to the number.
 SMALL = 2.0**-1000
+UNPROVEN = "none: rounding errors are larger than what is left of P"
 OUTSIDE = "none: the numbers are outside the range of float64"
 
 
@@ -121,7 +122,7 @@ def _reduced(problem: SlopeProblem | FrequencyProblem) -> Family | LmiBound:
 
 def _answer(family: Family, total: int, rho: float | None, multipliers: Real, steps: int) -> LmiBound:
     if rho is None:
-        return LmiBound(math.inf, np.zeros(total), steps, "none: rounding errors are larger than what is left of P")
+        return LmiBound(math.inf, np.zeros(total), steps, UNPROVEN)
     value = math.sqrt(rho) * family.scale * (1.0 + 2.0**-50)
     if not SMALL <= value < math.inf:
         return LmiBound(math.inf, np.zeros(total), steps, OUTSIDE)

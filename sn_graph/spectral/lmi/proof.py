@@ -76,14 +76,23 @@ def is_proven(family: Family, pencil: Pencil, rho: float, multipliers: Real) -> 
         diagonal = matrix[:, places, places].real
         if not (diagonal >= SMALLEST).all():
             return False
-        rest = diagonal - _errors(family, rho, multipliers, 1.0 / np.sqrt(diagonal))
-        lost = gamma(_parts(matrix) * (pencil.order + 4))
-        lost = lost / (1.0 - lost) if lost < 0.5 else math.inf
-        lowered = rest * (1.0 - pencil.order * lost * (1.0 + 1e-6) - 8.0 * UNIT)
-        if not (lowered > 0.0).all():
-            return False
-        matrix[:, places, places] = lowered
-        return _factorizes(matrix, lowered)
+        return is_definite(matrix, _errors(family, rho, multipliers, 1.0 / np.sqrt(diagonal)))
+
+
+def is_definite(matrix: Field, errors: Real) -> bool:
+    """Tell whether (3) proves P ≥ 0 from P̂ [F, N, N], which is overwritten, and e [F, N]."""
+    order = matrix.shape[1]
+    places = np.arange(order)
+    diagonal = matrix[:, places, places].real
+    if not (diagonal >= SMALLEST).all():
+        return False
+    lost = gamma(_parts(matrix) * (order + 4))
+    lost = lost / (1.0 - lost) if lost < 0.5 else math.inf
+    lowered = (diagonal - errors) * (1.0 - order * lost * (1.0 + 1e-6) - 8.0 * UNIT)
+    if not (lowered > 0.0).all():
+        return False
+    matrix[:, places, places] = lowered
+    return _factorizes(matrix, lowered)
 
 
 def in_range(family: Family) -> bool:
@@ -115,18 +124,18 @@ def _errors(family: Family, rho: float, multipliers: Real, weight: Real) -> Real
     """Bound the e of (2) [F, N], for d = `weight`."""
     each = multipliers[family.tie]
     low, high = np.abs(family.low), np.abs(family.high)
-    sums = _Sums(each * (low + high), 2.0 * each * low * high)
+    sums = Sums(each * (low + high), 2.0 * each * low * high)
     weights, output = np.abs(family.weights), np.abs(family.output)
     plain = np.concatenate([np.full(family.inputs, rho), 2.0 * each]) * weight
     if family.weights_error.any() or family.output_error.any():
         wrong, wrong_output = family.weights_error, family.output_error
         more, more_output = weights + wrong, output + wrong_output
-        total = plain + sums.of(more, more, weight) + _product(more_output, more_output, weight)
+        total = plain + sums.of(more, more, weight) + product(more_output, more_output, weight)
         # H(W + E, C + E) − H(W, C), without the difference of two close numbers.
         given = sums.linear(wrong, weight) + sums.squares(wrong, more, weight) + sums.squares(weights, wrong, weight)
-        given += _product(wrong_output, more_output, weight) + _product(output, wrong_output, weight)
+        given += product(wrong_output, more_output, weight) + product(output, wrong_output, weight)
     else:
-        total = plain + sums.of(weights, weights, weight) + _product(output, output, weight)
+        total = plain + sums.of(weights, weights, weight) + product(output, output, weight)
         given = np.zeros_like(total)
     terms = weights.shape[1] + output.shape[1] + 16
     # These sums are of positive terms, rounded less often than this.
@@ -134,32 +143,37 @@ def _errors(family: Family, rho: float, multipliers: Real, weight: Real) -> Real
     return np.asarray((gamma(_parts(family.weights) * terms) * total + given) / weight * rounded)
 
 
-class _Sums:
+class Sums:
     """H(W, C) d, without C."""
 
     def __init__(self, mixed: Real, squared: Real) -> None:
         self.mixed, self.squared = mixed, squared
 
     def of(self, left: Real, right: Real, weight: Real) -> Real:
+        """Apply what is linear and what is quadratic in W."""
         return self.linear(left, weight) + self.squares(left, right, weight)
 
     def linear(self, weights: Real, weight: Real) -> Real:
+        """Apply JᵀΛ(|A| + |B|)W + (·)ᵀ."""
         inputs = weights.shape[2] - weights.shape[1]
-        result = _times(weights.transpose(0, 2, 1), self.mixed * weight[:, inputs:])
-        result[:, inputs:] += self.mixed * _times(weights, weight)
+        result = times(weights.transpose(0, 2, 1), self.mixed * weight[:, inputs:])
+        result[:, inputs:] += self.mixed * times(weights, weight)
         return result
 
     def squares(self, left: Real, right: Real, weight: Real) -> Real:
+        """Apply 2 WᵀΛ|A||B|W', W and W' being the two given."""
         if not self.squared.any():
             return np.zeros_like(weight)
-        return _times(left.transpose(0, 2, 1), self.squared * _times(right, weight))
+        return times(left.transpose(0, 2, 1), self.squared * times(right, weight))
 
 
-def _product(left: Real, right: Real, weight: Real) -> Real:
-    return _times(left.transpose(0, 2, 1), _times(right, weight))
+def product(left: Real, right: Real, weight: Real) -> Real:
+    """Apply CᵀC', C and C' being the two given, to a vector a frequency."""
+    return times(left.transpose(0, 2, 1), times(right, weight))
 
 
-def _times(matrix: Real, vector: Real) -> Real:
+def times(matrix: Real, vector: Real) -> Real:
+    """Multiply matrices by a vector each."""
     return np.asarray((matrix @ vector[..., None])[..., 0])
 
 

@@ -98,7 +98,7 @@ def with_short_input(family: Family) -> Family:
     reading = ((rows != 0.0) | (errors != 0.0)).any(axis=(0, 2))
     if not count or reading.sum() >= inputs:
         return family
-    factor = _short(rows[:, reading], errors[:, reading])
+    factor = short_factor(rows[:, reading], errors[:, reading])
     if factor is None:
         return family
     short = np.zeros((len(rows), rows.shape[1], factor.shape[2]), dtype=factor.dtype)
@@ -141,8 +141,8 @@ def scaled(family: Family, x: int, y: int, exponents: NDArray[np.int64]) -> Fami
     """Measure x in units of 2^x, y in units of 2^y and neuron i in 2^(exponents_i) of what they are now."""
     columns = np.concatenate([np.full(family.inputs, x), exponents])
     by_row = columns - exponents[:, None]
-    weights, output = _shifted(family.weights, by_row), _shifted(family.output, columns - y)
-    weights_error, output_error = _shifted(family.weights_error, by_row), _shifted(family.output_error, columns - y)
+    weights, output = shifted(family.weights, by_row), shifted(family.output, columns - y)
+    weights_error, output_error = shifted(family.weights_error, by_row), shifted(family.output_error, columns - y)
     # Only what underflows is not shifted exactly.
     return replace(
         family,
@@ -156,7 +156,8 @@ def scaled(family: Family, x: int, y: int, exponents: NDArray[np.int64]) -> Fami
     )
 
 
-def _shifted(matrix: Field, exponents: NDArray[np.int64]) -> Field:
+def shifted(matrix: Field, exponents: NDArray[np.int64]) -> Field:
+    """Multiply by powers of two."""
     if np.iscomplexobj(matrix):
         return np.asarray(np.ldexp(matrix.real, exponents) + 1j * np.ldexp(matrix.imag, exponents))
     return np.asarray(np.ldexp(matrix, exponents))
@@ -169,8 +170,8 @@ def _taken(matrix: Field, column: int) -> Field:
     return values
 
 
-def _short(rows: Field, errors: Real) -> Field | None:
-    """R [F, r, r], lower triangular, with S̃ S̃ᴴ ≤ R Rᴴ for every S̃ within the errors of S; None where LAPACK fails.
+def short_factor(rows: Field, errors: Real) -> Field | None:
+    """Find R [F, r, r], lower triangular, with S̃ S̃ᴴ ≤ R Rᴴ for every S̃ within the errors of S; None where LAPACK fails.
 
     |fl(S Sᴴ) − S̃ S̃ᴴ| ≤ γ_{n+4} |S||S|ᴴ + E|S|ᵀ + |S|Eᵀ + E Eᵀ =: D, and D ≤ diag(Σ_j D_ij d_j / d_i) for any d > 0 (a
     symmetric matrix whose rows, so weighted, are dominated by its diagonal is positive semi-definite). Of the
