@@ -14,8 +14,21 @@ import onnx
 from numpy.typing import NDArray
 
 from sn_graph.certify.network import needed
-from sn_graph.certify.rules import rule_of
-from sn_graph.certify.steps import ROUNDED, SIZES, Call, NoBound, OpenSize, Operand, Shape, Step, Unbounded
+from sn_graph.certify.rules import pattern_of, rule_of
+from sn_graph.certify.steps import (
+    ROUNDED,
+    SIZES,
+    Call,
+    Linear,
+    LinearMap,
+    Made,
+    NoBound,
+    OpenSize,
+    Operand,
+    Shape,
+    Step,
+    Unbounded,
+)
 from sn_graph.errors import ModelError
 from sn_graph.model import RANDOM_OPS, Model, Node, Scope, constant_tensor
 from sn_graph.recognise import Evaluator, NotComputable
@@ -25,6 +38,9 @@ MOVING = frozenset({"Gather", "Slice", "Concat", "Unsqueeze", "Squeeze", "Reshap
 ELEMENTWISE = frozenset({"Add", "Sub", "Mul", "Div", "Mod", "Where", "Equal", "Neg", "Min", "Max", "Floor", "Ceil"})
 # What goes on in the same way whatever a size is; others may do something else from some size on.
 UNROUNDED = MOVING | {"Add", "Sub", "Mul", "Cast", "ReduceProd", "ReduceSum", "ConstantOfShape", "Range", "Expand"}
+
+# What makes one of all that is spatial, so that its size is known whatever theirs are.
+CLOSING = frozenset({"GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"})
 
 Value = Operand | Unbounded
 """What a name stands for: an operand, or the node that left it without a bound."""
@@ -70,6 +86,7 @@ class Walk:
         self._graph = model.graph
         self._evaluator = Evaluator(model, wide=False)
         self._steps: list[Step] = []
+        self._by_result: dict[str, Step] = {}
         self._others = others or {}
         self.shapes: dict[str, Shape] = {operand.name: operand.shape for operand in inputs.values()}
         self.dynamic: set[str] = {operand.name for operand in inputs.values() if operand.dynamic}
@@ -78,7 +95,7 @@ class Walk:
     def value(self, output: str) -> Value:
         """Walk to an output of the main graph; its steps are then in `steps`."""
         self._walk(self._main, [output])
-        return self._look(self._main, output)
+        return self.look(self._main, output)
 
     def steps(self, name: str) -> tuple[Step, ...]:
         """Return the steps that a value of the network needs."""
@@ -100,7 +117,8 @@ class Walk:
                 if name:
                     frame.values[name] = value
 
-    def _look(self, frame: Frame, name: str) -> Value:
+    def look(self, frame: Frame, name: str) -> Value:
+        """Return what a name stands for in a scope. Raises ModelError where it is not known yet."""
         at: Frame | None = frame
         while at is not None:
             if name in at.values:
@@ -125,12 +143,15 @@ class Walk:
         path = f"{frame.path}/{node.label}" if frame.path else node.path
         outputs = len(node.proto.output)
         try:
-            values = [self._look(frame, name) if name else None for name in node.proto.input]
+            values = [self.look(frame, name) if name else None for name in node.proto.input]
             function = self._graph.function(node)
             if function is not None:
                 return self._called(function, bound, path, values)
             if bound.is_standard and bound.op_type == "If":
                 return self._branched(frame, bound, path, values)
+            joined = self._joined(frame, bound, path, values)
+            if joined is not None:
+                return joined
             for value in values:
                 if isinstance(value, Unbounded):
                     return [value] * outputs
@@ -139,6 +160,31 @@ class Walk:
         except NoBound as error:
             return [Unbounded(node, path, error.reason, error.do)] * outputs
 
+    def _joined(self, frame: Frame, node: Node, path: str, values: Sequence[Value | None]) -> Sequence[Value] | None:
+        """Make the step of a pattern that ends at a node; None where there is none."""
+        if all(isinstance(value, Operand) and value.is_constant for value in values if value is not None):
+            return None
+        results = self._results(frame, node)
+        opset = self._graph.opset(node.domain) or 1
+        found = pattern_of(_Sight(self, frame), Call(node, path, opset, (), results, self._evaluate))
+        if found is None:
+            return None
+        x, made = found
+        return self._taken(made, node, path, results, [x])
+
+    def part(self, name: str) -> tuple[Operand, LinearMap] | None:
+        """See `View`, for a value of the network."""
+        step = self._by_result.get(name)
+        if not isinstance(step, Linear) or len(step.parts) != 1 or step.offset is not None:
+            return None
+        source, dynamic = step.operands[0], step.operands[0] in self.dynamic
+        return Operand(source, step.parts[0].input_shape, dynamic=dynamic), step.parts[0]
+
+    def _results(self, frame: Frame, node: Node) -> tuple[str, ...]:
+        names = tuple(f"{frame.prefix}{name}" if name else "" for name in node.proto.output)
+        # A function's values are named behind its call, which another value's own name might look like.
+        return tuple(f"{name}~{len(self._steps)}" if name in self.shapes else name for name in names)
+
     def _called(self, function: Scope, node: Node, path: str, values: Sequence[Value | None]) -> Sequence[Value]:
         given = {name: value for name, value in zip(function.inputs, values, strict=False) if value is not None}
         attributes = {attribute.name: attribute for attribute in node.proto.attribute}
@@ -146,7 +192,7 @@ class Walk:
         frame = Frame(function, f"{path}/", path, given, None, {**defaults, **attributes})
         outputs = function.outputs[: len(node.proto.output)]
         self._walk(frame, outputs)
-        return [self._look(frame, name) for name in outputs]
+        return [self.look(frame, name) for name in outputs]
 
     def _branched(self, frame: Frame, node: Node, path: str, values: Sequence[Value | None]) -> Sequence[Value]:
         condition = values[0]
@@ -159,12 +205,12 @@ class Walk:
             if scope.proto == node.attribute(taken, onnx.AttributeProto.GRAPH):
                 inner = Frame(scope, f"{path}/{taken}/", f"{path}/{taken}", {}, frame, frame.attributes)
                 self._walk(inner, scope.outputs)
-                return [self._look(inner, name) for name in scope.outputs]
+                return [self.look(inner, name) for name in scope.outputs]
         raise NoBound(f"its {taken} is missing")
 
     def _computed(self, frame: Frame, node: Node, path: str, operands: Sequence[Operand | None]) -> Sequence[Value]:
         known = [operand for operand in operands if operand is not None]
-        results = tuple(f"{frame.prefix}{name}" if name else "" for name in node.proto.output)
+        results = self._results(frame, node)
         if node.is_standard and node.op_type in ("Shape", "Size") and known:
             return [self._shape(node, results[0], known[0])]
         if node.op_type in RANDOM_OPS:
@@ -241,15 +287,13 @@ class Walk:
         return np.ones(shape, bool)
 
     def _varying(
-        self, node: Node, path: str, names: tuple[str, ...], operands: Sequence[Operand | None]
+        self, node: Node, path: str, results: tuple[str, ...], operands: Sequence[Operand | None]
     ) -> Sequence[Value]:
         """Ask the rule of a node that reads what depends on the input."""
         rule = rule_of(node.domain, node.op_type)
         if rule is None:
             shown = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
             raise NoBound(f"the operator {shown} has no rule")
-        # A function's values are named behind its call, which another value's own name might look like.
-        results = tuple(f"{name}~{len(self._steps)}" if name in self.shapes else name for name in names)
         opset = self._graph.opset(node.domain) or 1
         try:
             made = rule(Call(node, path, opset, tuple(operands), results, self._evaluate))
@@ -259,11 +303,20 @@ class Walk:
                 " ".join(str(error).split()),
                 "give the sizes for which the model was made, with --dim name=N",
             ) from None
-        dynamic = any(operand.dynamic for operand in operands if operand is not None)
+        return self._taken(made, node, path, results, operands)
+
+    def _taken(
+        self, made: Made, node: Node, path: str, results: Sequence[str], operands: Sequence[Operand | None]
+    ) -> Sequence[Value]:
+        """Take the steps of a node into the network."""
         if isinstance(made, Operand):
             return [made]
         steps = [made] if isinstance(made, Step) else list(made)
+        dynamic = any(operand.dynamic for operand in operands if operand is not None)
+        if node.op_type in CLOSING and self._others.get(steps[0].result) == steps[0].shape:
+            dynamic = False
         self._steps += steps
+        self._by_result.update((step.result, step) for step in steps)
         found = {step.result: Operand(step.result, step.shape, dynamic=dynamic) for step in steps}
         self.shapes.update((step.result, step.shape) for step in steps)
         if dynamic:
@@ -276,6 +329,31 @@ class Walk:
             return self._evaluator.run(node, inputs)
         except NotComputable as error:
             raise NoBound(f"what it does can't be computed ({error})") from None
+
+
+@dataclass(frozen=True, eq=False)
+class _Sight:
+    """A scope that is being walked, as a pattern reads it."""
+
+    walk: Walk
+    frame: Frame
+
+    def node(self, name: str) -> Node | None:
+        """See `View`."""
+        node = self.frame.scope.producers.get(name)
+        return None if node is None else _with_attributes(node, self.frame.attributes)
+
+    def value(self, name: str) -> Value | None:
+        """See `View`."""
+        try:
+            return self.walk.look(self.frame, name)
+        except ModelError:
+            return None
+
+    def part(self, name: str) -> tuple[Operand, LinearMap] | None:
+        """See `View`."""
+        value = self.value(name)
+        return self.walk.part(value.name) if isinstance(value, Operand) else None
 
 
 def _constant(

@@ -68,6 +68,12 @@ def whole(
     return helper.make_model(graph, opset_imports=opsets, ir_version=8)
 
 
+def nodes(*parts: Any, x: Any = (1, 24), held: Any = None, opset: int = 17) -> onnx.ModelProto:
+    """A model of (op_type, inputs, output[, attributes]) nodes."""
+    made = [helper.make_node(op, inputs, [output], **(rest[0] if rest else {})) for op, inputs, output, *rest in parts]
+    return whole(made, x, held or {}, opset=opset)
+
+
 def network(model: onnx.ModelProto, **options: Any) -> Network:
     made = network_of(Model.open(model), **options)
     assert isinstance(made, Network), made
@@ -133,8 +139,8 @@ def check_jacobian(made: Network, x: Array, rng: np.random.Generator, proven: fl
     u = rng.standard_normal(made.output_shape)
     moved = made.push(values, [v])
     (back,) = made.pull(values, u)
-    size = float(np.linalg.norm(moved) * np.linalg.norm(u) + np.linalg.norm(v) * np.linalg.norm(back))
-    assert abs(float((moved * u).sum()) - float((v * back).sum())) <= 1e-10 * max(size, 1e-300)
+    size = max(1.0, proven) * float(np.linalg.norm(v) * np.linalg.norm(u))
+    assert abs(float((moved * u).sum()) - float((v * back).sum())) <= 1e-12 * size
     step = 1e-6 * max(1.0, float(np.abs(x).max(initial=0.0)))
     ahead, behind = made.forward(x + step * v), made.forward(x - step * v)
     difference = (ahead - behind) / (2.0 * step)

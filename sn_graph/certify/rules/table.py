@@ -6,10 +6,17 @@ from sn_graph.certify.rules import (
     activations,
     arithmetic,
     batch_normalization,
+    choices,
     convolutions,
+    einsum,
     layout,
+    normalizations,
     pools,
     products,
+    reductions,
+    refusals,
+    resampling,
+    softmax,
 )
 from sn_graph.certify.steps import Call, Made
 
@@ -19,17 +26,26 @@ STANDARD: dict[str, Rule] = {
     **activations.RULES,
     **arithmetic.RULES,
     **batch_normalization.RULES,
+    **choices.RULES,
     **convolutions.RULES,
+    **einsum.RULES,
     **layout.RULES,
+    **normalizations.RULES,
     **pools.RULES,
     **products.RULES,
+    **reductions.RULES,
+    **refusals.RULES,
+    **resampling.RULES,
+    **softmax.RULES,
 }
 """The rules of ONNX's own operators."""
 
 MICROSOFT: dict[str, Rule] = {
     **activations.FUSED,
     **convolutions.FUSED,
+    **normalizations.FUSED,
     **products.FUSED,
+    **refusals.FUSED,
 }
 """The rules of com.microsoft."""
 

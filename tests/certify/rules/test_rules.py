@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from tests.support.builders import drawn
-from tests.support.certified import check, one_node, refused
+from tests.support.certified import check, network, nodes, one_node, refused
 
 F = np.float32
 I = np.int64  # noqa: E741
@@ -70,6 +70,47 @@ LINEAR: dict[str, onnx.ModelProto] = {
     "trilu": one_node("Trilu", (4, 4), upper=0),
     "squeeze": one_node("Squeeze", (1, 3, 1), shape(2)),
     "unsqueeze": one_node("Unsqueeze", (1, 3), shape(1)),
+    "reduce sum": one_node("ReduceSum", (1, 3, 4), shape(1)),
+    "reduce mean": one_node("ReduceMean", (1, 3, 4), axes=[1, 2], keepdims=0),
+    "cumulative sum": one_node("CumSum", (1, 5), np.array(1, I), exclusive=1, reverse=1),
+    "resize, nearest": one_node(
+        "Resize",
+        (1, 2, 3, 4),
+        None,
+        np.array([1, 1, 2, 3], F),
+        mode="nearest",
+        nearest_mode="floor",
+        coordinate_transformation_mode="asymmetric",
+    ),
+    "resize, half pixels": one_node("Resize", (1, 2, 5), None, np.array([1, 1, 1.7], F), mode="nearest"),
+    "resize, linear": one_node("Resize", (1, 2, 5, 4), None, None, shape(1, 2, 9, 3), mode="linear"),
+    "resize, corners": one_node(
+        "Resize",
+        (1, 2, 5, 4),
+        None,
+        None,
+        shape(1, 2, 9, 3),
+        mode="linear",
+        coordinate_transformation_mode="align_corners",
+    ),
+    "resize, asymmetric": one_node(
+        "Resize", (1, 2, 5), None, np.array([1, 1, 2], F), mode="linear", coordinate_transformation_mode="asymmetric"
+    ),
+    "resize, cubic": one_node("Resize", (1, 1, 6, 5), None, np.array([1, 1, 2, 1.5], F), mode="cubic"),
+    "resize, cubic inside": one_node(
+        "Resize", (1, 1, 6, 5), None, np.array([1, 1, 2, 1.5], F), mode="cubic", exclude_outside=1
+    ),
+    "resize of opset 10": one_node("Resize", (1, 1, 3, 3), np.array([1, 1, 2, 2], F), opset=10),
+    "upsample": one_node("Upsample", (1, 1, 3, 3), np.array([1, 1, 2, 2], F), opset=9, mode="linear"),
+    "where": one_node("Where", (1, 3), np.array([True, False, True]), np.array([5.0], F), x_at=1),
+    "scatter nd": one_node("ScatterND", (4, 3), np.array([[1], [3]], I), drawn(2, 3)),
+    "scatter elements": one_node("ScatterElements", (1, 4), np.array([[1, 3]], I), np.array([[5.0, 6.0]], F), axis=1),
+    "einsum": one_node("Einsum", (2, 3, 5), drawn(5, 4), equation="bij,jk->bik"),
+    "einsum of a batch": one_node("Einsum", (2, 3, 5), drawn(3, 5, 2), equation="bij,ijk->kbi"),
+    "einsum, summed": one_node("Einsum", (2, 3, 5), drawn(5, 4), equation="bij,jk->kb"),
+    "einsum with an ellipsis": one_node("Einsum", (2, 3, 5), drawn(5, 4), equation="...j,jk->...k"),
+    "einsum, implicit": one_node("Einsum", (3, 5), drawn(5, 4), equation="ij,jk"),
+    "einsum of one": one_node("Einsum", (3, 5), equation="ij->ji"),
     "fused matmul": one_node("FusedMatMul", (3, 5), drawn(4, 5), domain="com.microsoft", transB=1, alpha=0.3),
 }
 
@@ -86,8 +127,6 @@ def test_linear(name: str) -> None:
 
 
 def jacobian(model: onnx.ModelProto) -> Any:
-    from tests.support.certified import network
-
     made = network(model)
     size = int(np.prod(made.sources[0].shape))
     values = made.values([np.zeros(made.sources[0].shape)])
@@ -159,13 +198,42 @@ def test_functions_without_a_constant_are_named(words: str, name: str) -> None:
 
 
 def test_a_product_of_two_activations_is_named() -> None:
-    found = refused(squared())
+    found = refused(nodes(("Mul", ["x", "x"], "y", {"name": "square"})))
     assert found.reason == "product of two values that depend on the input"
+    assert found.path == "square"
 
 
-def squared() -> onnx.ModelProto:
-    from onnx import helper
+REDUCED = ("ReduceMax", "ReduceMin", "ReduceL2", "ReduceL1", "ReduceLogSumExp")
+BOUNDED: dict[str, onnx.ModelProto] = {
+    **{name: one_node(name, (1, 3, 4), axes=[1], keepdims=0) for name in REDUCED},
+    **{f"{name} of all": one_node(name, (2, 3)) for name in REDUCED},
+    "Softmax": one_node("Softmax", (2, 5)),
+    "Softmax of 2": one_node("Softmax", (1, 2, 3), axis=1),
+    "Softmax of opset 11": one_node("Softmax", (2, 3, 4), opset=11, axis=1),
+    "LogSoftmax": one_node("LogSoftmax", (2, 5)),
+    "LayerNormalization": one_node("LayerNormalization", (2, 6), drawn(6), drawn(6), epsilon=0.05),
+    "LayerNormalization of two axes": one_node("LayerNormalization", (2, 3, 4), drawn(3, 4), axis=1, epsilon=0.05),
+    "InstanceNormalization": one_node("InstanceNormalization", (1, 3, 4, 4), drawn(3), drawn(3), epsilon=0.1),
+    "GroupNormalization": one_node(
+        "GroupNormalization", (1, 4, 3, 3), drawn(2), drawn(2), opset=18, num_groups=2, epsilon=0.1
+    ),
+    "GroupNormalization of opset 21": one_node(
+        "GroupNormalization", (1, 4, 3, 3), drawn(4), drawn(4), opset=21, num_groups=2, epsilon=0.1
+    ),
+    "LRN": one_node("LRN", (1, 6, 2, 2), size=3, alpha=2.0, beta=0.75, bias=0.5),
+    "SkipLayerNormalization": one_node(
+        "SkipLayerNormalization", (1, 2, 4), drawn(1, 2, 4), drawn(4), drawn(4), domain="com.microsoft", epsilon=0.1
+    ),
+    "Max with a constant": one_node("Max", (1, 3), drawn(3)),
+    "Min that repeats": one_node("Min", (1, 3), drawn(2, 3)),
+    "Max of two": nodes(("Neg", ["x"], "a"), ("Max", ["x", "a"], "y")),
+    "Min of three": nodes(("Neg", ["x"], "a"), ("Sin", ["x"], "b"), ("Min", ["x", "a", "b"], "y")),
+    "TopK": one_node("TopK", (2, 6), shape(3), outputs=2, axis=1),
+    "TopK, smallest": one_node("TopK", (2, 6), shape(6), outputs=2, axis=1, largest=0),
+    "TopK of opset 9": one_node("TopK", (2, 6), outputs=2, opset=9, k=2),
+}
 
-    from tests.support.certified import whole
 
-    return whole([helper.make_node("Mul", ["x", "x"], ["y"], name="square")], (1, 3))
+@pytest.mark.parametrize("name", BOUNDED)
+def test_bounded(name: str) -> None:
+    check(BOUNDED[name])
