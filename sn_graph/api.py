@@ -85,6 +85,10 @@ class Opened:
             return cls(model, None, State({}, {}))
         return cls(restore(model, inserted), inserted, State(site_vectors(model, inserted), {}))
 
+    def state(self, plan: Plan) -> State:
+        """Return the u that a plan names, else those that an inserted model holds."""
+        return self.held if plan.state is None else plan_state(plan, self.model)
+
 
 def inspect(
     source: Source,
@@ -143,7 +147,7 @@ def examine(
 ) -> Report:
     """Measure an opened model by a plan that was made of it; the rest is as in `inspect`."""
     upper = _is_upper(sigma)
-    state = opened.held if plan.state is None else plan_state(plan, opened.model)
+    state = opened.state(plan)
     return measure_norms(opened.model, plan, progress, upper=upper, seed=seed, state=state, base=base)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sn_graph.cli.console import Settings
+from sn_graph.cli.paging import Paging
 from sn_graph.cli.render import explain_sites, print_report
 from sn_graph.errors import ModelError, VerificationFailed
 from sn_graph.passes import PassResult
@@ -17,8 +18,23 @@ _COUNTED = ("folded", "inserted", "lifted", "eligible", "unchanged", "skipped")
 _CHECKED = {"run": "verified by running it", "structure": "verified by structure", "no": "not verified"}
 
 
-def conclude(settings: Settings, result: PassResult, proof: "Proof", output: Path, source: Path | None = None) -> None:
-    """Print the report of a written model and a closing line; `source` is the model's file where it is not an ONNX one.
+def conclude(
+    settings: Settings,
+    result: PassResult,
+    proof: "Proof",
+    output: Path,
+    source: Path | None = None,
+    paging: Paging | None = None,
+) -> None:
+    """Print the report of a written model and a closing line, and write it as a page.
+
+    Args:
+        settings: How much is said.
+        result: What the pass made.
+        proof: How what was written was verified.
+        output: Where it is.
+        source: The model's file where it is not an ONNX one.
+        paging: Where the page goes, if one is asked for.
 
     Raises:
         VerificationFailed: The model was written though its proof failed.
@@ -28,6 +44,8 @@ def conclude(settings: Settings, result: PassResult, proof: "Proof", output: Pat
     if source is not None:
         report = replace(report, model=str(source))
     settings.tell(**report.to_json())
+    if paging is not None:
+        paging.write_changed(result, report, proof, settings)
     if not settings.json:
         print_report(report)
     if proof.failed:

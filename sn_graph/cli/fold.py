@@ -26,6 +26,7 @@ def fold(
     writing: o.Writing,
     tolerances: o.Tolerances,
     force: o.Force = False,
+    html: o.Html = None,
     settings: Settings,
 ) -> None:
     """Write MODEL with each weight W replaced by bound·W/σ(W).
@@ -44,28 +45,31 @@ def fold(
     """
     from sn_graph import api, proofs
     from sn_graph.cli.conclusion import conclude, require_work
+    from sn_graph.cli.paging import Paging, telling_failure
     from sn_graph.model import require_writable
 
     settings.tell(model=str(model))
     o.require_apart(output, data_of=model, plan=normalization.plan, state=estimate.state)
     require_writable(output)
+    paging = Paging.to(html, output, model=model, plan=normalization.plan, state=estimate.state)
     with settings.progress() as progress:
         options = normalization.plan_options(estimate)
         result = api.fold(model, sigma=sigma, seed=estimate.seed, force=force, progress=progress, **options)
         require_work(model, result, force)
-        proof = proofs.save(
-            result,
-            output,
-            writing.storage,
-            verify=not writing.no_verify,
-            force=force,
-            sync=writing.sync,
-            rtol=tolerances.rtol,
-            atol=tolerances.atol,
-            progress=progress,
-        )
+        with telling_failure(paging, result):
+            proof = proofs.save(
+                result,
+                output,
+                writing.storage,
+                verify=not writing.no_verify,
+                force=force,
+                sync=writing.sync,
+                rtol=tolerances.rtol,
+                atol=tolerances.atol,
+                progress=progress,
+            )
     if sigma != "power" and result.options.state is None:  # nor of a model that was inserted
         for flag, value in (("--power-iterations", estimate.power_iterations), ("--state", estimate.state)):
             if value is not None:
                 settings.say(f"{flag} changed nothing, for σ is {sigma}; give --sigma power to estimate it")
-    conclude(settings, result, proof, output)
+    conclude(settings, result, proof, output, paging=paging)

@@ -29,6 +29,7 @@ def insert(
     normalization: o.Normalization,
     writing: o.Writing,
     force: o.Force = False,
+    html: o.Html = None,
     settings: Settings,
 ) -> None:
     """Write MODEL with the power iteration of its weights in the graph, so that each run normalizes them.
@@ -47,6 +48,7 @@ def insert(
     """
     from sn_graph import api, proofs
     from sn_graph.cli.conclusion import conclude, require_work
+    from sn_graph.cli.paging import Paging, telling_failure
     from sn_graph.model import require_writable
 
     settings.tell(model=str(model))
@@ -56,6 +58,7 @@ def insert(
         )
     o.require_apart(output, data_of=model, plan=normalization.plan, state=estimate.state)
     require_writable(output)
+    paging = Paging.to(html, output, model=model, plan=normalization.plan, state=estimate.state)
     with settings.progress() as progress:
         result = api.insert(
             model,
@@ -70,10 +73,11 @@ def insert(
         )
         require_work(model, result, force)
         verify = not writing.no_verify
-        proof = proofs.save(
-            result, output, writing.storage, verify=verify, force=force, sync=writing.sync, progress=progress
-        )
-    conclude(settings, result, proof, output)
+        with telling_failure(paging, result):
+            proof = proofs.save(
+                result, output, writing.storage, verify=verify, force=force, sync=writing.sync, progress=progress
+            )
+    conclude(settings, result, proof, output, paging=paging)
     if state_mode == "required" and result.plan is not None:
         begins = "the leading singular vectors" if sigma != "power" else result.plan.state
         if begins is not None:

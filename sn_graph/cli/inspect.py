@@ -25,10 +25,7 @@ def inspect(
         Path | None,
         Option("Write a plan that fold and insert obey, to edit.", "FILE"),
     ] = None,
-    html: Annotated[
-        Path | None,
-        Option("Write the table as a web page.", "FILE"),
-    ] = None,
+    html: o.Html = None,
     *,
     selection: o.Selection,
     settings: Settings,
@@ -44,29 +41,32 @@ def inspect(
     \b
     sn-graph inspect disc.onnx
     sn-graph inspect disc.onnx --sigma upper --norm operator
+    sn-graph inspect disc.onnx --html disc.html
     sn-graph inspect disc.onnx --plan plan.json   then edit it, then: fold --plan plan.json
     """
     from sn_graph import api
-    from sn_graph.cli.render import explain_sites, print_report, write_html
+    from sn_graph.cli.paging import Paging
+    from sn_graph.cli.render import explain_sites, print_report
     from sn_graph.model import require_writable
     from sn_graph.plan import build_plan, save_plan
 
     settings.tell(model=str(model))
     if plan is not None and html is not None and plan.resolve() == html.resolve():
         raise UsageError("--plan and --html are one file", do="give two")
-    for path in (plan, html):
-        if path is not None:
-            o.require_apart(path, data_of=model, model=model, state=state)
-            require_writable(path)
+    if plan is not None:
+        o.require_apart(plan, data_of=model, model=model, state=state)
+        require_writable(plan)
+    paging = Paging.to(html, model=model, state=state)
     opened = api.Opened.of(model)
     made = build_plan(opened.model, **selection.plan_options(norm, state))
     with settings.progress() as progress:
         report = api.examine(opened, made, sigma=sigma, seed=seed, progress=progress)
+        page = paging.inspected(report, opened, made, seed, progress) if paging else None
     opened.model.require_unchanged()
     if plan is not None:
         save_plan(made, plan)
-    if html is not None:
-        write_html(report, html)
+    if paging and page:
+        paging.write(page)
     explain_sites(settings, report)
     settings.tell(**report.to_json())
     if settings.json:

@@ -30,6 +30,7 @@ def lift(
     writing: o.Writing,
     tolerances: o.Tolerances,
     force: o.Force = False,
+    html: o.Html = None,
     settings: Settings,
 ) -> None:
     """Write MODEL with each weight stored, or iterated anew, that the exporter left normalized in it.
@@ -54,10 +55,12 @@ def lift(
     """
     from sn_graph import api, proofs
     from sn_graph.cli.conclusion import conclude
+    from sn_graph.cli.paging import Paging, telling_failure
     from sn_graph.model import require_writable
 
     settings.tell(model=str(model))
     require_writable(output)
+    paging = Paging.to(html, output, model=model)
     with settings.progress() as progress:
         result = api.lift(
             model,
@@ -68,14 +71,15 @@ def lift(
             exclude=exclude,
             progress=progress,
         )
-        proof = proofs.save(
-            result,
-            output,
-            writing.storage,
-            verify=not writing.no_verify,
-            force=force,
-            rtol=tolerances.rtol,
-            atol=tolerances.atol,
-            progress=progress,
-        )
-    conclude(settings, result, proof, output)
+        with telling_failure(paging, result):
+            proof = proofs.save(
+                result,
+                output,
+                writing.storage,
+                verify=not writing.no_verify,
+                force=force,
+                rtol=tolerances.rtol,
+                atol=tolerances.atol,
+                progress=progress,
+            )
+    conclude(settings, result, proof, output, paging=paging)

@@ -67,6 +67,10 @@ NoSync = Annotated[bool, Option("Do not wait until the disk has OUT; faster, and
 Rtol = Annotated[float | None, Option("Relative tolerance of outputs. [default: by type]", "R", minimum=0)]
 Atol = Annotated[float | None, Option("Absolute tolerance of outputs. [default: by type]", "A", minimum=0)]
 Force = Annotated[bool, Option("Write OUT even where nothing is to do or the verification fails.")]
+Html = Annotated[
+    Path | None,
+    Option("Write a report to look at, as one web page that needs no network; needs sn-graph[report].", "FILE"),
+]
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,13 @@
-"""Rendering: a report as a table, for terminals, pipes and web pages."""
+"""Rendering: a report as a table, for terminals and pipes."""
 
 import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sn_graph.cli.console import Settings, new_table, number, on_terminal, plain_text, print_rich
 from sn_graph.errors import printable
-from sn_graph.model import write_file
 from sn_graph.report import Reading, Report, SiteRecord
 
 if TYPE_CHECKING:
@@ -189,18 +187,3 @@ _HINTS = {
 
 def _sizes(sizes: tuple[int, ...] | None) -> str:
     return "×".join(map(str, sizes)) if sizes is not None else ""
-
-
-def write_html(report: Report, path: Path) -> None:
-    """Write a report as a web page, atomically."""
-    import io
-
-    from rich import box
-    from rich.console import Console
-
-    table = _wide_table(report.sites)
-    table.box = box.SIMPLE_HEAD
-    table.title = plain_text(f"{report.model} ({report.convention}: {report.convention_reason})")
-    console = Console(record=True, file=io.StringIO(), width=220)
-    console.print(table)
-    write_file(path, console.export_html(inline_styles=True).encode())

@@ -36,6 +36,7 @@ def verify(
         bool,
         Option("Instead of comparing, find out whether a tool has frozen the state that insert wrote."),
     ] = False,
+    html: o.Html = None,
     settings: Settings,
 ) -> None:
     """Compare the outputs of A and B on every provider.
@@ -59,11 +60,14 @@ def verify(
     sn-graph verify disc.sn.slim.onnx --state
     """
     from sn_graph import runtime
+    from sn_graph.cli.paging import Paging
     from sn_graph.proofs import verify_state
 
+    paging = Paging.to(html, model=a, the_other_model=b, inputs=inputs)
     used, sizes = runtime.parse_providers(providers), dict(_dimension(text) for text in dim)
     if state:
-        _refuse_comparison(b is not None, steps > 1, tolerances.rtol is not None, tolerances.atol is not None)
+        given = (b, tolerances.rtol, tolerances.atol, html)
+        _refuse_comparison(steps > 1, *(one is not None for one in given))
         alive = verify_state(a, providers=used, inputs=inputs, seed=seed, dims=sizes)
         settings.tell(**alive.to_json())
         if not settings.json:
@@ -82,6 +86,8 @@ def verify(
     )
     result = compared(a, b)
     settings.tell(**result.to_json())
+    if paging is not None:
+        paging.write_compared(result, a, b)
     if not settings.json:
         print_rich(*(_by_sides(result) if on_terminal() else [_table(result.comparisons, sides=True)]))
     for note in result.notes:
@@ -108,7 +114,7 @@ def _verify_keras(settings: Settings) -> "Callable[..., ParityResult]":
 
 
 def _refuse_comparison(*given: bool) -> None:
-    for name, there in zip(("a second model", "--steps", "--rtol", "--atol"), given, strict=True):
+    for name, there in zip(("--steps", "a second model", "--rtol", "--atol", "--html"), given, strict=True):
         if there:
             raise UsageError("--state compares nothing", f"so {name} has no meaning beside it", "leave one of them out")
 

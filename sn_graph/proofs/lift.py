@@ -60,7 +60,7 @@ def prove_lift(result: LiftResult, source: Model, written: Path, terms: Terms) -
     except ModelError as error:
         raise VerificationFailed("the lifted model does not run", str(error)) from None
     parity.raise_if_different()
-    return Proof("run", parity.doubt)
+    return Proof("run", parity.doubt, parity=parity)
 
 
 def prove_carried(lifted: LiftResult) -> None:

@@ -43,7 +43,7 @@ def prove_outputs(
             return Proof("structure", f"with the new weights the original does not run, whoever writes them: {error}")
         parity, failure = ParityResult(()), VerificationFailed(f"{what} does not run", str(error))
     if failure is None and parity.ok:
-        return Proof("run", parity.doubt)
+        return Proof("run", parity.doubt, parity=parity)
     steps = find_steps(source)
     if failure is not None and not steps.reached:
         raise failure
@@ -57,8 +57,9 @@ def prove_outputs(
         return Proof("structure", f"outputs differ, or can't be computed, where {step}")
     pieces.raise_if_different()
     if steps.hidden:
-        return Proof("structure", f"compared piece by piece, but for what is inside subgraphs and functions: {told}")
-    return Proof("run", f"compared piece by piece, because {told}")
+        but = "but for what is inside subgraphs and functions"
+        return Proof("structure", f"compared piece by piece, {but}: {told}", parity=pieces)
+    return Proof("run", f"compared piece by piece, because {told}", parity=pieces)
 
 
 def _joints(source: Model, plan: Plan | None) -> list[str]:

@@ -9,6 +9,7 @@ from sn_graph.errors import SnGraphError, VerificationFailed
 from sn_graph.model import Model, Storage
 from sn_graph.progress import Progress, silent
 from sn_graph.report import Verified
+from sn_graph.runtime import ParityResult
 
 
 @dataclass(frozen=True)
@@ -19,11 +20,13 @@ class Proof:
         verified: "run", "structure" or "no".
         note: Why no more than that, or why a run proves little.
         failed: Whether it was found wrong, and put in place all the same.
+        parity: The outputs that were compared, where they were.
     """
 
     verified: Verified
     note: str | None = None
     failed: bool = False
+    parity: ParityResult | None = None
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ def test_html(cli: Cli, model: Path) -> None:
     page = model.with_name("page.html")
     assert cli("inspect", model, "--html", page).code == 0
     content = page.read_text(encoding="utf-8")
-    assert content.startswith("<!DOCTYPE html>")
+    assert content.startswith("<!doctype html>")
     assert "conv.weight" in content
 
 

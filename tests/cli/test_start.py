@@ -170,7 +170,7 @@ def test_of_two_outputs_the_one_that_was_written_is_told(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("sn_graph.cli.render.write_html", full)
+    monkeypatch.setattr("sn_graph.pages.write_page", full)
     plan = model.with_name("plan.json")
     line = one_line(cli("inspect", model, "--plan", plan, "--html", model.with_name("a.html")), 4)
     assert f"({plan} was written all the same)" in line

@@ -5,10 +5,12 @@ from sn_graph.spectral.matrix.certificate import ROUNDING, certified_divisor, ra
 from sn_graph.spectral.matrix.condition import frobenius_norm, hints, stable_rank
 from sn_graph.spectral.matrix.exact import SingularTriplet, leading_singular_triplet, norm_and_vector, spectral_norm
 from sn_graph.spectral.matrix.power import operator_power_iteration, power_iteration, seeded_state
+from sn_graph.spectral.matrix.spectrum import Spectrum
 
 __all__ = [
     "ROUNDING",
     "SingularTriplet",
+    "Spectrum",
     "bracket",
     "certified_divisor",
     "frobenius_norm",
