@@ -34,7 +34,8 @@ of them, and `tie` gives them the same number; keeping one place of s² is the s
 transforms are unitary. A problem with F = 1 and `tie` is one of shared multipliers only.
 """
 
-from sn_graph.spectral.lmi.bound import frequency_bound, lipschitz_bound, proven_bound
+from sn_graph.spectral.lmi.bound import lipschitz_bound, proven_bound
+from sn_graph.spectral.lmi.frequencies import frequency_bound
 from sn_graph.spectral.lmi.layers import chain_bound
 from sn_graph.spectral.lmi.problem import FrequencyProblem, LmiBound, SlopeProblem
 

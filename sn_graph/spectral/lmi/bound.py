@@ -17,6 +17,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sn_graph.spectral.linalg import one_thread
 from sn_graph.spectral.lmi.family import Family
@@ -55,35 +56,24 @@ def lipschitz_bound(problem: SlopeProblem, *, start: Real | None = None, deadlin
     >>> round(lipschitz_bound(relu).value, 6)  # x − relu(2x) has slopes 1 and −1
     1.0
     """
-    return _bounded(problem, start, deadline)
+    return bounded(problem, start=start, deadline=deadline)
 
 
-def frequency_bound(problem: FrequencyProblem, *, start: Real | None = None, deadline: float | None = None) -> LmiBound:
-    """Bound the Lipschitz constant of a network that acts on each frequency by itself but for its neurons.
-
-    Args:
-        problem: The network; of two frequencies whose matrices are conjugates of each other one will do.
-        start: Multipliers [m] to begin with, if any are known.
-        deadline: When the search for better multipliers ends, by time.monotonic.
-
-    Returns:
-        The bound, proven for every frequency with the same multipliers, or infinity with the reason.
-    """
-    return _bounded(problem, start, deadline)
-
-
-def proven_bound(problem: SlopeProblem | FrequencyProblem, multipliers: Real) -> LmiBound:
+def proven_bound(
+    problem: SlopeProblem | FrequencyProblem, multipliers: Real, alive: NDArray[np.int64] | None = None
+) -> LmiBound:
     """Prove the bound that given multipliers give, without looking for better ones.
 
     Args:
         problem: The network.
-        multipliers: λ [m], any numbers.
+        multipliers: λ [m], any numbers; of those that share one, the largest counts.
+        alive: As for `reduction.reduced`, for some of a problem's frequencies.
 
     Returns:
         The bound; infinity where the multipliers prove none.
     """
     with one_thread(), np.errstate(all="ignore"):
-        family = _reduced(problem)
+        family = taken(problem, alive)
         if isinstance(family, LmiBound):
             return family
         own = family.given(multipliers)
@@ -91,10 +81,17 @@ def proven_bound(problem: SlopeProblem | FrequencyProblem, multipliers: Real) ->
     return _answer(family, len(problem.low), rho, own, 0)
 
 
-def _bounded(problem: SlopeProblem | FrequencyProblem, start: Real | None, deadline: float | None) -> LmiBound:
+def bounded(
+    problem: SlopeProblem | FrequencyProblem,
+    *,
+    start: Real | None = None,
+    deadline: float | None = None,
+    alive: NDArray[np.int64] | None = None,
+) -> LmiBound:
+    """Bound the Lipschitz constant of either kind of problem, all frequencies at once."""
     total = len(problem.low)
     with one_thread(), np.errstate(all="ignore"):
-        family = _reduced(problem)
+        family = taken(problem, alive)
         if isinstance(family, LmiBound):
             return family
         pencil = Pencil.of(family)
@@ -105,19 +102,19 @@ def _bounded(problem: SlopeProblem | FrequencyProblem, start: Real | None, deadl
     return _answer(family, total, rho, multipliers, len(iterates) - 1)
 
 
-def _reduced(problem: SlopeProblem | FrequencyProblem) -> Family | LmiBound:
-    """What is left to be solved, or the answer where there is nothing."""
+def taken(problem: SlopeProblem | FrequencyProblem, alive: NDArray[np.int64] | None = None) -> Family | LmiBound:
+    """Reduce a problem to what is left to be solved, or answer where there is nothing."""
     none = np.zeros(len(problem.low))
     if not all(np.isfinite(part).all() for part in (problem.weights, problem.output)):
         return LmiBound(math.inf, none, 0, "none: a weight is NaN or infinite")
-    family = reduced(Family.of(problem))
+    family = reduced(Family.of(problem), alive)
     if not in_range(family):
         return LmiBound(math.inf, none, 0, OUTSIDE)
+    if len(family.low):
+        return family  # even without inputs: at some frequencies there may be none
     if not family.inputs or not family.output.size:
         return LmiBound(0.0, none, 0, "nothing of the input reaches the output")
-    if not len(family.low):
-        return LmiBound(_linear(family), none, 0, "the norm of a linear map")
-    return family
+    return LmiBound(_linear(family), none, 0, "the norm of a linear map")
 
 
 def _answer(family: Family, total: int, rho: float | None, multipliers: Real, steps: int) -> LmiBound:

@@ -83,9 +83,10 @@ class Family:
         return result
 
     def given(self, multipliers: Real) -> Real:
-        """Take multipliers of the problem's neurons as those of the groups: the mean where they differ."""
-        own = multipliers[self.neurons] * (self.units / self.output_unit) ** 2
-        return np.bincount(self.tie, own, self.groups) / np.maximum(np.bincount(self.tie, minlength=self.groups), 1)
+        """Take multipliers of the problem's neurons as those of the groups: the largest where they differ."""
+        result = np.full(self.groups, -np.inf)
+        np.maximum.at(result, self.tie, multipliers[self.neurons] * (self.units / self.output_unit) ** 2)
+        return result
 
     def of_neurons(self, kept: NDArray[np.int64]) -> "Family":
         """Leave out all other neurons' rows and columns."""
@@ -131,7 +132,8 @@ def _errors(given: float | Real, matrix: Field, where: NDArray[np.bool_] | np.bo
         return np.zeros((1, *matrix.shape[1:]))
     if not np.isfinite(error).all() or (error < 0.0).any():
         raise ValueError("an error is not a finite number from 0 on")
-    return np.asarray(np.broadcast_to(error, matrix.shape) * where)
+    shape = matrix.shape if error.ndim == 3 and len(error) > 1 else (1, *matrix.shape[1:])
+    return np.asarray(np.broadcast_to(error, shape) * where)
 
 
 def _earlier(weights: Field) -> NDArray[np.bool_]:

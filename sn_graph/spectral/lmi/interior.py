@@ -68,7 +68,7 @@ def minimise(pencil: Pencil, start: Iterate, deadline: float | None = None, gap:
         All iterates, the start first; the last ones are the best.
     """
     iterates = [start]
-    state = _State.at(pencil, start)
+    state = _State.at(pencil, start) if pencil.inputs else None
     while state is not None and len(iterates) <= LIMIT:
         if deadline is not None and time.monotonic() > deadline:
             break

@@ -179,19 +179,34 @@ def times(matrix: Real, vector: Real) -> Real:
 
 def _least_rho(pencil: Pencil, multipliers: Real) -> float | None:
     """The least ρ with P(ρ, λ) ≥ 0, as floating point finds it; None where the neurons' block is not definite."""
-    inputs = pencil.inputs
     matrix = pencil.matrix(0.0, multipliers)
+    values = _least(matrix, pencil.inputs)
+    if values is None:
+        return None
+    # A proof wants a little more than nothing.
+    scale = float(np.abs(matrix[:, : pencil.inputs, : pencil.inputs]).max(initial=0.0)) + 1e-290
+    return max(float(values.max()), 1e-14 * scale)
+
+
+def least_of_each(pencil: Pencil, multipliers: Real) -> Real:
+    """Find the least ρ with P(ρ, λ) ≥ 0 of every frequency [F], in floating point; infinity where there is none."""
+    matrix = pencil.matrix(0.0, multipliers)
+    values = _least(matrix, pencil.inputs)
+    if values is not None:
+        return values
+    each = (_least(block[None], pencil.inputs) for block in matrix)
+    return np.array([math.inf if value is None else float(value[0]) for value in each])
+
+
+def _least(matrix: Field, inputs: int) -> Real | None:
     if not np.isfinite(matrix).all():
         return None
     try:
         factor = np.linalg.cholesky(matrix[:, inputs:, inputs:])
+        half = np.linalg.solve(factor, matrix[:, inputs:, :inputs])
+        rest = half.conj().transpose(0, 2, 1) @ half - matrix[:, :inputs, :inputs]
+        if not np.isfinite(rest).all():
+            return None
+        return np.asarray(np.linalg.eigvalsh(rest)[:, -1]) if inputs else np.zeros(len(matrix))
     except np.linalg.LinAlgError:
         return None
-    half = np.linalg.solve(factor, matrix[:, inputs:, :inputs])
-    rest = half.conj().transpose(0, 2, 1) @ half - matrix[:, :inputs, :inputs]
-    if not np.isfinite(rest).all():
-        return None
-    value = float(np.linalg.eigvalsh(rest)[:, -1].max()) if inputs else 0.0
-    # A proof wants a little more than nothing.
-    scale = float(np.abs(matrix[:, :inputs, :inputs]).max(initial=0.0)) + 1e-290
-    return max(value, 1e-14 * scale)

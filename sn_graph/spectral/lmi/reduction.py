@@ -24,9 +24,15 @@ MARGINS = (2.0, 16.0, 1024.0)
 FARTHEST = 400.0
 
 
-def reduced(family: Family) -> Family:
-    """Leave out what takes no part, put linear neurons in, shorten long inputs, and scale."""
-    return balanced(with_short_input(without_dead(without_linear(family))))
+def reduced(family: Family, alive: NDArray[np.int64] | None = None) -> Family:
+    """Leave out what takes no part, put linear neurons in, shorten long inputs, and scale.
+
+    Args:
+        family: All frequencies of a problem, or some of them.
+        alive: For some of them, the neurons that take part at any: what a neuron does at one frequency says nothing
+            about another, so that its term has to stand in all blocks or in none.
+    """
+    return balanced(with_short_input(without_dead(without_linear(family), alive)))
 
 
 def without_linear(family: Family) -> Family:
@@ -55,7 +61,7 @@ def without_linear(family: Family) -> Family:
     return put_in.of_neurons(np.setdiff1d(np.arange(len(family.low)), linear))
 
 
-def without_dead(family: Family) -> Family:
+def without_dead(family: Family, alive: NDArray[np.int64] | None = None) -> Family:
     """Leave out the neurons and inputs that nothing depends on, and neurons that depend on nothing.
 
     Neurons of one multiplier are left out together, or not at all: their inequality holds for the sum over them. A
@@ -64,10 +70,13 @@ def without_dead(family: Family) -> Family:
     reads = (family.weights != 0.0).any(axis=0) | (family.weights_error != 0.0).any(axis=0)
     read = (family.output != 0.0).any(axis=(0, 1)) | (family.output_error != 0.0).any(axis=(0, 1))
     inputs = family.inputs
-    ahead, behind = reads[:, inputs:], reads[:, inputs:].T
-    alive = _reached(family, reads[:, :inputs].any(axis=1), ahead) & _reached(family, read[inputs:], behind)
-    kept = family if alive.all() else family.of_neurons(np.flatnonzero(alive))
-    seen = read[:inputs] | reads[alive, :inputs].any(axis=0)
+    if alive is None:
+        fed, used = reads[:, :inputs].any(axis=1), read[inputs:]
+        living = _reached(family, fed, reads[:, inputs:]) & _reached(family, used, reads[:, inputs:].T)
+    else:
+        living = np.isin(family.neurons, alive)
+    kept = family if living.all() else family.of_neurons(np.flatnonzero(living))
+    seen = read[:inputs] | reads[living, :inputs].any(axis=0)
     return kept if seen.all() else kept.of_columns(np.concatenate([seen, np.ones(len(kept.low), dtype=np.bool_)]))
 
 
