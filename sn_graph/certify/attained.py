@@ -93,7 +93,7 @@ def search(
     Returns:
         What was found, the best first; nothing where no start gave a finite difference.
     """
-    begun = time.monotonic()
+    begun, seconds = time.monotonic(), max(seconds, 1e-3)
     end = begun + seconds
     rng = np.random.default_rng(seed)
     best: list[Segment] = []

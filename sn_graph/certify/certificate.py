@@ -117,15 +117,11 @@ class Certificate:
             "level": self.level,
             "attained": self.attained,
             "proven": self.proven,
-            "unbounded": None
-            if stop is None
-            else {"node": stop.node, "op_type": stop.op_type, "reason": stop.reason, "do": stop.do},
+            "unbounded": None if stop is None else {"node": stop.node, "op_type": stop.op_type, "reason": stop.reason},
             "at_most": self.at_most,
             "ok": self.ok,
             "nodes": [vars(node) for node in self.nodes],
             "levels": dict(self.levels),
-            "sizes": dict(self.sizes),
-            "any_size": list(self.open),
             "notes": list(self.notes),
         }
 

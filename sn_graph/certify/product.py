@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 
 from sn_graph.certify.network import Network
-from sn_graph.certify.steps import NoBound, Step
+from sn_graph.certify.steps import NoBound, Step, root_of_squares
 from sn_graph.errors import ModelError
 
 
@@ -37,11 +37,17 @@ def product_bounds(network: Network) -> list[Bound]:
         ModelError: A size that is not known decides a constant; a weight holds NaN.
         NoBound: A bound exceeds the largest number.
     """
-    found = dict.fromkeys(network.names, 1.0)
+    # All sources changed at once; and each alone, whose constants join as √Σ cᵢ², because one may change after the
+    # other: ‖δ‖ ≤ Σ cᵢ‖δᵢ‖.
+    found: dict[str, list[float]] = {name: [1.0] for name in network.names}
+    if len(network.names) > 1:
+        found = {name: [1.0, *(float(name == one) for one in network.names)] for name in network.names}
     made = []
     for step in network.steps:
         factors = _factors(network, step)
-        bound = step.combined(factors, [found[name] for name in step.operands])
+        operands = [found[name] for name in step.operands]
+        each = [step.combined(factors, constants) for constants in zip(*operands, strict=True)]
+        bound = each[0] if len(each) == 1 else min(each[0], root_of_squares(each[1:]))
         if math.isnan(bound):
             raise ModelError(
                 f"node '{step.path}' reads a weight that holds NaN or infinite values",
@@ -50,7 +56,7 @@ def product_bounds(network: Network) -> list[Bound]:
             )
         if math.isinf(bound):
             raise NoBound("the bound exceeds the largest float64")
-        found[step.result] = bound
+        found[step.result] = each
         made.append(Bound(step, factors, bound))
     return made
 

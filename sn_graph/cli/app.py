@@ -26,6 +26,7 @@ COMMANDS = {
     "Look": {
         "inspect": "Show each weight of MODEL with its exact spectral norm σ.",
         "verify": "Compare the outputs of A and B on every provider.",
+        "certify": "Prove how much the network MODEL can stretch a change of its input: its Lipschitz constant.",
         "doctor": "Show versions, execution providers, conflicts, and what other tools do to an inserted state.",
     },
     "Write a model": {

@@ -1,6 +1,7 @@
 """Options: those that several commands share, alone and in groups."""
 
 import json as jsons
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
@@ -199,6 +200,18 @@ def _state_named_by(plan: Path | None) -> Path | None:
     except (OSError, ValueError, AttributeError, RecursionError):
         return None
     return plan.parent / named if plan is not None and isinstance(named, str) else None
+
+
+def dimensions(given: Iterable[str]) -> dict[str, int]:
+    """Return the sizes of dynamic dimensions that options NAME=N give. Raises UsageError for another form."""
+    return dict(_dimension(text) for text in given)
+
+
+def _dimension(text: str) -> tuple[str, int]:
+    name, _, size = text.rpartition("=")
+    if not name or not size.isdecimal() or int(size) < 1:
+        raise UsageError(f"--dim {text} is not NAME=N with N at least 1")
+    return name, int(size)
 
 
 def storage_of(external: bool | None) -> "Storage":

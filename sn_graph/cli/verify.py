@@ -64,7 +64,7 @@ def verify(
     from sn_graph.proofs import verify_state
 
     paging = Paging.to(html, model=a, the_other_model=b, inputs=inputs)
-    used, sizes = runtime.parse_providers(providers), dict(_dimension(text) for text in dim)
+    used, sizes = runtime.parse_providers(providers), o.dimensions(dim)
     if state:
         given = (b, tolerances.rtol, tolerances.atol, html)
         _refuse_comparison(steps > 1, *(one is not None for one in given))
@@ -146,10 +146,3 @@ def _table(rows: Iterable["Comparison"], sides: bool) -> "Table":
         cells = (*names, row.provider, str(row.step), row.output, *numbers, "yes" if row.ok else "NO")
         table.add_row(*map(plain_text, (*cells, *("; ".join(row.notes) for _ in remarks))))
     return table
-
-
-def _dimension(text: str) -> tuple[str, int]:
-    name, _, size = text.rpartition("=")
-    if not name or not size.isdecimal() or int(size) < 1:
-        raise UsageError(f"--dim {text} is not NAME=N with N at least 1")
-    return name, int(size)

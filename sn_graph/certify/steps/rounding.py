@@ -40,8 +40,16 @@ def total(terms: Iterable[float]) -> float:
     result = 0.0
     for term in terms:
         if term != 0.0:
-            result = term if result == 0.0 else math.nextafter(result + term, math.inf)
+            result = term if result == 0.0 else _sum(result, term)
     return result
+
+
+def _sum(a: float, b: float) -> float:
+    """Return a + b where float64 has it, else the next number above the nearest (Knuth's TwoSum tells)."""
+    nearest = a + b
+    behind = nearest - a
+    error = (a - (nearest - behind)) + (b - behind)
+    return nearest if error == 0.0 else math.nextafter(nearest, math.inf)
 
 
 def root(value: float) -> float:
