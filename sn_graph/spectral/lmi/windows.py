@@ -2,7 +2,8 @@
 
 With F_i from the input (`chain.forward`, of M = Λ/ρ) and Y_j from the output (`chain.backward`), the layers between i
 and j are a network of their own, from u = F_i^{1/2} z_i to Y_j^{1/2} z_j. Its inequality is solved as any other; its ρ
-is the whole chain's, the M before and the Λ behind being what they were. So ρ falls with every window.
+is the whole chain's, the M before and the Λ behind being what they were. So ρ falls with every window. The way is from
+the output on, because it is the Y_j, not the F_i, that magnify errors, unless the inequality was just solved.
 """
 
 import math
@@ -51,51 +52,49 @@ def improved(
     current, solved = list(multipliers), 0
     for _ in range(sweeps):
         before = rho
-        forms = _backward_forms(chain, [rho * each for each in current])
-        if forms is None:
-            break
-        form = np.eye(chain.sizes[0])
+        forms = _forward_forms(chain, current)
+        last = chain.weights[-1].T @ chain.weights[-1]
         for begin, end, following in _windows(chain):
-            if deadline is not None and time.monotonic() > deadline:
+            if forms is None or (deadline is not None and time.monotonic() > deadline):
                 return current, rho, solved
-            found = _solved(chain, begin, end, form, forms[end], deadline)
+            found = _solved(chain, begin, end, forms[begin], last, deadline)
             solved += 1
             if found is not None and found[1] < rho:
                 rho, change = found[1], rho / found[1]
                 current[begin:end] = [each / rho for each in found[0]]
                 current[end:] = [change * each for each in current[end:]]
-            for index in range(begin, following):
+            for index in reversed(range(following, end)):
                 ends = chain.low[index], chain.high[index]
-                moved = forward(form, chain.weights[index], ends, current[index])
+                moved = backward(last, chain.weights[index], ends, rho * current[index])
                 if moved is None:
                     return current, rho, solved
-                form = moved
+                last = moved
         if rho > before * (1.0 - LEAST_GAIN):
             break
     return current, rho, solved
 
 
-def _backward_forms(chain: Chain, multipliers: list[Real]) -> list[Real] | None:
-    """Y_0, …, Y_{l−1}."""
-    forms = [chain.weights[-1].T @ chain.weights[-1]]
-    for index in reversed(range(chain.depth)):
-        found = backward(forms[-1], chain.weights[index], (chain.low[index], chain.high[index]), multipliers[index])
+def _forward_forms(chain: Chain, multipliers: list[Real]) -> list[Real] | None:
+    """F_0, …, F_{l−1}."""
+    forms = [np.eye(chain.sizes[0])]
+    for index, each in enumerate(multipliers):
+        found = forward(forms[-1], chain.weights[index], (chain.low[index], chain.high[index]), each)
         if found is None:
             return None
         forms.append(found)
-    return forms[::-1]
+    return forms
 
 
 def _windows(chain: Chain) -> Iterator[tuple[int, int, int]]:
-    """First and last layer of each window, and where the next begins: in the middle of it."""
-    sizes, begin = [len(low) for low in chain.low], 0
-    while begin < chain.depth:
-        end = begin + 1
-        while end < chain.depth and sum(sizes[begin : end + 1]) <= NEURONS:
-            end += 1
-        following = end if end == chain.depth else max(begin + 1, end - (end - begin) // 2)
+    """First and last layer of each window, from the output on, and where the next ends: in the middle of it."""
+    sizes, end = [len(low) for low in chain.low], chain.depth
+    while end:
+        begin = end - 1
+        while begin and sum(sizes[begin - 1 : end]) <= NEURONS:
+            begin -= 1
+        following = min(end - 1, begin + (end - begin) // 2) if begin else 0
         yield begin, end, following
-        begin = following
+        end = following
 
 
 def _solved(
