@@ -1,7 +1,7 @@
 """Certify: a proven Lipschitz constant of a whole network."""
 
 from sn_graph.certify.build import network_of
-from sn_graph.certify.certificate import Certificate, NodeBound, Stop, upwards
+from sn_graph.certify.certificate import Certificate, Stop, upwards
 from sn_graph.certify.certify import Level, certify
 from sn_graph.certify.confirmed import CLOSE, confirm
 from sn_graph.certify.network import Network, Source
@@ -12,7 +12,6 @@ __all__ = [
     "Certificate",
     "Level",
     "Network",
-    "NodeBound",
     "Source",
     "Stop",
     "Witness",

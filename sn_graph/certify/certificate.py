@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from sn_graph import report
 from sn_graph.certify.witness import Witness
+from sn_graph.report import CertifiedNode
 
 NORM = "l2"
 CAVEAT = (
@@ -28,26 +30,6 @@ class Stop:
     op_type: str
     reason: str
     do: str = ""
-
-
-@dataclass(frozen=True)
-class NodeBound:
-    """What is proven of a node.
-
-    Attributes:
-        node, op_type: Which.
-        rule: What kind it counts as.
-        constant: Its own Lipschitz constant: the largest of those in its inputs.
-        bound: That of its value in the network's inputs, by level 1.
-        note: What to know besides; "" for nothing.
-    """
-
-    node: str
-    op_type: str
-    rule: str
-    constant: float
-    bound: float
-    note: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +59,7 @@ class Certificate:
     proven: float | None
     level: str | None
     unbounded: Stop | None = None
-    nodes: tuple[NodeBound, ...] = ()
+    nodes: tuple[CertifiedNode, ...] = ()
     levels: Mapping[str, float] = field(default_factory=dict)
     witness: Witness | None = field(default=None, repr=False)
     sizes: Mapping[str, int] = field(default_factory=dict)
@@ -105,6 +87,10 @@ class Certificate:
             return f"unbounded at {self.unbounded.node}: {self.unbounded.reason}"
         attained = "0" if self.attained is None else f"{self.attained:.6g}"
         return f"Lipschitz constant (l2) between {attained} and {upwards(self.proven or 0.0)}"
+
+    def drawn(self) -> report.Certificate:
+        """Return what an HTML report shows of it."""
+        return report.Certificate(self.attained, self.proven, self.levels, self.nodes, f"{self.sentence}.")
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that `certify --json` prints."""

@@ -5,13 +5,14 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 
 from sn_graph.certify.build import network_of
-from sn_graph.certify.certificate import CAVEAT, Certificate, NodeBound, Stop
+from sn_graph.certify.certificate import CAVEAT, Certificate, Stop
 from sn_graph.certify.network import Network
 from sn_graph.certify.product import Bound, product_bounds
 from sn_graph.certify.steps import NoBound, Unbounded
 from sn_graph.certify.witness import Witness, witnesses
 from sn_graph.model import Model
 from sn_graph.progress import Progress, silent
+from sn_graph.report import CertifiedNode
 
 # The part of the time that the search for the attained end gets; the least where level 1 took all of it.
 SEARCH, LEAST = 0.2, 0.05
@@ -93,9 +94,11 @@ def _only(model: Model) -> str:
     return ", ".join(info.name for info in model.proto.graph.input if info.name not in held)
 
 
-def _row(bound: Bound) -> NodeBound:
+def _row(bound: Bound) -> CertifiedNode:
     step = bound.step
-    return NodeBound(step.path, step.node.op_type, step.rule, max(bound.factors, default=0.0), bound.bound, step.note)
+    return CertifiedNode(
+        step.path, step.node.op_type, step.rule, max(bound.factors, default=0.0), bound.bound, step.note
+    )
 
 
 def _unbounded(model: Model, names: str, output: str, found: Unbounded) -> Certificate:

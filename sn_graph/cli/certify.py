@@ -39,6 +39,7 @@ def certify(
     witness: Annotated[
         Path | None, Option("Write the two inputs that attain the lower end, x0 and x1, as .npz.", "FILE")
     ] = None,
+    html: o.Html = None,
     *,
     settings: Settings,
 ) -> None:
@@ -62,9 +63,11 @@ def certify(
     sn-graph certify unet.onnx --input image --dim height=64 --dim width=64
     """
     from sn_graph import api
+    from sn_graph.cli.paging import Paging
     from sn_graph.model import require_writable
 
     settings.tell(model=str(model))
+    paging = Paging.to(html, witness, model=model)
     if witness is not None:
         o.require_apart(witness, data_of=model, model=model)
         require_writable(witness)
@@ -84,6 +87,8 @@ def certify(
         _print(found)
     if witness is not None:
         _write_witness(settings, found, witness)
+    if paging is not None:
+        paging.write_certified(found, model)
     for note in found.notes:
         settings.say(note)
     if found.ok is False:
@@ -122,7 +127,8 @@ def _table(found: "Certificate") -> "Table":
     remarks = ("remarks",) if any(node.note for node in found.nodes) else ()
     table = new_table("node", "op", "rule", "constant", "bound", *remarks)
     for node in found.nodes:
-        cells = [node.node, node.op_type, node.rule, upwards(node.constant), upwards(node.bound)]
+        ends = ("" if one is None else upwards(one) for one in (node.constant, node.bound))
+        cells = [node.node, node.op_type, node.rule, *ends]
         table.add_row(*map(plain_text, (*cells, *((node.note,) if remarks else ()))))
     return table
 

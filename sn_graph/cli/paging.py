@@ -19,6 +19,7 @@ from sn_graph.progress import Progress
 from sn_graph.report import Page, Report
 
 if TYPE_CHECKING:
+    from sn_graph.certify import Certificate
     from sn_graph.proofs import Proof
     from sn_graph.runtime import ParityResult
 
@@ -86,6 +87,10 @@ class Paging:
         """Write the page of a comparison."""
         title = str(one) if other is None else f"{one} and {other}"
         self.write(pages.compared(parity, title, invocation=self.invocation))
+
+    def write_certified(self, found: "Certificate", model: Path) -> None:
+        """Write the page of a certificate."""
+        self.write(pages.certified(found.drawn(), str(model), invocation=self.invocation, ok=found.ok))
 
 
 @contextlib.contextmanager

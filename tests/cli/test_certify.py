@@ -177,3 +177,15 @@ def test_a_model_that_insert_wrote_is_refused(cli: Cli, model: Path, tmp_path: P
     written = tmp_path / "inserted.onnx"
     assert cli("insert", model, "-o", written).code == 0
     assert "strip" in one_line(cli("certify", written, *FAST), 3)
+
+
+def test_a_page(cli: Cli, net: Path, squares: Path, tmp_path: Path) -> None:
+    pytest.importorskip("jinja2")
+    page = tmp_path / "page.html"
+    assert cli("certify", net, "--html", page, "--at-most", 4, *FAST).code == 0
+    text = page.read_text(encoding="utf-8")
+    assert "Lipschitz constant (l2) between" in text
+    assert "Mul#1" in text
+    assert cli("certify", squares, "--html", page, *FAST).code == 0
+    assert "unbounded at Mul#1" in page.read_text(encoding="utf-8")
+    assert cli("certify", net, "--html", page, "--witness", page, *FAST).code == 2
