@@ -21,6 +21,7 @@ from sn_graph.progress import Progress, silent
 from sn_graph.report import SiteRecord
 from sn_graph.rewrite import Copy, Scaling
 from sn_graph.sites import Quantization, bias_follows_scale
+from sn_graph.spectral.matrix import frobenius_norm
 from sn_graph.state import State, read_inserted
 
 __all__ = ["Fold", "FoldOptions", "SigmaMethod"]
@@ -95,7 +96,9 @@ class Fold(Pass[FoldOptions]):
             matrix = target.matrix(model)
             found = options.known_divisors(target) or divider.measure(target, matrix)
             reason = _kept(plan, target, matrix, found)
-            records.append(_record(model, planned, target, found, reason))  # which reads the weight as it still is
+            records.append(
+                _record(model, planned, target, matrix, found, reason)
+            )  # which reads the weight as it still is
             if reason is None:
                 before = len(scaling.copies)
                 scaling.divide(target, found.used, plan.bound_of(target))
@@ -142,7 +145,9 @@ def _kept(plan: Plan, target: Target, matrix: NDArray[Any], found: Divisors) -> 
     return None
 
 
-def _record(model: Model, planned: PlannedSite, target: Target, found: Divisors, reason: str | None) -> SiteRecord:
+def _record(
+    model: Model, planned: PlannedSite, target: Target, matrix: NDArray[Any], found: Divisors, reason: str | None
+) -> SiteRecord:
     used = found.used[-1]
     record = record_of(planned, "folded" if reason is None else "unchanged", reason, notes(target, used))
     return replace(
@@ -152,5 +157,6 @@ def _record(model: Model, planned: PlannedSite, target: Target, found: Divisors,
         sigma_operator=found.operator,
         sigma_operator_upper=found.operator_upper,
         sigma_used=used if reason is None else None,
+        frobenius=None if found.sigma is None else frobenius_norm(matrix),
         readings=readings(model, target, found.sigma),
     )

@@ -37,7 +37,7 @@ from sn_graph.rewrite import Hoist, pack_original
 from sn_graph.rewrite.insertion import Insertion, StateLayout, StateMode, bytes_read
 from sn_graph.sites import Action, locate_sites
 from sn_graph.spectral.linalg import BlockedMatrix
-from sn_graph.spectral.matrix import upper_bound
+from sn_graph.spectral.matrix import frobenius_norm, upper_bound
 from sn_graph.state import State, read_inserted, skeleton_hash, write_inserted
 
 OLDEST_OPSET = 7  # the first whose Div broadcasts
@@ -209,7 +209,7 @@ class _Decider:
         if not self.options.exact:
             return record
         sigma = exact_sigma(target, matrix) if start.sigma is None else start.sigma
-        record = replace(record, sigma=sigma)
+        record = replace(record, sigma=sigma, frobenius=frobenius_norm(matrix))
         if self.options.upper:
             record = replace(record, sigma_upper=upper_bound(matrix, sigma))
         if self.plan.norm == "operator":

@@ -97,6 +97,7 @@ def inspect(
     seed: int = 0,
     against: Source | None = None,
     per_head: bool = False,
+    weights: Sequence[str] | None = None,
     progress: Progress = silent,
     **options: Unpack[PlanOptions],
 ) -> Report:
@@ -112,6 +113,7 @@ def inspect(
             that of the difference.
         per_head: Measure each attention head of a checkpoint's query and key projections too (`sigma_heads`), where a
             config.json beside it, or its own header, tells their number.
+        weights: The weights of a checkpoint that are looked at, by name; all by default.
         progress: Told the elements measured, of a checkpoint the bytes.
         **options: What is measured: see `PlanOptions`. Of a checkpoint `include` and `exclude` alone.
 
@@ -131,14 +133,17 @@ def inspect(
             progress,
             upper=_is_upper(sigma),
             per_head=per_head,
-            base=None if against is None else _base(against, {}),
+            weights=weights,
+            base=None if against is None else base_of(against, {}),
             **chosen,
         )
     if per_head:
         raise UsageError("an ONNX graph does not tell which rows of a weight are a head", do="give its checkpoint")
+    if weights is not None:
+        raise UsageError("weights are chosen by name in a checkpoint", do="give include, exclude or op_types")
     opened = Opened.of(source)
     plan = build_plan(opened.model, **options)
-    base = None if against is None else _base(against, options)
+    base = None if against is None else base_of(against, options)
     return examine(opened, plan, sigma=sigma, seed=seed, progress=progress, base=base)
 
 
@@ -157,7 +162,7 @@ def _is_upper(sigma: MeasureChoice) -> bool:
     return sigma == "upper"
 
 
-def _base(against: Source, options: PlanOptions) -> Base:
+def base_of(against: Source, options: PlanOptions) -> Base:
     """Return the weights of a base, by the matrices that the same options take of them."""
     if is_checkpoint(against):
         return base_of_checkpoint(Checkpoint.open(against))

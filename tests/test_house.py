@@ -18,7 +18,8 @@ from tests.support.places import ROOT
 
 ROOMS = (
     *("model", "sites", "state", "recognise", "plan", "norms", "passes", "report"),
-    *("rewrite", "rewrite.insertion", "certify", "certify.rules", "certify.steps", "model.checkpoint"),
+    *("rewrite", "rewrite.insertion", "certify", "certify.rules", "certify.steps", "model.checkpoint", "model.remote"),
+    "fleet",
     *("frontends.keras", "frontends.torch", "proofs", "proofs.keras"),
     *("runtime", "runtime.engine", "runtime.parity", "runtime.session"),
     *("spectral.linalg", "spectral.lmi", "spectral.matrix", "spectral.convolution"),

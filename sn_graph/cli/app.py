@@ -15,8 +15,10 @@ from typing import Any, NoReturn
 import click
 
 from sn_graph.cli.console import Settings, print_json, say_error
-from sn_graph.cli.declare import EVERYWHERE, HEADING, Described, Headed, flag, gathered, parameters
+from sn_graph.cli.declare import EVERYWHERE, HEADING, Described, Headed, flag, parameters
 from sn_graph.cli.endings import Failure, failure_of
+from sn_graph.cli.files import Files, call_on_files
+from sn_graph.cli.places import call
 from sn_graph.errors import UsageError
 from sn_graph.version import __version__
 
@@ -47,17 +49,28 @@ def command(function: Callable[..., None]) -> click.Command:
     It gets `--json`, `--verbose`, `--quiet` and `--debug` besides its own options, and is handed what they say as
     `settings`. What it answers to `--json` it tells `settings`. The errors of `sn_graph.errors` become exit codes.
     """
+    return _made(function, None)
+
+
+def command_of(files: Files) -> Callable[[Callable[..., None]], click.Command]:
+    """Make a command of a function that works on one file: its first parameter, of which the command takes many."""
+    return lambda function: _made(function, files)
+
+
+def _made(function: Callable[..., None], files: Files | None) -> click.Command:
     everywhere = [
         flag("json", "Print one JSON object instead of a table, whatever the end.", "--json"),
         *_saying(),
     ]
-    return _Command(
+    made = _Command(
         name=function.__name__.replace("_", "-"),
-        callback=_callback(function),
-        params=[*parameters(function, "settings"), *everywhere],
+        callback=_callback(function, files),
+        params=[*(parameters(function) if files is None else files.parameters(function)), *everywhere],
         help=function.__doc__,
         context_settings=_CONTEXT,
     )
+    made.function = function
+    return made
 
 
 def _saying() -> list[click.Parameter]:
@@ -68,7 +81,7 @@ def _saying() -> list[click.Parameter]:
     ]
 
 
-def _callback(function: Callable[..., None]) -> Callable[..., None]:
+def _callback(function: Callable[..., None], files: Files | None) -> Callable[..., None]:
     def run(json: bool, verbose: bool, quiet: bool, debug: bool, **values: Any) -> None:
         from sn_graph.model import files_put_in_place, report_to
 
@@ -79,7 +92,10 @@ def _callback(function: Callable[..., None]) -> Callable[..., None]:
         with files_put_in_place() as written:
             app.written = written
             try:
-                function(settings=settings, **gathered(function, values))
+                if files is None:
+                    call(function, values, settings)
+                else:
+                    call_on_files(function, context.command.name or "", values, files, settings)
                 if settings.json:
                     print_json(settings.answer)
             except Exception as error:
@@ -107,7 +123,13 @@ class _Usage(click.UsageError):
 
 
 class _Command(click.Command):
-    """A command whose help describes its arguments, and has its options under headings."""
+    """A command whose help describes its arguments, and has its options under headings.
+
+    Attributes:
+        function: What it runs.
+    """
+
+    function: Callable[..., None]
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         described = [(one.make_metavar(ctx), one.description) for one in self.params if isinstance(one, Described)]

@@ -9,7 +9,7 @@ from sn_graph.cli.console import Settings
 from sn_graph.cli.paging import Paging
 from sn_graph.cli.render import explain_sites, print_report
 from sn_graph.errors import ModelError, VerificationFailed
-from sn_graph.passes import PassResult
+from sn_graph.passes import CheckpointResult, PassResult
 
 if TYPE_CHECKING:
     from sn_graph.proofs import Proof
@@ -20,7 +20,7 @@ _CHECKED = {"run": "verified by running it", "structure": "verified by structure
 
 def conclude(
     settings: Settings,
-    result: PassResult,
+    result: PassResult | CheckpointResult,
     proof: "Proof",
     output: Path,
     source: Path | None = None,
@@ -34,7 +34,7 @@ def conclude(
         proof: How what was written was verified.
         output: Where it is.
         source: The model's file where it is not an ONNX one.
-        paging: Where the page goes, if one is asked for.
+        paging: Where the page goes, if one is asked for; of an ONNX model alone.
 
     Raises:
         VerificationFailed: The model was written though its proof failed.
@@ -44,7 +44,7 @@ def conclude(
     if source is not None:
         report = replace(report, model=str(source))
     settings.tell(**report.to_json())
-    if paging is not None:
+    if paging is not None and not isinstance(result, CheckpointResult):
         paging.write_changed(result, report, proof, settings)
     if not settings.json:
         print_report(report)
@@ -57,16 +57,20 @@ def conclude(
     settings.say(f"{', '.join(done) or _nothing(result)}: {output}, {_CHECKED[proof.verified]}")
 
 
-def _nothing(result: PassResult) -> str:
+def _nothing(result: PassResult | CheckpointResult) -> str:
     """Return what a pass that tells of no weight has done."""
+    if isinstance(result, CheckpointResult):
+        return "nothing to do"
     return "nothing to do" if result.plan is not None and result.sites else f"{result.name} done"
 
 
-def require_work(model: Path, result: PassResult, force: bool) -> None:
+def require_work(model: Path, result: PassResult | CheckpointResult, force: bool) -> None:
     """Raise ModelError where no weight of a model was worked on, saying why, unless `force` is given."""
     if not result.idle or force:
         return
     if not result.sites:
+        if isinstance(result, CheckpointResult):
+            raise ModelError(f"{model}: nothing to do", "for no tensor in it has two dimensions", "--force copies it")
         raise ModelError(
             f"{model}: nothing to do",
             "for no constant in it reaches a Conv, Gemm, MatMul, Gather or the like",

@@ -5,10 +5,11 @@
 The annotation's type is what the function gets: `Path`, `str`, `int`, `float`, a `Literal` of words, `bool` for a flag,
 `tuple[T, ...]` for an option that may be given again; `None` beside it for one that is not given. A parameter whose
 type is a dataclass stands for all fields of it: a group of options, which the help puts under the class's `heading`.
+What should be a `Path` is a text where a URL was given: see `places`.
 """
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from types import UnionType
@@ -37,12 +38,14 @@ class Option:
         metavar: What its value is called; of words, flags and pairs of flags click knows better.
         flags: Its names, where they are not the parameter's.
         minimum: The least value of a number.
+        writes: Whether it names a file that is written.
     """
 
     help: str
     metavar: str | None = None
     flags: tuple[str, ...] = ()
     minimum: float | None = None
+    writes: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,9 +75,15 @@ class Described(click.Argument):
         self.description = description
 
 
-def parameters(function: Callable[..., None], skipped: str) -> list[click.Parameter]:
-    """Return what click is to parse for a function; `skipped` is the parameter that is handed over otherwise."""
+def parameters(function: Callable[..., None], *skipped: str) -> list[click.Parameter]:
+    """Return what click is to parse for a function; `skipped` are the parameters that are handed over otherwise."""
     return [_parameter(one) for one in _declared(function, skipped)]
+
+
+def places(function: Callable[..., None]) -> dict[str, bool]:
+    """Return the names of a function's parameters that are paths, and whether a file is written there."""
+    declared = ((one, _kind(one.kind)) for one in _declared(function, ()))
+    return {one.name: isinstance(one.how, Option) and one.how.writes for one, kind in declared if kind is Path}
 
 
 def gathered(function: Callable[..., None], values: Mapping[str, Any]) -> dict[str, Any]:
@@ -95,23 +104,31 @@ def _groups(function: Callable[..., None]) -> dict[str, Any]:
     return {name: hint for name, hint in hints.items() if name != "settings" and is_dataclass(hint)}
 
 
-def _declared(function: Callable[..., None], skipped: str) -> Iterator[_Declared]:
+def _declared(function: Callable[..., None], skipped: Sequence[str]) -> Iterator[_Declared]:
     hints, groups = get_type_hints(function, include_extras=True), _groups(function)
     for name, parameter in inspect.signature(function).parameters.items():
         if name in groups:
-            inner = get_type_hints(groups[name], include_extras=True)
-            for field in fields(groups[name]):
-                kind, how = get_args(inner[field.name])
-                yield _Declared(field.name, kind, how, field.default, groups[name].heading)
-        elif name != skipped:
+            yield from _of_group(groups[name])
+        elif name != "settings" and name not in skipped:
             kind, how = get_args(hints[name])
             yield _Declared(name, kind, how, parameter.default, HEADING)
 
 
+def group_parameters(group: type[Any]) -> list[click.Parameter]:
+    """Return what click is to parse for a group of options."""
+    return [_parameter(one) for one in _of_group(group)]
+
+
+def _of_group(group: type[Any]) -> Iterator[_Declared]:
+    inner = get_type_hints(group, include_extras=True)
+    for field in fields(group):
+        kind, how = get_args(inner[field.name])
+        yield _Declared(field.name, kind, how, field.default, group.heading)
+
+
 def _parameter(one: _Declared) -> click.Parameter:
-    kinds = [kind for kind in _alternatives(one.kind) if kind is not type(None)]
-    repeated = get_origin(kinds[0]) is tuple
-    kind = get_args(kinds[0])[0] if repeated else kinds[0]
+    repeated = get_origin(_alternatives(one.kind)[0]) is tuple
+    kind = _kind(one.kind)
     given: dict[str, Any] = {"required": one.default is inspect.Parameter.empty}
     if not given["required"] and not repeated:
         given["default"] = one.default
@@ -127,8 +144,16 @@ def _parameter(one: _Declared) -> click.Parameter:
     return Headed([*flags, one.name], show_default=given.get("default") is not None, **given)
 
 
+def _kind(kind: Any) -> Any:
+    """Return what one value is: `Path` of `Path | None`, `str` of `tuple[str, ...]`."""
+    first = _alternatives(kind)[0]
+    return get_args(first)[0] if get_origin(first) is tuple else first
+
+
 def _alternatives(kind: Any) -> tuple[Any, ...]:
-    return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    """Return the types of a union but for None."""
+    found = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    return tuple(each for each in found if each is not type(None))
 
 
 def _type(kind: Any, minimum: float | None) -> "click.ParamType[Any]":
@@ -138,4 +163,14 @@ def _type(kind: Any, minimum: float | None) -> "click.ParamType[Any]":
         return click.IntRange(min=None if minimum is None else int(minimum)) if minimum is not None else click.INT
     if kind is float:
         return click.FloatRange(min=minimum) if minimum is not None else click.FLOAT
-    return click.Path(path_type=Path) if kind is Path else click.STRING
+    return _Place() if kind is Path else click.STRING
+
+
+class _Place(click.Path):
+    """A path; a URL stays the text that it is."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if isinstance(value, str) and "://" in value else super().convert(value, param, ctx)

@@ -35,15 +35,19 @@ class Failure:
         kept = tuple(str(path) for path in written if path.exists() and str(path) not in self.line)
         return replace(self, written=kept)
 
-    def print(self, known: Mapping[str, Any]) -> None:
-        """Print what is known and the error as one JSON object; where stdout can't take it, stderr tells."""
+    def to_json(self) -> dict[str, Any]:
+        """Return it as data."""
         parts = {"what": self.what, "why": self.why, "do": self.do}
         error: dict[str, Any] = {name: printable(part) for name, part in parts.items()}
         error["exit_code"] = self.exit_code
         if self.written:
             error["written"] = list(self.written)
+        return error
+
+    def print(self, known: Mapping[str, Any]) -> None:
+        """Print what is known and the error as one JSON object; where stdout can't take it, stderr tells."""
         with contextlib.suppress(OSError):
-            print_json({**known, "error": error})
+            print_json({**known, "error": self.to_json()})
 
 
 def failure_of(error: Exception) -> Failure:

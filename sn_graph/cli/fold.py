@@ -4,12 +4,14 @@ from typing import Annotated
 
 from sn_graph.choices import SigmaChoice
 from sn_graph.cli import options as o
-from sn_graph.cli.app import command
+from sn_graph.cli.app import command_of
 from sn_graph.cli.console import Settings
 from sn_graph.cli.declare import Option
+from sn_graph.cli.files import Files
+from sn_graph.errors import UsageError
 
 
-@command
+@command_of(Files((".onnx", ".safetensors")))
 def fold(
     model: o.ModelArgument,
     output: o.Output,
@@ -37,16 +39,22 @@ def fold(
     The file is verified before it takes its place: onnxruntime must give the outputs of MODEL with its weights
     replaced in memory. A model that can't be run is verified by its structure. Nothing is written where that fails.
 
+    Of a checkpoint (.safetensors) the 2-D weights are folded that --include and --exclude choose; all else of the file,
+    its header above all, stays byte for byte.
+
     \b
     sn-graph fold disc.onnx -o folded.onnx
     sn-graph fold disc.onnx -o folded.onnx --sigma power --state disc.u.safetensors
     sn-graph fold disc.onnx -o folded.onnx --clip --bound 2 --exclude '^head'
     sn-graph fold disc.onnx -o folded.onnx --norm operator --sigma upper   each layer is 1-Lipschitz, proven
+    sn-graph fold adapter.safetensors -o folded.safetensors --include 'q_proj|k_proj' --clip --bound 2
+    sn-graph fold models/ -o folded/ --jobs 4 --jsonl folded.jsonl
     """
     from sn_graph import api, proofs
     from sn_graph.cli.conclusion import conclude, require_work
     from sn_graph.cli.paging import Paging, telling_failure
     from sn_graph.model import require_writable
+    from sn_graph.model.checkpoint import is_checkpoint
 
     settings.tell(model=str(model))
     o.require_apart(output, data_of=model, plan=normalization.plan, state=estimate.state)
@@ -54,6 +62,21 @@ def fold(
     paging = Paging.to(html, output, model=model, plan=normalization.plan, state=estimate.state)
     with settings.progress() as progress:
         options = normalization.plan_options(estimate)
+        if is_checkpoint(model):
+            if html is not None:
+                raise UsageError("--html is of a graph", "and a checkpoint has none", "leave --html out")
+            folded = api.fold_checkpoint(model, sigma=sigma, seed=estimate.seed, progress=progress, **options)
+            require_work(model, folded, force)
+            proof = proofs.save_checkpoint(
+                folded,
+                output,
+                verify=not writing.no_verify,
+                force=force,
+                sync=writing.sync,
+                progress=progress,
+            )
+            conclude(settings, folded, proof, output)
+            return
         result = api.fold(model, sigma=sigma, seed=estimate.seed, force=force, progress=progress, **options)
         require_work(model, result, force)
         with telling_failure(paging, result):

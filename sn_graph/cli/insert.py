@@ -4,13 +4,14 @@ from typing import Annotated
 
 from sn_graph.choices import ScaleChoice, SigmaChoice, StateLayoutChoice, StateModeChoice
 from sn_graph.cli import options as o
-from sn_graph.cli.app import command
+from sn_graph.cli.app import command_of
 from sn_graph.cli.console import Settings
 from sn_graph.cli.declare import Option
+from sn_graph.cli.files import Files
 from sn_graph.errors import UsageError
 
 
-@command
+@command_of(Files((".onnx",)))
 def insert(
     model: o.ModelArgument,
     output: o.Output,

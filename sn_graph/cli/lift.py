@@ -4,12 +4,13 @@ from typing import Annotated
 
 from sn_graph.choices import LiftedSigmaChoice, LiftedToChoice
 from sn_graph.cli import options as o
-from sn_graph.cli.app import command
+from sn_graph.cli.app import command_of
 from sn_graph.cli.console import Settings
 from sn_graph.cli.declare import Option
+from sn_graph.cli.files import Files
 
 
-@command
+@command_of(Files((".onnx",)))
 def lift(
     model: o.ModelArgument,
     output: o.Output,

@@ -15,7 +15,12 @@ if TYPE_CHECKING:
     from sn_graph.plan import PlanOptions
 
 ModelArgument = Annotated[Path, Argument("MODEL", "An ONNX model file.")]
-Output = Annotated[Path, Option("The file to write; may be MODEL itself.", "OUT", ("--output", "-o"))]
+Output = Annotated[
+    Path,
+    Option(
+        "The file to write; may be MODEL itself. Of many models, the folder.", "OUT", ("--output", "-o"), writes=True
+    ),
+]
 Convention = Annotated[
     ConventionChoice | None,
     Option("The framework whose matrix of a weight is taken. [default: auto, by the model's origin]"),
@@ -70,7 +75,9 @@ Atol = Annotated[float | None, Option("Absolute tolerance of outputs. [default: 
 Force = Annotated[bool, Option("Write OUT even where nothing is to do or the verification fails.")]
 Html = Annotated[
     Path | None,
-    Option("Write a report to look at, as one web page that needs no network; needs sn-graph[report].", "FILE"),
+    Option(
+        "Write a report to look at, as one web page that needs no network; needs sn-graph[report].", "FILE", writes=True
+    ),
 ]
 
 

@@ -47,7 +47,7 @@ def _wide_table(sites: Iterable[SiteRecord]) -> "Table":
         ]
         cells = (
             site.id,
-            "+".join(site.op_types),
+            _purpose(site),
             site.dtype or "",
             _sizes(site.shape),
             _sizes(site.matrix),
@@ -65,7 +65,7 @@ def _narrow_table(sites: tuple[SiteRecord, ...]) -> "Table":
     titles = ["weight", "op", "type", "shape", "matrix", *(norm.title for norm in norms), "status"]
     rows = []
     for site in sites:
-        about = ["+".join(site.op_types), site.dtype or "", _sizes(site.shape), _sizes(site.matrix)]
+        about = [_purpose(site), site.dtype or "", _sizes(site.shape), _sizes(site.matrix)]
         rows.append([site.id, *about, *(norm.text(site) for norm in norms), site.status])
         for reading in _others(site):
             sigmas = [number(reading.sigma) if norm.title == "σ" else "" for norm in norms]
@@ -82,7 +82,7 @@ def _narrow_table(sites: tuple[SiteRecord, ...]) -> "Table":
 
 
 _NAME = 20  # what a name has at least; it is wrapped
-_LEAST_WANTED = ("1 step", "shape", "proven")
+_LEAST_WANTED = ("‖W‖F", "σ·√(in/out)", "stable rank", "1 step", "shape", "proven")
 
 
 def _columns_that_fit(titles: list[str], rows: list[list[str]], one_type: bool) -> list[int]:
@@ -124,6 +124,20 @@ def _above(value: float | None, site: SiteRecord) -> str:
     return "" if value is None or not site.sigma else f"+{value / site.sigma - 1.0:.0e}"
 
 
+def _short(value: float | None, _site: SiteRecord) -> str:
+    return "" if value is None else f"{value:.3g}"
+
+
+def _heads(value: float | None, site: SiteRecord) -> str:
+    """The smallest and the largest of the heads' norms; `--json` has each."""
+    return "" if value is None else f"{number(min(site.sigma_heads))} … {number(value)}"
+
+
+def _measured(name: str) -> Callable[[SiteRecord], float | None]:
+    """Return what gives a figure that only an inspection shows; `--json` of fold and insert has it too."""
+    return lambda site: getattr(site, name) if site.status == "eligible" else None
+
+
 def _bracket(value: float | None, site: SiteRecord) -> str:
     upper = site.sigma_operator_upper
     return f"{number(value)} … {number(upper)}" if value is not None and upper is not None else number(value)
@@ -139,6 +153,12 @@ _NORMS = (
     _Norm("proven", lambda site: site.sigma_upper, _above),
     _Norm("operator", lambda site: site.sigma_operator, _bracket),
     _Norm("1 step", lambda site: site.sigma_power, _off),
+    _Norm("σ of base", lambda site: site.sigma_base, _plain),
+    _Norm("σ of difference", lambda site: site.sigma_delta, _plain),
+    _Norm("‖W‖F", _measured("frobenius"), _plain),
+    _Norm("stable rank", _measured("stable_rank"), _short),
+    _Norm("σ·√(in/out)", _measured("sigma_scaled"), _plain),
+    _Norm("σ of heads", lambda site: max(site.sigma_heads, default=None), _heads),
     _Norm("σ used", lambda site: site.sigma_used, _plain, always=True),
 )
 
@@ -183,6 +203,11 @@ _HINTS = {
     "rank 1": "of rank 1: a power iteration is exact after one step",
     "clustered": "its two largest singular values are within 1 %: a power iteration takes hundreds of steps",
 }
+
+
+def _purpose(site: SiteRecord) -> str:
+    """Return the operators that read a weight; of a checkpoint's, its role."""
+    return "+".join(site.op_types) or site.role or ""
 
 
 def _sizes(sizes: tuple[int, ...] | None) -> str:

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from sn_graph.cli import options as o
-from sn_graph.cli.app import command
+from sn_graph.cli.app import command_of
 from sn_graph.cli.console import Settings, new_table, number, on_terminal, plain_text, print_rich
 from sn_graph.cli.declare import Argument, Option
+from sn_graph.cli.files import Files
 from sn_graph.errors import UsageError
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from sn_graph.runtime import Comparison, ParityResult
 
 
-@command
+@command_of(Files((".onnx",), paired=True))
 def verify(
     a: Annotated[Path, Argument("A", "An ONNX model file.")],
     b: Annotated[Path | None, Argument("[B]", "The model to compare it with: ONNX or Keras.")] = None,

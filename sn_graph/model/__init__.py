@@ -14,7 +14,7 @@ from sn_graph.model.storage import Model, Storage
 from sn_graph.model.temporary import collect, temporary_folder
 from sn_graph.model.tensors import walk_tensors, without_data
 from sn_graph.model.values import Dimension, Value, describe
-from sn_graph.model.watch import files_put_in_place, report_to, understand
+from sn_graph.model.watch import files_put_in_place, note_in_place, report_to, understand
 from sn_graph.model.wire import RAW_DATA, Buffer
 
 __all__ = [
@@ -51,6 +51,7 @@ __all__ = [
     "files_put_in_place",
     "follow",
     "is_external",
+    "note_in_place",
     "origin",
     "put_data",
     "random_ops",

@@ -4,7 +4,7 @@ from sn_graph.norms.against import Base, base_of_checkpoint, base_of_model
 from sn_graph.norms.checkpoint import CHECKPOINT_CONVENTION, CHECKPOINT_REASON, checkpoint_records, inspect_checkpoint
 from sn_graph.norms.divisor import Divider, Divisors, SigmaMethod, require_divisor
 from sn_graph.norms.drawn import draw
-from sn_graph.norms.inspect import inspect
+from sn_graph.norms.inspect import inspect, totals
 from sn_graph.norms.matrix import exact_sigma, recognised_sigma, require_finite, require_finite_values
 from sn_graph.norms.operator import MADE_ZERO, Enclosure, Operators
 from sn_graph.norms.remarks import KERAS_FLOOR, notes, readings
@@ -37,4 +37,5 @@ __all__ = [
     "require_divisor",
     "require_finite",
     "require_finite_values",
+    "totals",
 ]

@@ -21,15 +21,25 @@ CHECKPOINT_REASON = "a checkpoint's matrices are taken as they are stored, (O, e
 
 
 def checkpoint_records(
-    checkpoint: Checkpoint, include: Sequence[str] = (), exclude: Sequence[str] = ()
+    checkpoint: Checkpoint,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    weights: Sequence[str] | None = None,
 ) -> Iterator[tuple[StoredTensor, SiteRecord]]:
     """Yield each weight of a checkpoint with its record before anything is measured, "eligible" or "skipped".
+
+    Args:
+        checkpoint: Whose weights.
+        include, exclude: Regular expressions, searched in the names.
+        weights: The names of those that are yielded; None for all.
 
     Raises:
         UsageError: An expression is not valid, or takes too long.
     """
     wanted, unwanted = patterns(include), patterns(exclude)
     for tensor in checkpoint.weights:
+        if weights is not None and tensor.name not in weights:
+            continue
         reason = tensor.refusal or (None if tensor.elements else "it is empty")
         reason = reason or left_out_by(tensor.name, wanted, unwanted)
         yield tensor, _record(tensor, reason)
@@ -59,6 +69,7 @@ def inspect_checkpoint(
     *,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    weights: Sequence[str] | None = None,
     upper: bool = False,
     per_head: bool = False,
     base: Base | None = None,
@@ -69,6 +80,7 @@ def inspect_checkpoint(
         checkpoint: What is measured.
         progress: Told the bytes of the weights measured.
         include, exclude: Regular expressions, searched in the names.
+        weights: The names of those that are looked at; None for all.
         upper: Whether to prove an upper bound of each σ.
         per_head: Whether to measure each attention head of query and key projections by itself.
         base: The weights to compare with.
@@ -78,7 +90,7 @@ def inspect_checkpoint(
         UsageError: An expression is not valid.
         EnvironmentUnavailable: A file was changed meanwhile, or quantized weights need the package gguf.
     """
-    planned = list(checkpoint_records(checkpoint, include, exclude))
+    planned = list(checkpoint_records(checkpoint, include, exclude, weights))
     total = sum(tensor.payload.size for tensor, record in planned if record.status == "eligible")
     done, records = 0, []
     for tensor, record in planned:
@@ -92,7 +104,7 @@ def inspect_checkpoint(
     progress("measuring", done, total)
     checkpoint.require_unchanged()
     report = Report.of(str(checkpoint.path), {}, CHECKPOINT_CONVENTION, CHECKPOINT_REASON, records)
-    return replace(report, totals=totals(records))
+    return replace(report, totals=totals([record.to_json() for record in records]))
 
 
 def _measured(

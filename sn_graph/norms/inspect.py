@@ -1,7 +1,7 @@
 """Inspection: every norm of a model's weights, measured for a report."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -48,7 +48,7 @@ def inspect(
     records = [inspector.record(planned) for planned in with_progress(plan, progress)]
     opset = {entry.domain: entry.version for entry in model.proto.opset_import}
     report = Report.of(model.name, opset, str(plan.convention), plan.convention_reason, records)
-    return replace(report, totals=totals(records))
+    return replace(report, totals=totals([record.to_json() for record in records]))
 
 
 @dataclass(frozen=True)
@@ -130,15 +130,15 @@ _ESTIMATED = 1.3
 _HINTED = 1 << 25  # elements; beyond, 30 passes to look at the second singular value cost as much as the first
 
 
-def totals(records: Sequence[SiteRecord]) -> dict[str, Any]:
-    """Return what an inspection found in all."""
-    eligible = [record for record in records if record.status == "eligible"]
-    sigmas = [record.sigma for record in eligible if record.sigma is not None]
+def totals(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what an inspection found in all, from records as JSON."""
+    eligible = [row for row in rows if row["status"] == "eligible"]
+    sigmas = [row["sigma"] for row in eligible if row["sigma"] is not None]
     return {
-        "sites": len(records),
+        "sites": len(rows),
         "eligible": len(eligible),
-        "skipped": len(records) - len(eligible),
-        "elements": sum(math.prod(record.shape or ()) for record in eligible),
+        "skipped": len(rows) - len(eligible),
+        "elements": sum(math.prod(row["shape"] or ()) for row in eligible),
         "smallest_sigma": min(sigmas, default=None),
         "largest_sigma": max(sigmas, default=None),
     }

@@ -22,7 +22,7 @@ USAGE = [
     ["fold"],
     ["fold", "{model}"],
     ["fold", "-o", "{out}"],
-    ["fold", "{model}", "more", "-o", "{out}"],
+    ["strip", "{model}", "more", "-o", "{out}"],
     ["fold", "{model}", "-o", "{out}", "--nosuch"],
     ["fold", "{model}", "-o", "{out}", "--sigma", "guess"],
     ["fold", "{model}", "-o", "{out}", "--power-iterations", "0"],

@@ -38,6 +38,9 @@ RECORD: dict[str, Any] = {
     "sigma_operator": type(None),
     "sigma_operator_upper": type(None),
     "sigma_used": (float, type(None)),
+    "frobenius": (float, type(None)),
+    "stable_rank": (float, type(None)),
+    "sigma_scaled": (float, type(None)),
     "notes": list,
     "form": str | None,
 }

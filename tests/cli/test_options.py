@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -280,7 +281,11 @@ def loaded(name: str) -> click.Command:
 
 
 def test_every_file_that_makes_a_command_is_listed() -> None:
-    files = {path.stem for path in Path(options.__file__).parent.glob("*.py") if "\n@command\n" in path.read_text()}
+    files = {
+        path.stem
+        for path in Path(options.__file__).parent.glob("*.py")
+        if re.search(r"^@command(_of\(|$)", path.read_text(), re.M)
+    }
     assert {name.replace("-", "_") for name in NAMES} == files
 
 
