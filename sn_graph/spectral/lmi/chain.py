@@ -147,6 +147,24 @@ def forward(form: Real, weight: Real, ends: tuple[Real, Real], multipliers: Real
     return np.asarray((result + result.T) / 2.0)
 
 
+def discounted(multipliers: Sequence[Real], loss: float) -> list[Real]:
+    """Multiply each layer's M by a little less than the one before, so that errors of F die out.
+
+    With c_i = q c_{i−1} and c_i M_i in place of M_i, (1) gives c_i (2M_i − q G_i) for F_i = 2M_i − G_i where F_{i−1}
+    became c_{i−1} F_{i−1}: not less than c_i F_i even if F_{i−1} was too small by a part 1 − q. In all 1/ρ shrinks by
+    c_{l−1}. (With ab ≠ 0 about so.)
+
+    Args:
+        multipliers: M_i.
+        loss: 1 − c_{l−1}, about.
+
+    Returns:
+        c_i M_i.
+    """
+    part = 1.0 - loss / max(1, len(multipliers))
+    return [part ** (index + 1) * each for index, each in enumerate(multipliers)]
+
+
 def backward(form: Real, weight: Real, ends: tuple[Real, Real], multipliers: Real) -> Real | None:
     """The same from the output on: Y_{i−1} = (A + B)ΛW ᵀ(2Λ − Y_i)⁻¹(A + B)ΛW − 2WᵀΛABW, with |δy|² ≤ δz_iᵀY_iδz_i."""
     low, high = ends

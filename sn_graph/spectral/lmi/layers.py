@@ -15,15 +15,15 @@ import numpy as np
 from sn_graph.spectral.linalg import one_thread
 from sn_graph.spectral.lmi.blocks import proven_chain
 from sn_graph.spectral.lmi.bound import OUTSIDE, SMALL, UNPROVEN, lipschitz_bound
-from sn_graph.spectral.lmi.chain import Chain, living, prepared
+from sn_graph.spectral.lmi.chain import Chain, discounted, living, prepared
 from sn_graph.spectral.lmi.problem import LmiBound, Real, SlopeProblem
 from sn_graph.spectral.lmi.windows import SWEEPS, improved
 
 # Up to so many rows a chain is solved as a whole at once, and up to so many after its windows.
 SMALL_CHAIN = 320
 WHOLE_CHAIN = 900
-# Parts of the closed form that are mixed into the multipliers until there is a proof.
-PARTS = (0.0, 1e-8, 1e-6, 1e-4, 1e-2, 1.0)
+# How much of the bound is given up until there is a proof; the last resort is the closed form.
+LOSSES = (0.0, 1e-8, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1)
 # A proof as close as this to what was found is not improved.
 CLOSE = 1e-6
 
@@ -62,7 +62,7 @@ def chain_bound(
     if rows <= SMALL_CHAIN or not sizes:
         return lipschitz_bound(_problem(weights, lows, highs, given), deadline=deadline)
     whole = rows <= WHOLE_CHAIN
-    bound = _by_blocks(weights, lows, highs, given, deadline, sweeps=1 if whole else SWEEPS)
+    bound = _by_blocks(weights, lows, highs, given, deadline, sweeps=2 if whole else SWEEPS)
     if not whole or bound.value == 0.0 or (deadline is not None and time.monotonic() > deadline):
         return bound
     return min(
@@ -109,13 +109,16 @@ def _proven(
     chain: Chain, closed: list[Real], multipliers: list[Real], reached: float
 ) -> tuple[float | None, list[Real]]:
     best, chosen = math.inf, closed
-    for part in PARTS:
-        mixed = [(1.0 - part) * one + part * other for one, other in zip(multipliers, closed, strict=True)]
-        rho = proven_chain(chain, mixed)
+    for loss in LOSSES:
+        given_up = discounted(multipliers, loss)
+        rho = proven_chain(chain, given_up)
         if rho is not None and rho < best:
-            best, chosen = rho, mixed
-        if best <= reached * (1.0 + CLOSE):
-            break
+            best, chosen = rho, given_up
+        if best <= reached * (1.0 + loss + CLOSE):
+            return best, chosen
+    rho = proven_chain(chain, closed)
+    if rho is not None and rho < best:
+        best, chosen = rho, closed
     return (best if best < math.inf else None), chosen
 
 

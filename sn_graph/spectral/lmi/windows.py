@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 from scipy.linalg import solve_triangular
 
-from sn_graph.spectral.lmi.chain import Chain, backward, forward
+from sn_graph.spectral.lmi.chain import Chain, backward, discounted, forward
 from sn_graph.spectral.lmi.family import Family
 from sn_graph.spectral.lmi.interior import Iterate, minimise
 from sn_graph.spectral.lmi.pencil import Pencil
@@ -21,12 +21,14 @@ from sn_graph.spectral.lmi.problem import Real, SlopeProblem
 from sn_graph.spectral.lmi.reduction import reduced
 from sn_graph.spectral.lmi.start import INSIDE, closed_form
 
-# Neurons of a window, unless a layer alone has more.
-NEURONS = 240
+# Neurons of a window, unless a layer alone has more: few in the first sweep, which gains most, and gains it soon.
+FEW, NEURONS = 64, 240
 # A layer whose window would have more rows than this is left as it is.
 WIDEST = 1200
 # Where a window ends, relative to ρ: P has to stay away from singular for the next ones.
 GAP = 1e-4
+# What each sweep gives up of ρ before it begins, so that the F_i are what they are taken for.
+LOSS = 1e-4
 # A sweep that gains less is the last.
 LEAST_GAIN = 2e-3
 SWEEPS = 8
@@ -50,13 +52,15 @@ def improved(
         The multipliers, their ρ, and how many windows were solved.
     """
     current, solved = list(multipliers), 0
-    for _ in range(sweeps):
+    best = current, rho, solved
+    for sweep in range(sweeps):
         before = rho
+        current, rho = discounted(current, LOSS), rho / (1.0 - LOSS)
         forms = _forward_forms(chain, current)
         last = chain.weights[-1].T @ chain.weights[-1]
-        for begin, end, following in _windows(chain):
+        for begin, end, following in _windows(chain, NEURONS if sweep else FEW):
             if forms is None or (deadline is not None and time.monotonic() > deadline):
-                return current, rho, solved
+                return best
             found = _solved(chain, begin, end, forms[begin], last, deadline)
             solved += 1
             if found is not None and found[1] < rho:
@@ -67,11 +71,13 @@ def improved(
                 ends = chain.low[index], chain.high[index]
                 moved = backward(last, chain.weights[index], ends, rho * current[index])
                 if moved is None:
-                    return current, rho, solved
+                    return best
                 last = moved
-        if rho > before * (1.0 - LEAST_GAIN):
+            if rho < best[1]:
+                best = list(current), rho, solved
+        if sweep and rho > before * (1.0 - LEAST_GAIN):
             break
-    return current, rho, solved
+    return best
 
 
 def _forward_forms(chain: Chain, multipliers: list[Real]) -> list[Real] | None:
@@ -85,12 +91,12 @@ def _forward_forms(chain: Chain, multipliers: list[Real]) -> list[Real] | None:
     return forms
 
 
-def _windows(chain: Chain) -> Iterator[tuple[int, int, int]]:
+def _windows(chain: Chain, neurons: int) -> Iterator[tuple[int, int, int]]:
     """First and last layer of each window, from the output on, and where the next ends: in the middle of it."""
     sizes, end = [len(low) for low in chain.low], chain.depth
     while end:
         begin = end - 1
-        while begin and sum(sizes[begin - 1 : end]) <= NEURONS:
+        while begin and sum(sizes[begin - 1 : end]) <= neurons:
             begin -= 1
         following = min(end - 1, begin + (end - begin) // 2) if begin else 0
         yield begin, end, following

@@ -78,6 +78,7 @@ def test_blocks_are_about_as_good_as_the_whole(sizes: tuple[int, ...], slopes: t
 
 def test_windows_of_one_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where no window holds two layers the answer lies between the whole's and the closed form's."""
+    monkeypatch.setattr("sn_graph.spectral.lmi.windows.FEW", 5)
     monkeypatch.setattr("sn_graph.spectral.lmi.windows.NEURONS", 5)
     weights = eclipse(8, 12)
     whole = lipschitz_bound(layered(weights)).value
