@@ -48,7 +48,24 @@ class Question:
 
     @classmethod
     def of(cls, model: Model, inputs: Sequence[str], output: str | None, dims: Mapping[str, int] | None) -> "Question":
-        """Choose the inputs and the output. Raises ModelError where that is open, UsageError for unknown names."""
+        """Choose the inputs and the output.
+
+        Args:
+            model: The model.
+            inputs: The inputs whose changes count, jointly; none for the only float input that there is.
+            output: The output; None for the only one.
+            dims: Sizes of dynamic dimensions by name; `input[axis]` for one without a name.
+
+        Raises:
+            ModelError: The question is open, or insert wrote the model.
+            UsageError: An input, output or dimension is unknown.
+        """
+        if read_inserted(model) is not None:
+            raise ModelError(
+                f"{model.name} was written by insert, and its weights move with u",
+                "so no constant holds from run to run",
+                "fold it, or strip it, and certify the result",
+            )
         graph = model.proto.graph
         held = {tensor.name for tensor in graph.initializer} | {one.values.name for one in graph.sparse_initializer}
         values = [describe(info) for info in graph.input if info.name not in held]
@@ -61,8 +78,9 @@ class Question:
                 "and their constants are different",
                 "name one with --input, or several for that of all jointly",
             )
-        ends = [describe(info) for info in graph.output]
-        targets = _chosen("output", [] if output is None else [output], ends, ends)
+        ends = list({info.name: describe(info) for info in graph.output}.values())
+        wanted = [value for value in ends if value.element_type in FLOATS] or ends
+        targets = _chosen("output", [] if output is None else [output], wanted, ends)
         if len(targets) > 1:
             names = ", ".join(value.name for value in targets)
             raise ModelError(
@@ -75,6 +93,11 @@ class Question:
         )
         found._require_known_dims()
         return found
+
+    @property
+    def names(self) -> str:
+        """The names of the sources."""
+        return ", ".join(value.name for value in self.sources)
 
     def _require_known_dims(self) -> None:
         names = self.unknown(everything=True)
@@ -114,7 +137,9 @@ def _chosen(what: str, names: Sequence[str], floats: Sequence[Value], values: Se
     if not names:
         if not floats:
             raise ModelError(
-                f"the model has no {'float ' if what == 'input' else ''}{what}", "so it has no Lipschitz constant"
+                f"the model has no {'float ' if what == 'input' else ''}{what}",
+                "so it has no Lipschitz constant",
+                "certify the part that reads floats, behind what looks up or converts" if what == "input" else "",
             )
         return list(floats)
     known = {value.name: value for value in values}
@@ -151,28 +176,19 @@ def network_of(
     output: str | None = None,
     dims: Mapping[str, int] | None = None,
 ) -> Network | Unbounded:
-    """Make the network of a model between its inputs and an output.
+    """Make the network of a model between its inputs and an output; see `Question.of` and `build`."""
+    return build(model, Question.of(model, inputs, output, dims))
 
-    Args:
-        model: The model.
-        inputs: The inputs whose changes count, jointly; none for the only float input that there is.
-        output: The output; None for the only one that there is.
-        dims: Sizes of dynamic dimensions by name; `input[axis]` for one without a name.
+
+def build(model: Model, question: Question) -> Network | Unbounded:
+    """Make the network that a question is about.
 
     Returns:
         The network, or the node that leaves it without a bound.
 
     Raises:
-        ModelError: The model can't be used, or the question is open; a size must be known that is not.
-        UsageError: An input, output or dimension is unknown.
+        ModelError: The model can't be used, or a size must be known that is not.
     """
-    if read_inserted(model) is not None:
-        raise ModelError(
-            f"{model.name} was written by insert, and its weights move with u",
-            "so no constant holds from run to run",
-            "fold it, or strip it, and certify the result",
-        )
-    question = Question.of(model, inputs, output, dims)
     return _Builder(model, question).build()
 
 
@@ -187,7 +203,7 @@ class _Builder:
         example, other = self._examples(rest, samples)
         if samples is not None:
             if self._is_apart(example, other, {samples: BATCHES[0]}, {samples: BATCHES[1]}):
-                return self._made({**example, samples: 1}, rest, {**other, samples: BATCHES[1]}, samples=1)
+                return self._made({**example, samples: 1}, rest, {**other, samples: 1}, samples=1)
             rest = [*rest, samples]
             example, other = {**example, samples: BATCHES[0]}, {**other, samples: BATCHES[1]}
         elif isinstance(batch, int) and batch > 1 and self._shrinks(example, other):

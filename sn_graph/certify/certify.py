@@ -1,14 +1,14 @@
 """Certifying: a network's constant by every level that fits the time, and a search for how much of it is attained."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 
-from sn_graph.certify.build import network_of
+from sn_graph.certify.build import Question, build
 from sn_graph.certify.certificate import CAVEAT, Certificate, Stop
 from sn_graph.certify.network import Network
 from sn_graph.certify.product import Bound, product_bounds
-from sn_graph.certify.steps import NoBound, Unbounded
+from sn_graph.certify.steps import Unbounded
 from sn_graph.certify.witness import Witness, witnesses
 from sn_graph.model import Model
 from sn_graph.progress import Progress, silent
@@ -16,6 +16,8 @@ from sn_graph.report import CertifiedNode
 
 # The part of the time that the search for the attained end gets; the least where level 1 took all of it.
 SEARCH, LEAST = 0.2, 0.05
+# The part that level 1 gets before it takes coarser norms: with levels above it, and alone.
+PRODUCT = (0.4, 0.75)
 
 
 class Level(StrEnum):
@@ -41,7 +43,7 @@ def certify(
 
     Args:
         model: The model.
-        inputs, output, dims: See `network_of`.
+        inputs, output, dims: See `Question.of`.
         level: How far to go.
         budget: Seconds, of which a part goes to the search; level 1 is always finished.
         progress: Told the part of the search that is done.
@@ -54,28 +56,20 @@ def certify(
         UsageError: An input, output or dimension is unknown.
     """
     begun = time.monotonic()
-    network = network_of(model, inputs=inputs, output=output, dims=dims)
+    question = Question.of(model, inputs, output, dims)
+    network = build(model, question)
     if isinstance(network, Unbounded):
-        named = ", ".join(inputs) or _only(model)
-        end = output or model.proto.graph.output[0].name
-        return _unbounded(model, named, end, network), None, []
-    names, end = ", ".join(network.names), output or model.proto.graph.output[0].name
-    try:
-        bounds = product_bounds(network)
-    except NoBound as error:
-        step = network.steps[-1]
-        return _unbounded(model, names, end, Unbounded(step.node, step.path, error.reason, error.do)), None, []
-    proven = next((one.bound for one in bounds if one.step.result == network.output), 0.0)
-    if network.output in network.names:
-        proven = 1.0
-    levels = {"product": proven if network.constant is None else 0.0}
-    del level
-    found = witnesses(network, max(LEAST * budget, SEARCH * (budget - (time.monotonic() - begun))), progress)
+        return _unbounded(model, question, network), None, []
+    bounds = product_bounds(network, begun + PRODUCT[level is Level.PRODUCT] * budget)
+    if isinstance(bounds, Unbounded):
+        return _unbounded(model, question, bounds), None, []
+    levels = {"product": _product(network, bounds)}
     best = min(levels, key=lambda name: levels[name])
+    found = witnesses(network, max(LEAST * budget, SEARCH * (budget - (time.monotonic() - begun))), progress)
     certificate = Certificate(
         model=model.name,
-        input=names,
-        output=end,
+        input=question.names,
+        output=question.output,
         attained=found[0].quotient if found else 0.0,
         proven=levels[best],
         level=best,
@@ -84,23 +78,38 @@ def certify(
         witness=found[0] if found else None,
         sizes=network.sizes,
         open=network.open,
-        notes=(CAVEAT,),
+        notes=tuple(_notes(network, question, bool(found))),
     )
     return certificate, network, found
 
 
-def _only(model: Model) -> str:
-    held = {tensor.name for tensor in model.proto.graph.initializer}
-    return ", ".join(info.name for info in model.proto.graph.input if info.name not in held)
+def _product(network: Network, bounds: Sequence[Bound]) -> float:
+    """Return what level 1 gives; of an input that leaves as it came 1, of a constant 0."""
+    if network.constant is not None:
+        return 0.0
+    return next((one.bound for one in reversed(bounds) if one.step.result == network.output), 1.0)
+
+
+def _notes(network: Network, question: Question, searched: bool) -> Iterator[str]:
+    yield CAVEAT
+    if network.open:
+        yield f"what is proven holds for every size {', '.join(network.open)}"
+    if network.parameters:
+        others = ", ".join(value.name for value in question.others)
+        yield f"what is proven holds for any value of {others}; the lower end is attained at one"
+    if network.constant is not None:
+        yield f"the output {question.output} does not depend on {question.names}"
+    elif not searched:
+        yield "no lower end: the network takes too long for the budget, or no two inputs had different outputs"
 
 
 def _row(bound: Bound) -> CertifiedNode:
     step = bound.step
-    return CertifiedNode(
-        step.path, step.node.op_type, step.rule, max(bound.factors, default=0.0), bound.bound, step.note
-    )
+    constant = max(bound.factors, default=0.0)
+    note = "coarse: there was no time for its norm; more with --budget" if bound.is_hurried else step.note
+    return CertifiedNode(step.path, step.node.op_type, step.rule, constant, bound.bound, note)
 
 
-def _unbounded(model: Model, names: str, output: str, found: Unbounded) -> Certificate:
+def _unbounded(model: Model, question: Question, found: Unbounded) -> Certificate:
     stop = Stop(found.path, found.node.op_type, found.reason, found.do)
-    return Certificate(model.name, names, output, None, None, None, stop, notes=(CAVEAT,))
+    return Certificate(model.name, question.names, question.output, None, None, None, stop, notes=(CAVEAT,))

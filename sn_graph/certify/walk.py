@@ -127,6 +127,10 @@ class Walk:
                 value = self._held(at, name)
                 at.values[name] = value
                 return value
+            if name in at.scope.sparse_initializers:
+                value = _constant(at.scope.qualified(name), self._dense(at.scope.sparse_initializers[name]))
+                at.values[name] = value
+                return value
             at = at.parent
         raise ModelError(
             f"the value '{name}' is read before it is made", "so the graph is not in order", "export the model again"
@@ -134,6 +138,15 @@ class Walk:
 
     def _held(self, frame: Frame, name: str) -> Operand:
         return _constant(frame.scope.qualified(name), self._model.array(frame.scope.initializers[name]))
+
+    def _dense(self, sparse: onnx.SparseTensorProto) -> NDArray[Any]:
+        """Return the array that a sparse tensor stands for: its indices are flat, or one for each axis."""
+        values = self._model.array(sparse.values)
+        places = np.asarray(self._model.array(sparse.indices), np.int64)
+        found = np.zeros(tuple(sparse.dims), values.dtype)
+        where = np.unravel_index(places, found.shape) if places.ndim == 1 else tuple(places.T)
+        found[where] = values
+        return found
 
     # Nodes
 
@@ -243,6 +256,9 @@ class Walk:
             tensor = constant_tensor(node)
             if tensor is not None:
                 return [_constant(results[0], self._model.array(tensor))]
+            sparse = node.attribute("sparse_value", onnx.AttributeProto.SPARSE_TENSOR)
+            if sparse is not None:
+                return [_constant(results[0], self._dense(sparse))]
         arrays = [None if operand is None else operand.array for operand in operands]
         try:
             made = self._evaluator.run(node, arrays) if node.op_type != "Constant" else [self._evaluator.held(node)]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from sn_graph.certify.attained import search
 from sn_graph.certify.network import Network
-from sn_graph.certify.steps import Array
+from sn_graph.certify.steps import Array, Linear
 from sn_graph.progress import Progress, silent
 
 
@@ -28,6 +28,10 @@ class Witness:
     x1: Mapping[str, NDArray[Any]]
     parameters: Mapping[str, NDArray[Any]]
     quotient: float
+
+
+# Products of a convolution that one evaluation may take, for each second of the search, which needs some of them.
+RATE = 1e8
 
 
 class _Evaluated:
@@ -55,6 +59,9 @@ def witnesses(network: Network, seconds: float, progress: Progress = silent) -> 
     """
     length = sum(int(np.prod(source.shape)) for source in network.sources)
     if length == 0 or network.constant is not None or 0 in network.output_shape:
+        return []
+    products = sum(part.products for step in network.steps if isinstance(step, Linear) for part in step.parts)
+    if products > RATE * seconds:
         return []
     found = search(lambda x: _Evaluated(network, x), length, seconds, progress=progress)
     made = [measured(network, *(_split(network, end) for end in one.ends)) for one in found]

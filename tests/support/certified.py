@@ -90,7 +90,9 @@ def constant(made: Network) -> float:
     """What level 1 proves."""
     if made.constant is not None:
         return 0.0
-    return next((one.bound for one in product_bounds(made) if one.step.result == made.output), 1.0)
+    bounds = product_bounds(made)
+    assert not isinstance(bounds, Unbounded), bounds
+    return next((one.bound for one in bounds if one.step.result == made.output), 1.0)
 
 
 def session(model: onnx.ModelProto) -> ort.InferenceSession:

@@ -151,28 +151,26 @@ def _where(call: Call) -> Made:
         raise NoBound("its condition depends on the network's input, so its value may jump", "use Relu or Clip")
     operands = [call.operand(1), call.operand(2)]
     shape = np.broadcast_shapes(condition.shape, *(one.shape for one in operands))
-    which = np.where(np.broadcast_to(np.asarray(condition.array, bool), shape), 0, 1)
+    chosen = np.asarray(condition.array, bool)
     if not condition.depends:
-        return _masked(call, operands, which, shape)
+        return _masked(call, operands, chosen, shape)
+    which = np.where(np.broadcast_to(chosen, shape), 0, 1)
     # The condition may differ from sample to sample, and the bound holds for each.
     return _choice(call, (1, 2), lambda _: which, shape, note="whatever the condition is")
 
 
-def _masked(call: Call, operands: Sequence[Operand], which: NDArray[np.int64], shape: Shape) -> Made:
+def _masked(call: Call, operands: Sequence[Operand], chosen: NDArray[np.bool_], shape: Shape) -> Made:
     """A choice that is known: the parts of the operands that are taken."""
     parts: list[tuple[Operand, LinearMap]] = []
     offset: Array | None = None
-    for place, operand in enumerate(operands):
-        kept = (which == place).astype(np.float64)
+    for operand, taken in zip(operands, (chosen, ~chosen), strict=True):
         if operand.is_constant:
-            with np.errstate(invalid="ignore"):
-                offset = np.where(kept > 0.0, np.asarray(operand.array, np.float64), 0.0)
+            offset = np.where(taken, np.asarray(operand.array, np.float64), 0.0)
             if not np.isfinite(offset).all():
                 raise NoBound("it puts infinite elements in", "mask by a large number")
             continue
-        same = bool((kept == kept.reshape(-1)[0]).all()) if kept.size else True
-        mask = np.full((), kept.reshape(-1)[0] if kept.size else 0.0) if same else kept
-        parts.append((operand, Composed.of([broadcast(operand.shape, shape), Scaled.by(shape, mask)])))
+        mask = Scaled.by(shape, taken.astype(np.float64))
+        parts.append((operand, Composed.of([broadcast(operand.shape, shape), mask])))
     return call.linear(parts, offset=offset, disjoint=True)
 
 

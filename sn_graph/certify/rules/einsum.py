@@ -103,9 +103,12 @@ def _product(shape: Shape, own: str, weight: Array, letters: str, result: str) -
     def count(some: Sequence[str]) -> int:
         return math.prod({**others, **sizes}[letter] for letter in some)
 
-    maps.append(Reshaped(maps[-1].output_shape, (count(batch), count(free), count(summed))))
+    # Axes stay apart, so that samples can be followed along theirs.
+    lead, inner = [sizes[letter] for letter in batch], [sizes[letter] for letter in free] or [1]
+    maps.append(Reshaped(maps[-1].output_shape, (*lead, *inner, count(summed))))
     turned = weight.transpose([letters.index(letter) for letter in (*batch, *summed, *added)])
-    maps.append(Multiplied.by(maps[-1].output_shape, turned.reshape(count(batch), count(summed), count(added))))
+    stacked = turned.reshape(*lead, *(1,) * (len(inner) - 1), count(summed), count(added))
+    maps.append(Multiplied.by(maps[-1].output_shape, stacked))
     made = [*batch, *free, *added]
     whole = tuple({**others, **sizes}[letter] for letter in made)
     maps.append(Reshaped(maps[-1].output_shape, whole))

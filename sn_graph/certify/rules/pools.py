@@ -70,7 +70,8 @@ def windows(call: Call, shape: Shape) -> list[Axis]:
 
 def _axis(size: int, taps: int, stride: int, dilation: int, begin: int, end: int, ceiled: bool) -> Axis:
     room = size + begin + end - dilation * (taps - 1) - 1
-    count = max(0, (-(-room // stride) if ceiled else room // stride) + 1)
+    # Where a window is longer than all it could read, runtimes still make one: they divide as C++ does, towards 0.
+    count = max(0, (-(-room // stride) if ceiled else int(room / stride)) + 1)
     if ceiled and (count - 1) * stride >= size + begin:
         count -= 1  # the last window must begin inside the input or before it
     reads = np.arange(count)[:, None] * stride + np.arange(taps)[None, :] * dilation - begin

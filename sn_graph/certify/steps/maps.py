@@ -48,6 +48,15 @@ class LinearMap(ABC):
         """Return a number that ‖A‖₂ does not exceed, whatever the sizes that are dynamic; None where none is known."""
         return None
 
+    def quick(self, dynamic: bool) -> float | None:
+        """Return what `norm`, or `supremum`, may be bounded by where there is no time for them; proven too."""
+        return self.supremum() if dynamic else self.norm()
+
+    @property
+    def products(self) -> int:
+        """How many products `norm` takes at a time, where it takes so many that it may have to be left; else 0."""
+        return 0
+
     def carry(self, axis: int) -> int | None:
         """Follow an axis along which samples stand.
 
@@ -114,9 +123,21 @@ class Composed(LinearMap):
 
     def supremum(self) -> float | None:
         """See `LinearMap`."""
-        known = [one.supremum() for one in self.maps]
+        return self._joined([one.supremum() for one in self.maps])
+
+    @staticmethod
+    def _joined(known: Sequence[float | None]) -> float | None:
         found = [one for one in known if one is not None]
         return product(*found) if len(found) == len(known) else None
+
+    def quick(self, dynamic: bool) -> float | None:
+        """See `LinearMap`."""
+        return self._joined([one.quick(dynamic) for one in self.maps])
+
+    @property
+    def products(self) -> int:
+        """See `LinearMap`."""
+        return sum(one.products for one in self.maps)
 
     def carry(self, axis: int) -> int | None:
         """See `LinearMap`."""

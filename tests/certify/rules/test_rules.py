@@ -48,6 +48,9 @@ LINEAR: dict[str, onnx.ModelProto] = {
         "AveragePool", (1, 2, 6, 6), kernel_shape=[3, 3], pads=[1, 1, 1, 1], count_include_pad=1
     ),
     "average pool, ceiled": one_node("AveragePool", (1, 1, 6, 5), kernel_shape=[3, 2], strides=[2, 2], ceil_mode=1),
+    "average pool, longer than what it reads": one_node(
+        "AveragePool", (1, 1, 1), kernel_shape=[3], strides=[3], pads=[1, 0]
+    ),
     "global average pool": one_node("GlobalAveragePool", (1, 2, 3, 4)),
     "transpose": one_node("Transpose", (1, 3, 4), perm=[0, 2, 1]),
     "reshape": one_node("Reshape", (1, 3, 4), shape(0, -1)),

@@ -1,0 +1,1 @@
+"""Trials of certify: random graphs over all rules, and folders of models."""
