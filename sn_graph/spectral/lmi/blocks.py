@@ -11,8 +11,8 @@ what `proof` tells of
 
     H = |F_{i−1}| + |F_i| + 2M + JᵀM(|A| + |B|)W + (·)ᵀ + 2 WᵀM|A||B|W.
 
-From the input on, because little errors stay little: with ECLipsE-Fast's M an F_i changes relatively by no more than
-F_{i−1} did. The last one is [[F_{l−1}, W_lᵀ], [W_l, ρI]] ≥ 0.
+From the input on, because little errors stay little there: with ECLipsE-Fast's M an F_i changes relatively by no more
+than F_{i−1} did, and other M can be discounted (`chain.discounted`). The last one is [[F_{l−1}, W_lᵀ], [W_l, ρI]] ≥ 0.
 """
 
 import math
@@ -42,8 +42,8 @@ def proven_chain(chain: Chain, multipliers: list[Real]) -> float | None:
     given = (*multipliers, *chain.weights, *chain.low, *chain.high, *(e for e in chain.errors if e is not None))
     if not all((np.abs(part) <= LARGEST).all() for part in given) or not all((e >= 0.0).all() for e in multipliers):
         return None
+    form = np.eye(chain.sizes[0])
     with np.errstate(all="ignore"):
-        form = np.eye(chain.sizes[0])
         for index, each in enumerate(multipliers):
             most = forward(form, chain.weights[index], (chain.low[index], chain.high[index]), each)
             if most is None or not np.isfinite(most).all():
@@ -52,7 +52,10 @@ def proven_chain(chain: Chain, multipliers: list[Real]) -> float | None:
             if found is None:
                 return None
             form = found
-        return _last(chain, form)
+        try:
+            return _last(chain, form)
+        except np.linalg.LinAlgError:
+            return None
 
 
 def _proven(chain: Chain, index: int, before: Real, multipliers: Real, most: Real) -> Real | None:
@@ -72,10 +75,7 @@ def _proven(chain: Chain, index: int, before: Real, multipliers: Real, most: Rea
 def _last(chain: Chain, form: Real) -> float | None:
     """ρ with F_{l−1} ≥ W_lᵀW_l/ρ: that F_{l−1} is definite enough for it is part of the proof."""
     weight, error = chain.weights[-1], chain.errors[-1]
-    try:
-        half = solve_triangular(np.linalg.cholesky(form), weight.T, lower=True, check_finite=False)
-    except np.linalg.LinAlgError:
-        return None
+    half = solve_triangular(np.linalg.cholesky(form), weight.T, lower=True, check_finite=False)
     least = largest(half.T @ half)
     if not math.isfinite(least):
         return None

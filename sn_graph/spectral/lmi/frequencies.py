@@ -49,7 +49,7 @@ def frequency_bound(problem: FrequencyProblem, *, start: Real | None = None, dea
     alive = _alive(problem)
     chosen = np.unique(np.linspace(0, len(problem.weights) - 1, AT_ONCE).round().astype(np.int64))
     best = LmiBound(math.inf, np.zeros(len(problem.low)), 0, "none: no multipliers to begin with were found")
-    tried: list[tuple[float, Real]] = []
+    tried: list[tuple[float, int, Real]] = []
     steps = 0
     for _ in range(ROUNDS):
         found = bounded(_some(problem, chosen), start=start, deadline=deadline, alive=alive)
@@ -58,13 +58,14 @@ def frequency_bound(problem: FrequencyProblem, *, start: Real | None = None, dea
             # Nothing to solve for, or nothing found: the answer for all is of the same kind.
             return _proven(problem, found.multipliers, alive, steps)
         needed = _needed(problem, found.multipliers, alive)
-        tried.append((float(needed.max()), found.multipliers))
+        tried.append((float(needed.max()), len(tried), found.multipliers))
         more = np.setdiff1d(np.argsort(-needed)[:ADDED], chosen)
         more = more[needed[more] > found.value * (1.0 + CLOSE)]
-        if not len(more) or (deadline is not None and time.monotonic() > deadline):
+        over = deadline is not None and time.monotonic() > deadline
+        if not len(more) or (over and math.isfinite(min(tried)[0])):
             break
         chosen, start = np.union1d(chosen, more), found.multipliers
-    for _, multipliers in sorted(tried, key=lambda one: one[0])[:2]:
+    for _, _, multipliers in sorted(tried)[:2]:
         proven = _proven(problem, multipliers, alive, steps)
         best = min(best, proven, key=lambda one: one.value)
     return best

@@ -39,7 +39,7 @@ def chain_bound(
     """Bound the Lipschitz constant of W_l φ(… φ(W_1 x)) from above, with a proof.
 
     Args:
-        weights: W_1, …, W_l, float64, each with as many columns as the one before has rows.
+        weights: W_1, …, W_l, of real floats, each with as many columns as the one before has rows.
         low, high: The slopes behind each layer but the last: a number, or one for every neuron.
         errors: Bounds of |exact − given| of each layer, as for `SlopeProblem`; None for exact weights.
         deadline: When the search for better multipliers ends, by time.monotonic; a proof takes a Cholesky factorization
@@ -51,6 +51,7 @@ def chain_bound(
     Raises:
         ValueError: Shapes or slopes don't fit.
     """
+    weights = [np.asarray(weight, dtype=np.float64) for weight in weights]
     sizes = [len(weight) for weight in weights[:-1]]
     lows, highs = ([_each(*pair) for pair in zip(ends, sizes, strict=True)] for ends in (low, high))
     given = _errors(weights, errors)

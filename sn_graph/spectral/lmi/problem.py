@@ -18,6 +18,9 @@ Field = NDArray[Any]
 """float64 or complex128."""
 
 
+FLOAT, COMPLEX = np.dtype(np.float64), np.dtype(np.complex128)
+
+
 @dataclass(frozen=True)
 class SlopeProblem:
     """A network whose Lipschitz constant is asked for.
@@ -38,6 +41,8 @@ class SlopeProblem:
     output_error: float | Real = 0.0
 
     def __post_init__(self) -> None:
+        if COMPLEX in (self.weights.dtype, self.output.dtype):
+            raise ValueError("complex matrices are those of a FrequencyProblem")
         _check(self.weights[None], self.low, self.high, self.output[None])
 
 
@@ -91,6 +96,9 @@ class LmiBound:
 
 
 def _check(weights: Field, low: Real, high: Real, output: Field) -> None:
+    # Proofs count the roundings of float64.
+    if {weights.dtype, output.dtype} - {FLOAT, COMPLEX} or {low.dtype, high.dtype} != {FLOAT}:
+        raise ValueError(f"matrices of {weights.dtype} and {output.dtype}, slopes of {low.dtype} are not of float64")
     count, neurons, columns = weights.shape
     if output.ndim != 3 or output.shape[0] != count or output.shape[2] != columns or columns < neurons:
         raise ValueError(f"weights {weights.shape[1:]} and output {output.shape[1:]} do not belong together")

@@ -23,7 +23,8 @@ to each row's diagonal: no scale of a neuron spoils those of others.
 
 Underflow: all factors are at most M = 2⁹⁰, so what is lost in one operation, at most 2⁻¹⁰²² even where subnormal
 numbers are taken as 0, is multiplied by at most M⁴. The diagonal lies in [2⁻¹⁸⁰, (m+k) 2⁴⁵²], so d_j/d_i is at most
-√(m+k) 2³¹⁶, and e_i lacks at most 10 N (m+k)² 2⁻³⁴⁶ < 2⁻¹⁸⁰u, which the last 8u of (3) cover. There is no overflow.
+√(m+k) 2³¹⁶, and e_i lacks at most 10 N (m+k)² 2⁻³⁴⁶ < 2⁻¹⁸⁰u². What is left of P̂_ii is at least 2⁻¹⁸⁰u, and the last 8u
+of (3) are parts of that. There is no overflow.
 """
 
 import math

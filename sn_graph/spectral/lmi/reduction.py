@@ -20,6 +20,8 @@ from sn_graph.spectral.lmi.problem import Field, Real
 
 # What the margin of the inputs' factor is multiplied by until there is one.
 MARGINS = (2.0, 16.0, 1024.0)
+# Rows of S are weighted as if their squares were at least this part of the largest one.
+FAINTEST = 1e-8
 # Exponents stay this far from the ends of float64.
 FARTHEST = 400.0
 
@@ -191,7 +193,8 @@ def short_factor(rows: Field, errors: Real) -> Field | None:
     gram = rows @ rows.conj().transpose(0, 2, 1)
     places = np.arange(order)
     diagonal = gram[:, places, places].real
-    weight = 1.0 / np.sqrt(np.maximum(diagonal, TINY))
+    # A row that is no more than errors must not weigh as much as it is small: it would raise all others.
+    weight = 1.0 / np.sqrt(np.maximum(diagonal, FAINTEST * diagonal.max(initial=0.0) + TINY))
     both = size + errors
     total = both @ np.einsum("frn,fr->fn", both, weight)[..., None]
     plain = both @ np.einsum("frn,fr->fn", errors, weight)[..., None]

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sn_graph.spectral.lmi import LmiBound, chain_bound, lipschitz_bound
+from sn_graph.spectral.lmi import LmiBound, chain_bound, lipschitz_bound, proven_bound
 from sn_graph.spectral.lmi import layers as module
 from sn_graph.spectral.lmi.blocks import proven_chain
 from sn_graph.spectral.lmi.chain import living, prepared
@@ -103,6 +103,21 @@ def test_never_above_the_closed_form(depth: int, width: int) -> None:
     bound = chain_bound(weights, zeros, ones, deadline=time.monotonic() - 1.0)
     assert bound.value <= fast(weights) * (1.0 + 1e-6)
     assert bound.iterations == 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_bottlenecks(seed: int) -> None:
+    """Two neurons that carry everything, and scales that differ, on which other solvers stall: the gap closes."""
+    weights = drawn_layers(seed, (2, 22, 2, 60, 60, 3))
+    zeros, ones = [0.0] * 4, [1.0] * 4
+    whole = chain_bound(weights, zeros, ones)
+    assert whole.value < 0.6 * fast(weights)
+    problem = layered(weights)
+    better = proven_bound(
+        problem, whole.multipliers * (1.0 + 1e-4 * np.random.default_rng(seed).random(len(problem.low)))
+    )
+    assert better.value >= whole.value * (1.0 - 1e-7)
+    assert whole.value <= by_blocks(weights).value <= 1.05 * whole.value
 
 
 def test_a_long_chain_gains() -> None:

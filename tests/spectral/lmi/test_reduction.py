@@ -6,7 +6,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from sn_graph.spectral.lmi import FrequencyProblem, SlopeProblem, frequency_bound
+from sn_graph.spectral.lmi import FrequencyProblem, SlopeProblem, frequency_bound, lipschitz_bound
 from sn_graph.spectral.lmi.family import Family
 from sn_graph.spectral.lmi.reduction import balanced, scaled, with_short_input, without_dead, without_linear
 from tests.support.slopes import attained, drawn, exact, is_semidefinite
@@ -80,6 +80,17 @@ def test_short_inputs_are_no_smaller(kind: str) -> None:
         sizes = np.sqrt((short_rows**2).sum(axis=1))
         for i in range(5):
             assert float(difference[i][i]) <= (1e-4 if error else 1e-12) * sizes[i] ** 2 + 1e-25 * sizes.max() ** 2
+
+
+def test_rows_of_nothing_but_errors_raise_no_others() -> None:
+    """A long input that a neuron reads, by errors of 1e-13 alone."""
+    generator = np.random.default_rng(0)
+    weights, output = np.zeros((2, 52)), np.zeros((1, 52))
+    weights[0, :50] = generator.standard_normal(50)
+    weights[1, 50] = output[0, 51] = 1.0
+    problem = SlopeProblem(weights, np.zeros(2), np.ones(2), output, 1e-13, 1e-13)
+    norm = float(np.linalg.norm(weights[0]))
+    assert norm <= lipschitz_bound(problem).value <= norm * (1.0 + 1e-6)
 
 
 @pytest.mark.parametrize("seed", range(4))
