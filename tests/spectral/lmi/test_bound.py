@@ -294,9 +294,9 @@ def test_known_multipliers_are_a_start() -> None:
 def test_wrong_problems() -> None:
     weights, slope = np.zeros((2, 5)), np.zeros(2)
     with pytest.raises(ValueError, match="float32 and float64, slopes of float64 are not of float64"):
-        SlopeProblem(weights.astype(np.float32), slope, slope, np.zeros((1, 5)))  # type: ignore[arg-type]
+        SlopeProblem(weights.astype(np.float32), slope, slope, np.zeros((1, 5)))
     with pytest.raises(ValueError, match="complex"):
-        SlopeProblem(weights + 0j, slope, slope, np.zeros((1, 5)))
+        SlopeProblem(weights + 0j, slope, slope, np.zeros((1, 5)))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="do not belong together"):
         SlopeProblem(weights, slope, slope, np.zeros((1, 4)))
     with pytest.raises(ValueError, match="not those of 2 neurons"):
