@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from sn_graph.certify.network import Network, Source, carried
+from sn_graph.certify.network import Network, Source, agree, sample_axes
 from sn_graph.certify.steps import OpenSize, Operand, Shape, Unbounded
 from sn_graph.certify.walk import Walk
 from sn_graph.errors import ModelError, UsageError
@@ -202,11 +202,12 @@ class _Builder:
         rest = [name for name in open_ if name != samples]
         example, other = self._examples(rest, samples)
         if samples is not None:
-            if self._is_apart(example, other, {samples: BATCHES[0]}, {samples: BATCHES[1]}):
+            first, second = ({**sizes, samples: size} for sizes, size in zip((example, other), BATCHES, strict=True))
+            if self._is_apart(Sizes({**example, samples: 1}), Sizes(first), Sizes(second), samples):
                 return self._made({**example, samples: 1}, rest, {**other, samples: 1}, samples=1)
             rest = [*rest, samples]
-            example, other = {**example, samples: BATCHES[0]}, {**other, samples: BATCHES[1]}
-        elif isinstance(batch, int) and batch > 1 and self._shrinks(example, other):
+            example, other = first, second
+        elif isinstance(batch, int) and batch > 1 and self._is_apart(Sizes(example, 1), Sizes(example), None, ""):
             return self._made(example, rest, other, samples=1, batch=1, whole=batch)
         count = example.get(batch, batch) if isinstance(batch, str) else batch
         return self._made(example, rest, other, samples=int(count or 1), apart=count == 1)
@@ -237,36 +238,34 @@ class _Builder:
             f"give them with {' '.join(f'--dim {name}=N' for name in names)}",
         )
 
-    def _is_apart(
-        self, example: Mapping[str, int], other: Mapping[str, int], here: Mapping[str, int], there: Mapping[str, int]
-    ) -> bool:
-        """Say whether each sample goes its own way, whatever the size of the batch."""
+    def _is_apart(self, one: Sizes, several: Sizes, more: Sizes | None, batch: str) -> bool:
+        """Say whether each sample goes its own way, as it does alone.
+
+        Args:
+            one: The sizes for a batch of one.
+            several: Those for a batch.
+            more: Those for a batch of yet another size, the other open sizes being others too; None where the batch's
+                size is fixed.
+            batch: The name of its size; "" where that is fixed.
+        """
         try:
-            reference = self._walk(Sizes({**other, **there}))
-            walk = self._walk(Sizes({**example, **here}), reference[0].shapes, frozenset(here))
+            others = self._walk(one if more is None else more)
+            # What follows from the batch's size must decide nothing: it is open here, and a rule that needs it raises.
+            walks = [self._walk(several, others[0].shapes, frozenset({batch})), others]
+            if more is not None:
+                walks.append(self._walk(one))
         except (ModelError, OpenSize):
             return False
-        return self._same_axis(walk, reference)
-
-    def _shrinks(self, example: Mapping[str, int], other: Mapping[str, int]) -> bool:
-        """Say whether each sample of a batch of a fixed size goes its own way, as a batch of one would."""
-        try:
-            reference = self._walk(Sizes(other, 1))
-            walk = self._walk(Sizes(example), reference[0].shapes, frozenset({""}))
-        except (ModelError, OpenSize):
-            return False
-        return self._same_axis(walk, None)
-
-    def _same_axis(
-        self, found: tuple[Walk, Operand | Unbounded], reference: tuple[Walk, Operand | Unbounded] | None
-    ) -> bool:
-        axes = []
-        for walk, value in (found,) if reference is None else (found, reference):
-            if isinstance(value, Unbounded):
-                return True  # there is no constant at all, whatever the batch
-            network = self._network(walk, value, Sizes({}), 0, False)
-            axes.append(carried(network)[0])
-        return axes[0] is not None and len(set(axes)) == 1
+        ends = [value for _, value in walks if isinstance(value, Operand)]
+        if len(ends) < len(walks):
+            return len(ends) == 0  # then there is no constant at all, whatever the batch
+        first, second, *third = (
+            self._network(walk, end, Sizes({}), 0, False) for (walk, _), end in zip(walks, ends, strict=True)
+        )
+        if more is None:
+            return agree([first, second])
+        # Of sizes other than the batch's, the second network has others: samples stand along the same axes there.
+        return agree([first, *third]) and sample_axes(second) == sample_axes(first)
 
     def _made(
         self,

@@ -117,18 +117,34 @@ def needed(steps: Sequence[Step], output: str) -> tuple[Step, ...]:
     return tuple(reversed(kept))
 
 
-def carried(network: Network) -> tuple[int | None, Step | None]:
-    """Follow the samples of the sources' first axes to the output.
+def sample_axes(network: Network) -> dict[str, int] | None:
+    """Follow the samples of the sources' first axes through a network.
 
     Returns:
-        The output's axis along which they stand, if each sample goes its own way, the same for all; else None, and the
-        step at which they meet.
+        The axis of each value along which they stand, if each sample goes its own way, the same for all; None where
+        they meet.
     """
-    if network.constant is not None:
-        return 0, None
     axes: dict[str, int | None] = {source.name: 0 for source in network.sources}
     for step in network.steps:
         axes[step.result] = step.carry([axes[name] for name in step.operands])
         if axes[step.result] is None:
-            return None, step
-    return axes[network.output], None
+            return None
+    return {name: axis for name, axis in axes.items() if axis is not None}
+
+
+def agree(networks: Sequence[Network]) -> bool:
+    """Say whether networks of one model, for batches of other sizes, do the same to each sample by itself.
+
+    They do where samples stand along the same axes in all of them, the same steps are made, and all values have the
+    same shapes but for the size of those axes.
+    """
+    found = [sample_axes(network) for network in networks]
+    first = found[0]
+    if first is None or any(axes != first for axes in found):
+        return False
+    kinds = [[(step.result, step.rule, type(step)) for step in network.steps] for network in networks]
+    shapes = [
+        {name: (*shape[: first[name]], *shape[first[name] + 1 :]) for name, shape in network.shapes.items()}
+        for network in networks
+    ]
+    return all(other == kinds[0] for other in kinds) and all(other == shapes[0] for other in shapes)

@@ -46,6 +46,14 @@ MIXING = {
 }
 
 
+def test_a_batch_that_is_not_what_one_sample_would_be_is_whole() -> None:
+    """Expand repeats a single sample, and leaves three as they are."""
+    model = one_node("Expand", (3, 1), shape(3, 4))
+    made = network(model)
+    assert made.samples == 3
+    assert constant(made) == 2.0
+
+
 @pytest.mark.parametrize("name", MIXING)
 def test_samples_that_meet_stay_together(name: str) -> None:
     model = MIXING[name]

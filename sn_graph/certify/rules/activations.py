@@ -318,6 +318,17 @@ def _shrink(call: Call) -> Made:
     )
 
 
+def _power(call: Call) -> Made:
+    exponent = call.operand(1)
+    if not exponent.is_constant:
+        raise NoBound("its exponent depends on the network's input")
+    power = call.finite(1, "exponent")
+    if (power == 1.0).all() and np.broadcast_shapes(power.shape, call.varying(0).shape) == call.varying(0).shape:
+        return call.varying(0)
+    shown = f"{power.reshape(-1)[0]:g}" if power.size == 1 else "other exponents than 1"
+    raise NoBound(f"Pow by {shown} has no greatest slope", "bound what reaches it another way, or replace it")
+
+
 def fused_activation(call: Call, before: Linear) -> Elementwise:
     """Make the step of the activation that a fused node ends with; `before` is what it acts on.
 
@@ -365,6 +376,7 @@ RULES: dict[str, Callable[[Call], Made]] = {
     "Swish": lambda call: applied(call, swish(call.node.number("alpha", 1.0))),
     "Gelu": _gelu_rule,
     "Clip": _clip_rule,
+    "Pow": _power,
     "ThresholdedRelu": _thresholded,
     "Shrink": _shrink,
     **{name: _step(name) for name in ("Sign", "Floor", "Ceil", "Round")},

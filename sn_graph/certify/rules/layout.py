@@ -59,6 +59,8 @@ def _converted(call: Call, code: int) -> Made:
 
 def _cast_like(call: Call) -> Made:
     like = call.operand(1)
+    if call.operand(0).is_constant and like.is_float:
+        return call.operand(0)
     if like.array is None or like.array.dtype.kind == "f" or like.array.dtype.name == "bfloat16":
         return call.varying()
     raise NoBound("a cast to whole numbers is a step function, whose value jumps")
@@ -310,7 +312,9 @@ def _depth_to_space(call: Call) -> Made:
 def _space_to_depth(call: Call) -> Made:
     x, block = call.varying(), call.node.integer("blocksize", 1)
     n, c, h, w = x.shape
-    split = places_of(x.shape).reshape(n, c, h // block, block, w // block, block).transpose(0, 3, 5, 1, 2, 4)
+    split = places_of(x.shape).reshape(n, c, h // block, block, w // block, block)
+    crd = call.node.text("mode", "DCR") == "CRD"  # of newer opsets
+    split = split.transpose(0, 1, 3, 5, 2, 4) if crd else split.transpose(0, 3, 5, 1, 2, 4)
     return selected(call, x, split.reshape(n, c * block**2, h // block, w // block), 1)
 
 

@@ -30,7 +30,15 @@ def _resize(call: Call) -> Made:
     if sizes is not None and node.text("keep_aspect_ratio_policy", "stretch") != "stretch":
         wanted = [sizes[place] / x.shape[axis] for place, axis in enumerate(axes)]
         policy = min(wanted) if node.text("keep_aspect_ratio_policy", "") == "not_larger" else max(wanted)
-        scales, sizes = [policy] * len(axes), None
+        # The sizes are then rounded, and the scales stay.
+        sizes = [math.floor(policy * x.shape[axis] + 0.5) for axis in axes]
+        return _resampled(
+            call,
+            _spread([policy] * len(axes), axes, rank, 1.0),
+            _spread(sizes, axes, rank, -1.0),
+            mode,
+            node.text("nearest_mode", "round_prefer_floor"),
+        )
     whole_scales = _spread(scales, axes, rank, 1.0)
     whole_sizes = _spread(sizes, axes, rank, -1.0)
     return _resampled(call, whole_scales, whole_sizes, mode, node.text("nearest_mode", "round_prefer_floor"))
@@ -76,12 +84,17 @@ def _resampled(
     for axis, size in enumerate(x.shape):
         if sizes is not None and sizes[axis] >= 0:
             count, scale = int(sizes[axis]), (sizes[axis] / size if size else 1.0)
+            scale = scale if scales is None else scales[axis]
         else:
             scale = 1.0 if scales is None else scales[axis]
             count = math.floor(size * scale)
         if count == size and scale == 1.0:
             matrices.append(None)
             continue
+        if where == "align_corners" and count != size * scale:
+            raise NoBound(
+                "with align_corners and a size that is rounded, runtimes do not agree", "give sizes, not scales"
+            )
         places = _places(count, size, scale, where)
         if mode == "nearest":
             matrices.append(_nearest(places, size, rounding))

@@ -143,6 +143,8 @@ class Call:
         """Return the elements of a constant that moves the result and changes no difference, in float64."""
         operand = self.operand(place)
         array = np.asarray(operand.array, np.float64)
+        if np.isinf(array).any():
+            raise NoBound(f"its input {place} holds infinite elements", "mask by a large number")
         self.require_finite(array, operand.name)
         return array
 
