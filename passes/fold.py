@@ -20,7 +20,7 @@ from sn_graph.plan import Plan, PlannedSite, Target, record_of, with_progress
 from sn_graph.progress import Progress, silent
 from sn_graph.report import SiteRecord
 from sn_graph.rewrite import Copy, Scaling
-from sn_graph.sites import Quantization, bias_follows_scale
+from sn_graph.sites import Quantization, unscalable
 from sn_graph.spectral.matrix import frobenius_norm
 from sn_graph.state import State, read_inserted
 
@@ -86,12 +86,9 @@ class Fold(Pass[FoldOptions]):
         vectors: dict[str, NDArray[np.float64]] = {}
         for planned in with_progress(plan, progress):
             target = planned.target
-            fixed = None if target is None else next((use.fixed for use in target.uses if use.fixed), None)
+            fixed = None if target is None else unscalable(model, target.uses, as_written=options.as_written)
             if target is None or fixed is not None:
                 records.append(record_of(planned, None if fixed is None else "skipped", fixed))
-                continue
-            if not options.as_written and any(bias_follows_scale(model, use) for use in target.uses):
-                records.append(record_of(planned, "skipped", _BIAS_FOLLOWS))
                 continue
             matrix = target.matrix(model)
             found = options.known_divisors(target) or divider.measure(target, matrix)
@@ -126,12 +123,6 @@ def _told(record: SiteRecord, target: Target, copies: Sequence[Copy]) -> SiteRec
         if copy.original in scales
     )
     return replace(record, notes=(*record.notes, *told))
-
-
-_BIAS_FOLLOWS = (
-    "its bias is stored as int32 in units of the input's scale times the weight's, which onnxruntime's QGemm takes for "
-    "granted, so the bias would be divided too; fold the floating-point model before quantizing it, or use insert"
-)
 
 
 def _kept(plan: Plan, target: Target, matrix: NDArray[Any], found: Divisors) -> str | None:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sn_graph.errors import ModelError
+from sn_graph.errors import ModelError, UsageError
 from sn_graph.model import Model
 from sn_graph.norms import (
     KERAS_FLOOR,
@@ -80,6 +80,9 @@ class InsertOptions:
         require_seed(self.seed)
 
 
+_MOST_UNROLLED = 5_000  # iterations of all weights: 10,000 took it 165 s to load, and 2,000 took 7 s
+
+
 @dataclass(frozen=True)
 class InsertResult(PassResult):
     """What insert made.
@@ -97,7 +100,7 @@ class Insert(Pass[InsertOptions]):
     name = "insert"
 
     def requires(self, source: Model, plan: Plan) -> None:
-        """Raise ModelError where a model is inserted already, or its opset is too old."""
+        """Raise ModelError where a model is inserted already, or its opset is too old; UsageError for a vast graph."""
         if read_inserted(source) is not None:
             raise ModelError(f"{source.name} holds an inserted iteration already", do="take it out with strip first")
         opset = source.graph.opset() or 0
@@ -106,6 +109,15 @@ class Insert(Pass[InsertOptions]):
                 f"{source.name} has opset {opset}",
                 f"and insert needs {OLDEST_OPSET} or later",
                 "upgrade it with onnx.version_converter.convert_version first, or fold it, which works on any",
+            )
+        unrolled = sum(
+            plan.iterations(target) * (len(target.uses) if target.per_use else 1) for target in plan.targets()
+        )
+        if unrolled > _MOST_UNROLLED and unrolled > len(plan.targets()):
+            raise UsageError(
+                f"{unrolled:,} power iterations in a graph are too many",
+                f"because each is nodes of its own, and onnxruntime takes minutes to load more than {_MOST_UNROLLED:,}",
+                "ask for fewer --power-iterations, or for --sigma exact, from which one iteration a run goes on",
             )
 
     def apply(self, model: Model, plan: Plan, progress: Progress = silent) -> InsertResult:

@@ -6,7 +6,7 @@ from sn_graph.model.files import StagedFiles, require_writable, same_file, write
 from sn_graph.model.follow import Reached, Reading, follow, origin
 from sn_graph.model.graph import ONNX_DOMAINS, Graph, Node, Scope, Use, constant_tensor, subgraphs
 from sn_graph.model.neighbours import data_files
-from sn_graph.model.payload import FLOAT_TYPES, READING, Payload, Source, element_type, scale_elements
+from sn_graph.model.payload import FLOAT_TYPES, MAX_RANK, READING, Payload, Source, element_type, scale_elements
 from sn_graph.model.randomness import RANDOM_OPS, random_ops
 from sn_graph.model.shapes import Shapes
 from sn_graph.model.skeleton import put_data
@@ -19,6 +19,7 @@ from sn_graph.model.wire import RAW_DATA, Buffer
 
 __all__ = [
     "FLOAT_TYPES",
+    "MAX_RANK",
     "ONNX_DOMAINS",
     "RANDOM_OPS",
     "RAW_DATA",

@@ -14,6 +14,7 @@ import onnx
 from onnx import AttributeProto
 
 from sn_graph.errors import ModelError
+from sn_graph.model.payload import MAX_RANK
 
 ONNX_DOMAINS = frozenset({"", "ai.onnx"})
 _FEW_CALLS, _MOST_CALLS, _CALLS_PER_NODE = 4096, 20_000, 16
@@ -204,6 +205,7 @@ class Graph:
         self.functions: dict[tuple[str, str, str], Scope] = {}
         self._uses: dict[tuple[int, str], list[Use]] = defaultdict(list)
         self._names: set[str] | None = None
+        self._numbers: defaultdict[str, int] = defaultdict(int)
         self._calls: dict[int, list[Node]] | None = None
         self._count = 0
         _check_names(tuple(entry.domain for entry in model.opset_import))
@@ -276,12 +278,16 @@ class Graph:
         return owner.producers.get(name) if owner else None
 
     def constant(self, scope: Scope, name: str) -> onnx.TensorProto | None:
-        """Return the tensor behind a value: an initializer, or the `value` of a Constant node; through Identity."""
+        """Return the tensor behind a value: an initializer, or the `value` of a Constant node; through Identity.
+
+        None for any other value, and for a tensor of more axes than can be read.
+        """
         holder = self.holder(scope, name)
         if holder is None:
             return None
         owner, name = holder
-        return owner.initializers.get(name) or constant_tensor(owner.producers[name])
+        found = owner.initializers.get(name) or constant_tensor(owner.producers[name])
+        return None if found is None or len(found.dims) > MAX_RANK else found
 
     def holder(self, scope: Scope, name: str) -> tuple[Scope, str] | None:
         """Return where the constant behind a value is held, and under what name; None for what is not a constant."""
@@ -327,11 +333,12 @@ class Graph:
         """Return `wanted`, or with `_1`, `_2` … where the model has a value or node of that name, and reserve it."""
         if self._names is None:
             self._names = set(self._all_names())
-        name, number = wanted, 0
+        name, number = wanted, self._numbers[wanted]
         while name in self._names:
             number += 1
             name = f"{wanted}_{number}"
         self._names.add(name)
+        self._numbers[wanted] = number  # else a thousandth asks for all before it
         return name
 
     def _all_names(self) -> Iterator[str]:

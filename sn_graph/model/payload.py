@@ -46,6 +46,9 @@ _FIELDS = {
     "double_data": wire.DOUBLE_DATA,
     "uint64_data": wire.UINT64_DATA,
 }
+MAX_RANK = 64
+"""The axes that an array of numpy may have; tensors of more are not read."""
+
 _MAX_VARINT = 10  # bytes
 # To open a file for reading: a pipe without a writer would else be waited for.
 READING = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)

@@ -36,6 +36,7 @@ def check_readers(result: PassResult, plan: Plan, folded: Graph, originals: Mapp
     done = {record.id for record in result.sites if record.status == "folded"}
     planned: set[tuple[int, int]] = set()
     reads: dict[tuple[str, int], frozenset[str]] = {}
+    identities: dict[Node, Node] = {}
     for target in plan.targets():
         for turn, use in enumerate(target.uses):
             node = nodes.get((use.node.scope.id, _key(use.node)))
@@ -50,7 +51,7 @@ def check_readers(result: PassResult, plan: Plan, folded: Graph, originals: Mapp
                 continue
             wanted = _scaled_for(target, turn, result.rescaled)
             unique = not (use.calls or use.handed)  # else a body or function reads what it is given
-            read = wanted if not unique else frozenset({_reached(folded, node, use, reader)})
+            read = wanted if not unique else frozenset({_reached(folded, node, use, reader, identities)})
             if not read <= wanted:
                 raise VerificationFailed(f"node '{use.node.path}' does not read the normalized weight '{target.id}'")
             reads[target.id, turn] = read
@@ -77,10 +78,10 @@ def _scaled_for(target: Target, turn: int, rescaled: Sequence[Rescaled]) -> froz
     return frozenset({own[turn]} if apart else own)
 
 
-def _reached(folded: Graph, node: Node, use: WeightUse, reader: Node | None) -> str:
+def _reached(folded: Graph, node: Node, use: WeightUse, reader: Node | None, identities: dict[Node, Node]) -> str:
     """Return the tensor that a use reads: the one that its chain begins with, or the scale that it is dequantized by.
 
-    `reader` is what reads the scale in the folded model, where that is known.
+    `reader` is what reads the scale in the folded model, where that is known; `identities` are those that were found.
     """
     read = use.quantization
     if isinstance(read, Quantization) and not read.is_dequantizer:
@@ -91,22 +92,27 @@ def _reached(folded: Graph, node: Node, use: WeightUse, reader: Node | None) -> 
         if maker is None or maker.op_type != step.node.op_type:
             return name
         if step.node.op_type == "Identity":
-            maker = _first_identity(folded, maker)
+            maker = _first_identity(folded, maker, identities)
         if isinstance(read, Quantization) and step.node is read.node:
             return _behind_identities(folded, maker.scope, maker.proto.input[read.scale_input])
         scope, name = maker.scope, maker.proto.input[step.entry]
     return name
 
 
-def _first_identity(folded: Graph, node: Node) -> Node:
-    """Return the first of the Identity nodes that lead to one: one step of a chain stands for all of them."""
-    seen = {node}
-    while (before := folded.producer(node.scope, node.proto.input[0])) is not None and before not in seen:
-        if before.op_type != "Identity" or not before.proto.input:
+def _first_identity(folded: Graph, node: Node, known: dict[Node, Node]) -> Node:
+    """Return the first of the Identity nodes that lead to one: one step of a chain stands for all of them.
+
+    `known` holds what was found before, and gains what is found now, so that a long chain is walked once.
+    """
+    walked = {node: None}
+    while node not in known and (before := folded.producer(node.scope, node.proto.input[0])) is not None:
+        if before.op_type != "Identity" or not before.proto.input or before in walked:
             break
         node = before
-        seen.add(node)
-    return node
+        walked[node] = None
+    first = known.get(node, node)
+    known.update(dict.fromkeys(walked, first))
+    return first
 
 
 def _behind_identities(folded: Graph, scope: Scope, name: str) -> str:

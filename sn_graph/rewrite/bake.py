@@ -15,7 +15,7 @@ from sn_graph.norms import require_divisor
 from sn_graph.plan import Plan, PlannedSite, decide
 from sn_graph.rewrite.original import restore
 from sn_graph.rewrite.scale import Scaling
-from sn_graph.sites import Convention, MatrixView, find_sites
+from sn_graph.sites import Convention, MatrixView, find_sites, unscalable
 from sn_graph.state import Inserted, InsertedSite
 
 
@@ -27,7 +27,8 @@ def bake(model: Model, inserted: Inserted, sigma: Mapping[str, float]) -> Model:
         sigma: σ of every inserted site, by id, as the run gave it (before bound and clip).
 
     Raises:
-        ModelError: The model was changed since the insertion, or a σ is missing or 0 by accident.
+        ModelError: The model was changed since the insertion, a σ is missing or 0 by accident, or a scale can't be
+            divided without changing more than the weight.
     """
     bare = restore(model, inserted)
     plan = insertion_plan(bare, inserted)
@@ -38,6 +39,13 @@ def bake(model: Model, inserted: Inserted, sigma: Mapping[str, float]) -> Model:
         used = sigma[target.id]
         require_divisor(target, target.matrix(bare), used)
         if used > 0.0 and not (plan.clips(target) and used <= plan.bound_of(target)):
+            fixed = unscalable(bare, target.uses)
+            if fixed is not None:
+                raise ModelError(
+                    f"weight '{target.id}' can't be divided in the file",
+                    f"because {fixed}",
+                    "go on with the inserted model, or fold it with its state (fold --state), which folds the others",
+                )
             scaling.divide(target, [used], plan.bound_of(target))
     bare.edited()
     return bare

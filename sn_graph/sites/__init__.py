@@ -1,6 +1,6 @@
 """Sites: where the weights of a model are, what reads them, and as which matrix."""
 
-from sn_graph.sites.biases import bias_follows_scale
+from sn_graph.sites.biases import unscalable
 from sn_graph.sites.chain import cast_type, is_dequantize
 from sn_graph.sites.find import find_sites, locate_sites
 from sn_graph.sites.layout import Atom, Layout
@@ -26,11 +26,11 @@ __all__ = [
     "Surroundings",
     "Transfer",
     "WeightUse",
-    "bias_follows_scale",
     "cast_type",
     "find_sites",
     "is_dequantize",
     "locate_sites",
     "matrix_of",
     "product_perm",
+    "unscalable",
 ]

@@ -5,6 +5,8 @@ sees the scale of the bias: it takes x_scale · w_scale for it. Of a weight whos
 too. A Conv is left as it is where the scales don't fit (onnxruntime 1.31.1).
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 from onnx import TensorProto
 
@@ -13,6 +15,23 @@ from sn_graph.sites.quantized import SCALE, Quantization
 from sn_graph.sites.site import WeightUse
 
 _BIAS = 2  # the input of Gemm
+_FOLLOWS = (
+    "its bias is stored as int32 in units of the input's scale times the weight's, which onnxruntime's QGemm takes for "
+    "granted, so the bias would be divided too; fold the floating-point model before quantizing it, or use insert"
+)
+
+
+def unscalable(model: Model, uses: Iterable[WeightUse], *, as_written: bool = False) -> str | None:
+    """Return why scaling a weight for these uses would change more than the weight, or None.
+
+    Args:
+        model, uses: The model, and what reads the weight.
+        as_written: Whether the runtimes that matter follow the file where they differ from onnxruntime.
+    """
+    uses = tuple(uses)
+    fixed = next((use.fixed for use in uses if use.fixed), None)
+    follows = not as_written and any(bias_follows_scale(model, use) for use in uses)
+    return fixed or (_FOLLOWS if follows else None)
 
 
 def bias_follows_scale(model: Model, use: WeightUse) -> bool:

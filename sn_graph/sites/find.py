@@ -4,11 +4,11 @@ What can't be normalized is a site too, with the reason.
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import onnx
 
-from sn_graph.model import FLOAT_TYPES, ConstantValues, Model, Scope, Use, constants, sparse_constants
+from sn_graph.model import FLOAT_TYPES, MAX_RANK, ConstantValues, Model, Scope, Use, constants, sparse_constants
 from sn_graph.sites.chain import is_dequantize
 from sn_graph.sites.computed import computed_reason
 from sn_graph.sites.follow import Follower
@@ -98,7 +98,7 @@ class _Finder:
         return tuple(uses), tuple(use for use in found if isinstance(use, Use))
 
     def _refusal(self, tensor: onnx.TensorProto, uses: tuple[WeightUse, ...]) -> str | None:
-        unknown = next((use.reason for use in uses if use.reason is not None), None)
+        unknown = next((use.reason for use in uses if use.reason is not None), _too_many_axes(tensor.dims, uses))
         if unknown is not None:
             return unknown
         if 0 in tensor.dims:
@@ -146,7 +146,7 @@ class _Finder:
                 )
 
     def _sparse_refusal(self, places: Sparse, values: onnx.TensorProto, uses: tuple[WeightUse, ...]) -> str | None:
-        reason = next((use.reason for use in uses if use.reason is not None), None)
+        reason = next((use.reason for use in uses if use.reason is not None), _too_many_axes(places.shape, uses))
         if reason is None and any(use.quantization is not None or use.takes_integers for use in uses):
             return "stored as a sparse tensor, and quantized; store it dense to normalize it"
         return reason or places.refusal(self._model, values)
@@ -213,6 +213,12 @@ class _Finder:
         others = [name for index, name in enumerate(use.node.proto.input[:2]) if index != use.index]
         product = use.operator.action is Action.PRODUCT
         return product and any(self._constants.holds(use.node.scope, name) for name in others)
+
+
+def _too_many_axes(dims: Sequence[int], uses: Iterable[WeightUse]) -> str | None:
+    """Return why a tensor can't be read that has more axes, as it is stored or where it is used, than arrays have."""
+    most = max(len(dims), *(len(use.layout(tuple(dims)).dims) for use in uses))
+    return f"of rank {most}, where sn-graph reads {MAX_RANK} at most; reshape it first" if most > MAX_RANK else None
 
 
 def _is_float_input(use: WeightUse) -> bool:

@@ -140,6 +140,7 @@ OPERATORS: tuple[Operator, ...] = (
     Operator("DynamicQuantizeLSTM", Action.RECURRENCE, integers=(1, 2), domain=MICROSOFT),
     Operator("MatMulNBits", Action.PRODUCT, integers=(1,), scales=((2, 3),), packed=True, domain=MICROSOFT,
              decisive=frozenset({"N", "K", "bits", "block_size"})),
+    Operator("GatherBlockQuantized", Action.LOOKUP, integers=(0,), domain=MICROSOFT),
     Operator("MatMulBnb4", Action.PRODUCT, integers=(1,), domain=MICROSOFT),
 )
 # fmt: on

@@ -11,16 +11,27 @@ import onnx
 import pytest
 
 import sn_graph as sn
+from sn_graph.errors import UsageError
 from sn_graph.proofs import save
 from tests.support.builders import Array, branch, call, constant, drawn, function, network, node
 from tests.support.networks import rows
 from tests.support.oracle import power_iteration, seeded
 from tests.support.runs import check, close, divided, session, strips_to
 
+SQUARE, X = drawn(4, 4), {"x": (2, 4)}
 KERAS: dict[str, Any] = {"convention": "keras", "steps": (1, 10)}
 
 
 # Skipped, unchanged, refused
+
+
+def test_more_iterations_than_a_runtime_loads() -> None:
+    proto = network(
+        [node("MatMul", ["x", "w"], ["h"]), node("MatMul", ["h", "v"], ["y"])], {"w": SQUARE, "v": SQUARE}, X
+    )
+    assert len(sn.insert(proto, power_iterations=20).sites) == 2
+    with pytest.raises(UsageError, match="6,000 power iterations in a graph are too many, because each is nodes"):
+        sn.insert(proto, power_iterations=3000)
 
 
 @pytest.mark.parametrize("through", ["", "function"])

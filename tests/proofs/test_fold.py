@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.parser import parse_model
 
 import sn_graph as sn
+from sn_graph.model import Graph, Node, Scope
 from sn_graph.passes import PassResult
 from sn_graph.proofs import Terms, prove, save
 from sn_graph.rewrite import Copy
@@ -405,3 +406,22 @@ def test_a_weight_behind_several_identities_that_splits_is_proved(tmp_path: Path
     ]
     result = sn.fold(network(nodes, {"w": drawn(6, 6)}, {"x": (6, 6)}))
     assert save(result, tmp_path / "folded.onnx").verified == "run"
+
+
+def test_many_readers_along_a_row_of_identities_are_walked_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = 400
+    nodes = [node("Identity", [f"i{place}"], [f"i{place + 1}"]) for place in range(count)]
+    nodes += [node("MatMul", ["x", f"i{place + 1}"], [f"y{place}"]) for place in range(count)]
+    nodes.append(node("Sum", [f"y{place}" for place in range(count)], ["y"]))
+    result = sn.fold(network(nodes, {"i0": drawn(6, 6)}, {"x": (6, 6)}))
+    asked, producer = [0], Graph.producer
+
+    def counted(graph: Graph, scope: Scope, name: str) -> Node | None:
+        asked[0] += 1
+        return producer(graph, scope, name)
+
+    monkeypatch.setattr(Graph, "producer", counted)
+    assert save(result, tmp_path / "folded.onnx").verified == "run"
+    assert asked[0] < 60 * count  # of all proofs together; a walk for each reader would be 80,000 by itself

@@ -10,6 +10,7 @@ import onnx
 import pytest
 
 import sn_graph as sn
+from sn_graph.errors import ModelError
 from sn_graph.proofs import save
 from sn_graph.runtime import open_session
 from tests.support.builders import Array, Weights, drawn, network, node
@@ -86,3 +87,18 @@ def test_inserted_ones_run_alike_with_optimizations(form: dict[str, object]) -> 
     inserted = sn.insert(quantized(**form)).to_proto()  # type: ignore[arg-type]
     apart = np.abs(outputs(inserted, optimize=True) - outputs(inserted, optimize=False)).max()
     assert apart <= 0.051
+
+
+def test_a_baked_session_says_why_it_can_not(tmp_path: Path) -> None:
+    running = sn.StatefulSession(sn.insert(quantized()).model, providers=["CPUExecutionProvider"])
+    running.run(None, {"x": drawn(4, 16, seed=3)})
+    with pytest.raises(
+        ModelError, match="weight 'w' can't be divided in the file, because its bias is stored as int32"
+    ):
+        running.bake(tmp_path / "baked.onnx")
+    assert not list(tmp_path.iterdir())
+    conv = sn.StatefulSession(sn.insert(quantized("Conv")).model, providers=["CPUExecutionProvider"])
+    last = conv.run(None, {"x": drawn(2, 3, 6, 6, seed=3)})[0]
+    conv.bake(tmp_path / "baked.onnx")
+    again = outputs(onnx.load(tmp_path / "baked.onnx"), optimize=False)
+    np.testing.assert_allclose(again, last, atol=0.11)  # a quantum of the output, and half of one

@@ -238,3 +238,33 @@ def test_models_of_this_repository(path: Path) -> None:
         for site in sites(Model.open(path)).values()
     )
     assert found == {kind: int(number) for number, kind in (entry.split(" ", 1) for entry in row[4].split(", "))}
+
+
+@pytest.mark.parametrize("where", ["stored", "reshaped"])
+def test_more_axes_than_arrays_have_refuse_the_site_and_not_the_model(where: str) -> None:
+    if where == "stored":
+        tensor = onnx.helper.make_tensor("deep", TensorProto.FLOAT, [1] * 70 + [4, 6], W.reshape(-1))
+        nodes = [node("MatMul", ["x", "deep"], ["d"])]
+        held: dict[str, Any] = {"w": W}
+    else:
+        tensor = None
+        nodes = [node("Reshape", ["v", "sizes"], ["deep"]), node("MatMul", ["x", "deep"], ["d"])]
+        held = {"w": W, "v": W, "sizes": np.array([1] * 70 + [4, 6])}
+    proto = model([*nodes, node("MatMul", ["x", "w"], ["y"])], held).to_proto()
+    proto.graph.initializer.extend([tensor] if tensor is not None else [])
+    found = {site.site.id: (site.status, site.reason) for site in sites(Model.open(proto)).values()}
+    assert found.pop("w") == ("eligible", None)
+    assert found == {
+        "deep" if where == "stored" else "v": (
+            "skipped",
+            "of rank 72, where sn-graph reads 64 at most; reshape it first",
+        )
+    }
+
+
+def test_a_scale_of_more_axes_than_arrays_have() -> None:
+    scale = onnx.helper.make_tensor("s", TensorProto.FLOAT, [1] * 70, [0.5])
+    nodes = [node("DequantizeLinear", ["q", "s"], ["w"]), node("MatMul", ["x", "w"], ["y"])]
+    proto = model(nodes, {"q": np.ones((4, 6), np.int8)}).to_proto()
+    proto.graph.initializer.append(scale)
+    assert only_site(Model.open(proto)).reason == "the scale of its DequantizeLinear is not a constant"

@@ -199,3 +199,14 @@ def test_packed_weights_that_cannot_be_read(attributes: dict[str, Any], reason: 
     held: Weights = {"w": np.zeros((5, 3, 8), np.uint8), "s": np.ones(15, np.float32)}
     found = only_site(model([node("MatMulNBits", ["x", "w", "s"], domain=MICROSOFT, **attributes)], held))
     assert (found.status, reason in (found.reason or "")) == ("skipped", True)
+
+
+@pytest.mark.parametrize("op_type", ["DynamicQuantizeLSTM", "MatMulBnb4", "GatherBlockQuantized"])
+def test_forms_that_are_not_read_are_listed_with_the_reason(op_type: str) -> None:
+    inputs = ["w", "x", "s"] if op_type == "GatherBlockQuantized" else ["x", "w", "s"]
+    found = only_site(model([node(op_type, inputs, domain=MICROSOFT)], {"w": MATRIX, "s": CHANNELS}))
+    assert (found.site.id, found.status) == ("w", "skipped")
+    assert found.reason == (
+        f"stored as integers for {op_type}, whose form sn-graph does not read; "
+        "fold the floating-point model before quantizing it"
+    )

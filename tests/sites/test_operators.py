@@ -69,6 +69,7 @@ INTEGERS = {
     (MICROSOFT, "DynamicQuantizeLSTM"): (1, 2),
     (MICROSOFT, "MatMulNBits"): (1,),
     (MICROSOFT, "MatMulBnb4"): (1,),
+    (MICROSOFT, "GatherBlockQuantized"): (0,),
 }
 
 
