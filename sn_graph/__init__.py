@@ -8,11 +8,13 @@
 
 import sys
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
 
 from sn_graph.version import __version__
 
+TYPE_CHECKING = False  # as typing has it, which takes milliseconds to import, in which Ctrl-C would show a traceback
 if TYPE_CHECKING:
+    from typing import Any
+
     from sn_graph.api import apply, certify, fold, fold_checkpoint, insert, inspect, lift, strip
     from sn_graph.errors import EnvironmentUnavailable, ModelError, SnGraphError, UsageError, VerificationFailed
     from sn_graph.model import Model
@@ -71,7 +73,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     if name not in _HOMES:
         raise AttributeError(f"module 'sn_graph' has no attribute '{name}'")
     from importlib import import_module
@@ -86,7 +88,7 @@ def __dir__() -> list[str]:
 class _Package(ModuleType):
     """The package, whose `certify` is the function: Python binds the subpackage of that name when it is imported."""
 
-    def __setattr__(self, name: str, value: Any) -> None:
+    def __setattr__(self, name: str, value: "Any") -> None:
         if not (name in _HOMES and isinstance(value, ModuleType)):
             super().__setattr__(name, value)
 

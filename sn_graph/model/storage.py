@@ -4,8 +4,9 @@ Opening reads the skeleton only. Saving streams: untouched payloads go from file
 a block at a time. Where no more than payloads changed, the output is the source with those bytes exchanged.
 """
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from enum import StrEnum
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import onnx
 from google.protobuf.message import EncodeError
 from numpy.typing import NDArray
 
-from sn_graph.errors import ModelError, UsageError
+from sn_graph.errors import ModelError, SnGraphError, UsageError
 from sn_graph.model import wire
 from sn_graph.model.external import DataFile, clear_data, external_payload, is_external, set_location
 from sn_graph.model.files import StagedFiles, same_file
@@ -337,3 +338,19 @@ class Model:
         if not edits:
             return [self._source.buffer]
         return exchange_payloads(self._source.buffer, edits)
+
+
+@contextlib.contextmanager
+def watched(*models: Model) -> Iterator[None]:
+    """Raise EnvironmentUnavailable where a file of these models changes within the block.
+
+    That goes before any SnGraphError of the block, because it says more than what came of it.
+    """
+    try:
+        yield
+    except SnGraphError:
+        for model in models:
+            model.require_unchanged()
+        raise
+    for model in models:
+        model.require_unchanged()

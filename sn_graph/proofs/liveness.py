@@ -18,7 +18,7 @@ import onnx
 from numpy.typing import NDArray
 
 from sn_graph.errors import ModelError, VerificationFailed
-from sn_graph.model import Model
+from sn_graph.model import Model, watched
 from sn_graph.runtime.engine import require_provider, run_named
 from sn_graph.runtime.parity import Comparison, Inputs, ParityResult, Side, make_feeds
 from sn_graph.state import Inserted, initial_state, read_inserted, state_names, state_tensors
@@ -113,14 +113,15 @@ def verify_state(
             "so it has no state to check",
             "insert it first, or keep the metadata in the tool that dropped them",
         )
-    (feed,) = make_feeds(model, inputs=inputs, seed=seed, dims=dims)
     rows: list[Comparison] = []
     notes: dict[str, None] = {}
-    for provider in providers:
-        require_provider(provider)
-        found, reasons = _examine(model, inserted, provider, feed, seed)
-        rows += found
-        notes |= dict.fromkeys(reasons)
+    with watched(model):
+        (feed,) = make_feeds(model, inputs=inputs, seed=seed, dims=dims)
+        for provider in providers:
+            require_provider(provider)
+            found, reasons = _examine(model, inserted, provider, feed, seed)
+            rows += found
+            notes |= dict.fromkeys(reasons)
     return LivenessResult(tuple(rows), tuple(notes))
 
 

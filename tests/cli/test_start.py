@@ -208,7 +208,18 @@ CHANGES = {
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="who maps a file that is cut off is killed elsewhere")
-@pytest.mark.parametrize("arguments", [["inspect"], ["fold", "-o"], ["fold", "--no-verify", "-o"], ["insert", "-o"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["inspect"],
+        ["fold", "-o"],
+        ["fold", "--no-verify", "-o"],
+        ["insert", "-o"],
+        ["lift", "-o"],
+        ["verify"],
+        ["certify"],
+    ],
+)
 @pytest.mark.parametrize("change", CHANGES)
 def test_an_input_that_changes_while_it_is_read_is_named(
     change: str, arguments: list[str], program: Cli, tmp_path: Path

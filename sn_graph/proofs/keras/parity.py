@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from sn_graph.errors import ModelError, UsageError
 from sn_graph.frontends.keras import export, load, sidecars
-from sn_graph.model import Model
+from sn_graph.model import Model, watched
 from sn_graph.passes import Insert, InsertOptions
 from sn_graph.plan import load_plan
 from sn_graph.proofs.keras.export import fitting_sizes
@@ -132,12 +132,13 @@ def verify_keras(
     inserted = read_inserted(model)
     rows = Rows(str(path), str(original), rtol, atol)
     reference = load(original)
-    if inputs is None and not dims:
-        dims = fitting_sizes(reference, model)
-    feeds = make_feeds(model, inputs=inputs, seed=seed, dims=dims, steps=steps)
-    if inserted is not None:
-        return _compare_training(model, inserted, reference, feeds, calls, rows, providers)
-    return _compare_inference(model, reference, feeds, rows, providers)
+    with watched(model):
+        if inputs is None and not dims:
+            dims = fitting_sizes(reference, model)
+        feeds = make_feeds(model, inputs=inputs, seed=seed, dims=dims, steps=steps)
+        if inserted is not None:
+            return _compare_training(model, inserted, reference, feeds, calls, rows, providers)
+        return _compare_inference(model, reference, feeds, rows, providers)
 
 
 def _compare_training(

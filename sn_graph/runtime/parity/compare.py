@@ -17,7 +17,7 @@ import onnx
 from numpy.typing import NDArray
 
 from sn_graph.errors import ModelError, UsageError, VerificationFailed
-from sn_graph.model import Model, random_ops
+from sn_graph.model import Model, random_ops, watched
 from sn_graph.runtime.engine import require_provider
 from sn_graph.runtime.parity.difference import difference, tolerances
 from sn_graph.runtime.parity.evidence import doubts
@@ -185,12 +185,13 @@ def verify(
         raise UsageError("no execution provider is named", do="give at least one, such as cpu")
     for provider in providers:
         require_provider(provider)
-    model = Model.open(a)
-    feeds = make_feeds(model, inputs=inputs, seed=seed, dims=dims, steps=steps)
-    results = [
-        compare_sides(left, right, feeds, rtol=rtol, atol=atol)
-        for left, right in _choose_sides(model, None if b is None else Model.open(b), providers)
-    ]
+    model, other = Model.open(a), None if b is None else Model.open(b)
+    with watched(*filter(None, (model, other))):
+        feeds = make_feeds(model, inputs=inputs, seed=seed, dims=dims, steps=steps)
+        results = [
+            compare_sides(left, right, feeds, rtol=rtol, atol=atol)
+            for left, right in _choose_sides(model, other, providers)
+        ]
     notes = dict.fromkeys(note for result in results for note in result.notes)
     return ParityResult(tuple(one for result in results for one in result.comparisons), tuple(notes))
 
