@@ -176,6 +176,16 @@ def test_of_two_outputs_the_one_that_was_written_is_told(
     assert f"({plan} was written all the same)" in line
 
 
+def test_nothing_is_imported_before_an_interruption_is_caught() -> None:
+    """What runs before `sn_graph.cli` is there to catch Ctrl-C would answer it with a traceback."""
+    asked = "import sys; before = {*sys.modules}; import sn_graph; print(*sorted({*sys.modules} - before))"
+    root = str(Path(__file__).parents[2])
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", asked], env={"PYTHONPATH": root}, stdout=subprocess.PIPE, text=True, check=True
+    )
+    assert set(done.stdout.split()) <= {"sn_graph", "sn_graph.version", "types"}
+
+
 def large_model(path: Path) -> Path:
     """Write a model whose weights, 3 × 64 kB, are in a data file."""
     rng = np.random.default_rng(0)
@@ -217,7 +227,6 @@ CHANGES = {
         ["insert", "-o"],
         ["lift", "-o"],
         ["verify"],
-        ["certify"],
     ],
 )
 @pytest.mark.parametrize("change", CHANGES)
