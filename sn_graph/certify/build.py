@@ -305,7 +305,8 @@ class _Builder:
         operands: dict[str, Operand] = {}
         for value in question.sources:
             shape = self._shape(value, sizes)
-            operands[value.name] = Operand(value.name, shape, dynamic=self._is_open(value, open_))
+            dtype = helper.tensor_dtype_to_np_dtype(value.element_type)
+            operands[value.name] = Operand(value.name, shape, dynamic=self._is_open(value, open_), dtype=dtype)
         for value in question.others:
             operands[value.name] = self._parameter(value, sizes, open_)
         walk = Walk(self._model, operands, others)
@@ -331,9 +332,8 @@ class _Builder:
         if value.element_type == TensorProto.UNDEFINED:
             raise ModelError(f"input '{value.name}' is a {value.type}", "for which no rule is known")
         array = _example(value, shape)
-        is_float = value.element_type in FLOATS
         return Operand(
-            value.name, shape, array, frozenset({f"input '{value.name}'"}), self._is_open(value, open_), is_float
+            value.name, shape, array, frozenset({f"input '{value.name}'"}), self._is_open(value, open_), array.dtype
         )
 
     def _network(

@@ -248,7 +248,7 @@ class Walk:
             start, end = node.integer("start", 0), node.attribute("end", onnx.AttributeProto.INT)
             array, open_ = sizes[start:end], open_[start:end]
         depends = frozenset({SIZES}) if open_.any() else frozenset[str]()
-        return Operand(result, array.shape, array, depends, is_float=False, open=open_)
+        return Operand(result, array.shape, array, depends, dtype=array.dtype, open=open_)
 
     def _constants(self, node: Node, results: Sequence[str], operands: Sequence[Operand | None]) -> Sequence[Operand]:
         """Evaluate a node that reads constants only."""
@@ -333,7 +333,8 @@ class Walk:
             dynamic = False
         self._steps += steps
         self._by_result.update((step.result, step) for step in steps)
-        found = {step.result: Operand(step.result, step.shape, dynamic=dynamic) for step in steps}
+        dtype = next(one.dtype for one in operands if one is not None and not one.is_constant)
+        found = {step.result: Operand(step.result, step.shape, dynamic=dynamic, dtype=dtype) for step in steps}
         self.shapes.update((step.result, step.shape) for step in steps)
         if dynamic:
             self.dynamic.update(found)
@@ -379,8 +380,7 @@ def _constant(
     dynamic: bool = False,
     open_: NDArray[np.bool_] | None = None,
 ) -> Operand:
-    is_float = array.dtype.kind == "f" or array.dtype.name == "bfloat16"
-    return Operand(name, array.shape, array, depends, dynamic, is_float, open_)
+    return Operand(name, array.shape, array, depends, dynamic, array.dtype, open_)
 
 
 def _goes_on(node: Node, operands: Sequence[Operand | None]) -> bool:

@@ -9,10 +9,11 @@ What a node does is asked of the operator itself, with the elements' places in p
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import AttributeProto, TensorProto
+from onnx import AttributeProto, TensorProto, helper
 
 from sn_graph.certify.steps import (
     ROUNDED,
@@ -53,16 +54,17 @@ def _cast(call: Call) -> Made:
 def _converted(call: Call, code: int) -> Made:
     # FLOAT, FLOAT16, DOUBLE, BFLOAT16: the function that is certified is that of real numbers, which they round.
     if code in (1, 10, 11, 16):
-        return call.varying()
+        return replace(call.varying(), dtype=helper.tensor_dtype_to_np_dtype(code))
     raise NoBound("a cast to whole numbers is a step function, whose value jumps")
 
 
 def _cast_like(call: Call) -> Made:
     like = call.operand(1)
-    if call.operand(0).is_constant and like.is_float:
-        return call.operand(0)
-    if like.array is None or like.array.dtype.kind == "f" or like.array.dtype.name == "bfloat16":
-        return call.varying()
+    x = call.operand(0)
+    if x.array is not None:
+        return replace(x, array=x.array.astype(like.dtype), dtype=like.dtype)
+    if like.is_float:
+        return replace(x, dtype=like.dtype)
     raise NoBound("a cast to whole numbers is a step function, whose value jumps")
 
 

@@ -28,6 +28,8 @@ SIZES = "a size"
 ROUNDED = "a size, in steps"
 """What they depend on besides, where arithmetic made them that may do something else from some size on."""
 
+_FLOAT: np.dtype[Any] = np.dtype(np.float32)
+
 
 @dataclass(frozen=True, eq=False)
 class Operand:
@@ -40,7 +42,7 @@ class Operand:
         depends: What a constant's elements follow from, besides what the file holds: `SIZES`, or "input 'mask'".
             `array` are then the elements at the sizes, and for values of those inputs, that the network stands for.
         dynamic: Whether some of its sizes may be others.
-        is_float: Whether its elements are floats.
+        dtype: Its type in the graph.
         open: Which elements of a constant that depends on `SIZES` do; None where all do, or none.
     """
 
@@ -49,8 +51,13 @@ class Operand:
     array: NDArray[Any] | None = None
     depends: frozenset[str] = frozenset()
     dynamic: bool = False
-    is_float: bool = True
+    dtype: np.dtype[Any] = _FLOAT
     open: NDArray[np.bool_] | None = None
+
+    @property
+    def is_float(self) -> bool:
+        """Whether its elements are floats."""
+        return self.dtype.kind == "f" or self.dtype.name == "bfloat16"
 
     @property
     def is_constant(self) -> bool:
