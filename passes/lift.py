@@ -112,6 +112,7 @@ class Lift(Pass[LiftOptions]):
                 records.append(record)
                 if carried is not None:
                     carries[found.slot.place] = carried, found.k or self.options.power_iterations
+            model.let_go()
             progress("lifting", done + 1, len(plan.sites))
         settled = settling.finish()
         going_on, state = _carried(carries, settled)

@@ -132,8 +132,8 @@ def _unit(x: Array) -> Array:
 class SoftCap:
     """A hook: W / max(1, σ/c); it iterates in training."""
 
-    def __init__(self, cap: float) -> None:
-        self.cap = cap
+    def __init__(self, cap: float, k: int) -> None:
+        self.cap, self.k = cap, k
 
     def __call__(self, module: Any, _: Any) -> None:
         """Put the normalized weight in its place."""
@@ -141,8 +141,9 @@ class SoftCap:
         matrix = weight.flatten(1)
         if module.training:
             with torch.no_grad():
-                v.copy_(nn.functional.normalize(torch.mv(matrix.t(), u), dim=0))
-                u.copy_(nn.functional.normalize(torch.mv(matrix, v), dim=0))
+                for _ in range(self.k):
+                    v.copy_(nn.functional.normalize(torch.mv(matrix.t(), u), dim=0))
+                    u.copy_(nn.functional.normalize(torch.mv(matrix, v), dim=0))
         sigma = torch.dot(u, torch.mv(matrix, v))
         module.weight = weight / torch.max(torch.ones(1), sigma / self.cap)
 
@@ -153,6 +154,7 @@ class Network(nn.Module):
     def __init__(self, rng: np.random.Generator) -> None:
         super().__init__()
         self.axes = int(rng.integers(0, 4))
+        self.k = int(rng.choice([1, 1, 2, 3]))  # one for all, because an export in eval does not tell of it
         self.known: list[Layer] = []
         body: list[Any] = []
         channels = self.channels = int(rng.choice([1, 3, 4, 6]))
@@ -184,7 +186,7 @@ class Network(nn.Module):
         return kind(before, after, size, padding=size, dilation=int(rng.integers(1, 3)), **options), 0
 
     def _normalized(self, rng: np.random.Generator, layer: Any, dim: int) -> Any:
-        way, k = str(rng.choice(WAYS)), int(rng.choice([1, 1, 1, 2, 3]))
+        way, k = str(rng.choice(WAYS)), self.k
         simple = getattr(layer, "stride", (1,)) == (1,) * max(1, self.axes) and getattr(layer, "groups", 1) == 1
         if way == "bar" and not (isinstance(layer, nn.Linear) or (self.axes == 2 and simple)):
             way = "hook"  # the wrapper passes no options on
@@ -202,9 +204,10 @@ class Network(nn.Module):
         elif way == "weight norm":
             made = parametrizations.weight_norm(layer) if rng.random() < 0.5 else nn.utils.weight_norm(layer)
         elif way == "bar":
+            k = int(rng.integers(1, 4))  # which it iterates in eval too, so that its export tells of it
             made, dim = Bar(layer, k), 0
         elif way == "cap":
-            made, dim, k = _capped(layer, cap), 0, 1
+            made, dim = _capped(layer, SoftCap(cap, k)), 0
         else:
             made = layer
         self.known.append(Layer(made, way, dim, k, cap))
@@ -218,13 +221,13 @@ class Network(nn.Module):
         return self.head(x)
 
 
-def _capped(layer: Any, cap: float) -> Any:
+def _capped(layer: Any, cap: SoftCap) -> Any:
     weight = layer._parameters.pop("weight")
     layer.register_parameter("weight_orig", weight)
     layer.register_buffer("weight_u", nn.functional.normalize(torch.randn(weight.shape[0]), dim=0))
     layer.register_buffer("weight_v", nn.functional.normalize(torch.randn(weight.numel() // weight.shape[0]), dim=0))
     layer.weight = weight.data
-    layer.register_forward_pre_hook(SoftCap(cap))
+    layer.register_forward_pre_hook(cap)
     return layer
 
 
@@ -270,6 +273,11 @@ class Trial:
             _exported(module, self.x, self.export, EXPORTERS[self.exporter], self.train)
         except Exception as error:
             self.tell("export", f"not exported: {type(error).__name__}")
+            return
+        try:
+            self.wanted = _run(self.export, self.x)
+        except Exception as error:
+            self.tell("export", f"not run: {str(error)[-120:]}")
             return
         self.slots = dict(computed_slots(self.export))
         self.inspected()
@@ -340,7 +348,7 @@ class Trial:
         if code:
             self.tell("lift", f"exit {code}: {err.strip()}")
             return
-        wrong = _differs(_run(path, self.x), _run(self.export, self.x))
+        wrong = _differs(_run(path, self.x), self.wanted)
         left = dict(computed_slots(path))
         for name, array in left.items():
             layer = self.layer_of(array)
@@ -383,7 +391,7 @@ class Trial:
     def inserted(self) -> None:
         """Judge lift --to insert, and strip of what it made."""
         path, back = self.folder / "inserted.onnx", self.folder / "stripped.onnx"
-        code, out, err = self.command("lift", self.export, "-o", path, "--to", "insert", "--json")
+        code, out, err = self.command("lift", self.export, "-o", path, "--to", "insert", "--json", *self.options())
         if code:
             self.tell("insert", f"exit {code}: {err.strip()}")
             return
@@ -410,6 +418,10 @@ class Trial:
                 if not any(_alike(whole * factor, one) for one in stored for factor in factors):
                     wrong = f"W of {name} is not in the stripped file"
         self.tell("strip", wrong)
+
+    def options(self) -> tuple[object, ...]:
+        """Return what the export does not tell."""
+        return () if self.train else ("--power-iterations", self.module.k)
 
     def _runs(self, path: Path) -> str | None:
         session = sn.StatefulSession(path)
@@ -524,7 +536,7 @@ def _alike(array: NDArray[Any], other: NDArray[Any]) -> bool:
     return bool(np.abs(left - right).max(initial=0.0) <= 2e-6 * np.abs(left).max(initial=0.0))
 
 
-UNJUDGED = ("not exported", "nothing to insert", "some were folded")
+UNJUDGED = ("not exported", "not run", "nothing to insert", "some were folded")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -545,7 +557,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with _folder(options.keep, seed) as folder:
             trial = Trial(seed, folder)
             with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
-                trial.run()
+                try:
+                    trial.run()
+                except Exception as error:
+                    trial.tell("trial", f"{type(error).__name__}: {str(error)[-200:]}")
         for what, verdict in trial.verdicts:
             kept = next((one for one in UNJUDGED if verdict.startswith(one)), None)
             bad = verdict != "right" and kept is None

@@ -50,6 +50,7 @@ MAX_RANK = 64
 """The axes that an array of numpy may have; tensors of more are not read."""
 
 _MAX_VARINT = 10  # bytes
+_LARGE_FILE = 1 << 26
 # To open a file for reading: a pipe without a writer would else be waited for.
 READING = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 
@@ -87,6 +88,12 @@ class Source:
         if hasattr(mmap, "MADV_SEQUENTIAL"):
             content.madvise(mmap.MADV_SEQUENTIAL)  # weights are read from end to end: a cold file goes 1.2x faster
         return cls(memoryview(content), path, there)
+
+    def let_go(self) -> None:
+        """Give back the memory of what was read of a large file; what is asked for again is read again."""
+        content = self.buffer.obj if isinstance(self.buffer, memoryview) else None
+        if isinstance(content, mmap.mmap) and len(content) >= _LARGE_FILE and hasattr(mmap, "MADV_DONTNEED"):
+            content.madvise(mmap.MADV_DONTNEED)
 
     def require_unchanged(self) -> None:
         """Raise EnvironmentUnavailable where the file is not the one that was mapped, or was written to since."""

@@ -26,6 +26,7 @@ from sn_graph.model.tensors import walk_tensors
 from sn_graph.progress import Progress, silent
 
 PROTOBUF_LIMIT = 2**31 - 1
+_KEPT = 1 << 26  # bytes that are written before those that were read for them are let go
 # The fields that lead to initializers of the graph and of subgraphs. In Constant nodes, functions and training info,
 # not even onnx itself looks for external data.
 _READ_BY_ALL = frozenset({7, 1, 5, 6, 11})
@@ -248,11 +249,14 @@ class Model:
         """
         self._refuse_own_data(Path(path))
         staged = StagedFiles(Path(path), sync)
-        total = written = 0
+        total = written = kept = 0
 
         def tick(count: int) -> None:
-            nonlocal written
-            written += count
+            nonlocal written, kept
+            written, kept = written + count, kept + count
+            if kept >= _KEPT:
+                self.let_go()
+                kept = 0
             progress("writing", written, total)
 
         try:
@@ -273,6 +277,11 @@ class Model:
         """Raise EnvironmentUnavailable where a file that the model is read from was changed, replaced or deleted."""
         for source in (self._source, *self._files.values()):
             source.require_unchanged()
+
+    def let_go(self) -> None:
+        """Give back the memory of what was read of large files; arrays that are views of them stay valid."""
+        for source in (self._source, *self._files.values()):
+            source.let_go()
 
     def _refuse_own_data(self, target: Path) -> None:
         for path in self._files:

@@ -3,7 +3,7 @@
 Structure: every node and tensor of the written file is the source's, but for the arithmetic that is gone and the
 weights that stand for it. Weights: onnxruntime computes the arithmetic of the source by itself, and gives what is
 stored now; with exact σ, the matrix of each stored weight has the norm that was promised. Run: the outputs are the
-source's.
+source's; of a large model, which onnxruntime would hold several times over, the other two are the proof.
 """
 
 from collections.abc import Mapping
@@ -14,15 +14,15 @@ import ml_dtypes
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from sn_graph.errors import ModelError, UsageError, VerificationFailed
-from sn_graph.model import Graph, Model, Node, constants_by_key, random_ops
+from sn_graph.model import Graph, Model, Node, constants_by_key, random_ops, walk_tensors
 from sn_graph.passes import LiftedSigma, LiftResult
 from sn_graph.proofs.proof import Proof, Terms
 from sn_graph.recognise import Explanation
 from sn_graph.rewrite import Settled
-from sn_graph.runtime import Side, compare_sides, make_feeds
+from sn_graph.runtime import Side, compare_sides, make_feeds, with_given_weights
 from sn_graph.sites import cast_type
 from sn_graph.spectral.matrix import spectral_norm
 
@@ -46,21 +46,33 @@ def prove_lift(result: LiftResult, source: Model, written: Path, terms: Terms) -
         return Proof("structure", f"it draws random numbers ({', '.join(drawn)}), so no two runs agree")
     try:
         passed = frozenset() if exact else _check_weights(source, model, result.settled)
+        if _size(source) > _WHOLE and not any(one.scope for one in result.settled):
+            return _loaded(model, exact)
         feeds = make_feeds(source, dims=terms.dims)
-        list(Side(source, "the original", optimize=False).run(feeds))
+        original = _side(source, "the original")
+        list(original.run(feeds))
     except (ModelError, UsageError) as error:
         return Proof("structure", f"the original can't be run, so there is nothing to compare with: {error.reason}")
-    lifted = Side(model, "the lifted model", optimize=False)
+    lifted = _side(model, "the lifted model")
     try:
         if exact:
             list(lifted.run(feeds))
             return Proof("run", "its outputs are not the export's, because σ is exact: each stored norm was looked at")
-        original = Side(source, "the original", optimize=False)
         parity = compare_sides(original, lifted, feeds, rtol=terms.rtol, atol=terms.atol, passed=passed)
     except ModelError as error:
         raise VerificationFailed("the lifted model does not run", str(error)) from None
     parity.raise_if_different()
     return Proof("run", parity.doubt, parity=parity)
+
+
+def _loaded(model: Model, exact: bool) -> Proof:
+    """Return the proof of a large model: every weight was looked at, all else is the source's, and it can be loaded."""
+    try:
+        _side(model, "the lifted model").open()
+    except ModelError as error:
+        raise VerificationFailed("the lifted model can't be loaded", str(error)) from None
+    looked = "each stored norm was looked at" if exact else "onnxruntime computed each weight as the original does"
+    return Proof("run", f"{looked}; all else is the original's, and was not run as a whole")
 
 
 def prove_carried(lifted: LiftResult) -> None:
@@ -84,20 +96,18 @@ def prove_carried(lifted: LiftResult) -> None:
             continue
         arithmetic = _arithmetic(source, one.value)
         try:
-            run = Side(arithmetic, "the original's weights", optimize=False).run([{}])
-            made = next(iter(run))[one.value]
+            made = next(iter(_side(arithmetic, "the original's weights").run([{}])))[one.value]
         except ModelError:
             return  # then the insertion's own proof says that nothing can be run
-        weight = lifted.model.array(stored[one.holder, one.name]).astype(np.float64)
+        weight = lifted.model.array(stored[one.holder, one.name])
         # Where there is a cap, the gain is in the stored weight, and in its σ.
         sigma = explanation.sigma_graph * (explanation.gain if target.clip else 1.0)
         divisor = sigma / target.bound
-        wanted = weight / (max(1.0, divisor) if target.clip else divisor)
-        unit, computed = max(map(_unit, [made.dtype, *_types(arithmetic)])), made.astype(np.float64)
-        if wanted.shape != computed.shape or not (
-            np.abs(wanted - computed).max(initial=0.0) <= max(_CARRIED, 4 * unit) * np.abs(computed).max(initial=0.0)
-        ):
+        divisor = max(1.0, divisor) if target.clip else divisor
+        unit = max(map(_unit, [made.dtype, *_types(arithmetic)]))
+        if weight.shape != made.shape or not _close(weight, made, max(_CARRIED, 4 * unit), divisor):
             raise VerificationFailed(f"weight '{one.name}' and its norm are not those of the original")
+        source.let_go()
 
 
 # An eps beside a cap is not carried on: torch's soft caps add 1e-5.
@@ -155,16 +165,55 @@ def _check_weights(source: Model, model: Model, settled: tuple[Settled, ...]) ->
     stored = constants_by_key(model.graph)
     for value, one in wanted.items():  # one at a time, for they may be large
         arithmetic = _arithmetic(source, value)
-        part = Side(arithmetic, "the original's weights", optimize=False)
+        types = _types(arithmetic)
+        part = _side(arithmetic, "the original's weights")
         array, computed = model.array(stored[one.holder, one.name]), next(iter(part.run([{}])))[value]
         if array.dtype != computed.dtype or array.shape != computed.shape:
             raise VerificationFailed(f"weight '{one.name}' has not the shape and type that the original computes")
-        left, right = array.astype(np.float64), computed.astype(np.float64)
-        eps = max(_unit(array.dtype), *map(_unit, _types(arithmetic)))  # σ is rounded to the narrowest
-        if not np.abs(left - right).max(initial=0.0) <= max(_CLOSE, 4 * eps) * np.abs(right).max(initial=0.0):
+        eps = max(_unit(array.dtype), *map(_unit, types))  # σ is rounded to the narrowest
+        if not _close(array, computed, max(_CLOSE, 4 * eps)):
             raise VerificationFailed(f"weight '{one.name}' is not what the original computes")
-        passed.update(dtype for dtype in _types(arithmetic) if _unit(dtype))
+        passed.update(dtype for dtype in types if _unit(dtype))
+        source.let_go()
+        model.let_go()
     return frozenset(passed)
+
+
+def _side(model: Model, label: str) -> Side:
+    """Return a model without optimizations, a large one without copies of its weights in onnxruntime's memory."""
+    side = Side(model, label, optimize=False)
+    if _size(model) < _LARGE:
+        return side
+    given = with_given_weights(side)
+    try:
+        given.open()
+    except ModelError:  # a kernel wants a constant
+        return side
+    return given
+
+
+def _size(model: Model) -> int:
+    """Return the bytes of a model's tensors."""
+    payloads = (model.payload(tensor) for _, tensor in walk_tensors(model.proto))
+    return sum(payload.size for payload in payloads if payload is not None)
+
+
+_LARGE, _WHOLE = 1 << 25, 1 << 27  # bytes of tensors
+
+
+def _close(array: NDArray[Any], other: NDArray[Any], close: float, divisor: float = 1.0) -> bool:
+    """Say whether two arrays of one shape, the first divided, agree to a part of the largest element of the second."""
+    left, right = array.reshape(-1), other.reshape(-1)
+    far = largest = 0.0
+    for start in range(0, left.size, _BLOCK):  # so that no large copy is made in float64
+        one = left[start : start + _BLOCK].astype(np.float64) / divisor
+        two = right[start : start + _BLOCK].astype(np.float64)
+        far = max(far, float(np.abs(one - two).max()))
+        largest = max(largest, float(np.abs(two).max()))
+    return far <= close * largest
+
+
+_BLOCK = 1 << 18  # elements
 
 
 def _types(model: Model) -> list[np.dtype[Any]]:
@@ -193,29 +242,18 @@ def _arithmetic(source: Model, value: str) -> Model:
         elif maker.order not in nodes:
             nodes[maker.order] = maker
             waiting += filter(None, maker.proto.input)
-    tensors = [
-        numpy_helper.from_array(np.array(source.array(tensor)), name)
-        for name, tensor in graph.main.initializers.items()
-        if name in names
-    ]
-    made = [_whole(source, nodes[order].proto) for order in sorted(nodes)]
-    outputs = [helper.make_value_info(value, onnx.TypeProto())]
-    proto = helper.make_model(helper.make_graph(made, "weights", [], outputs, tensors))
-    del proto.opset_import[:]
-    proto.opset_import.extend(source.proto.opset_import)
-    proto.ir_version = max(4, source.proto.ir_version)
-    proto.functions.extend(source.proto.functions)
-    return Model.open(proto)
-
-
-def _whole(source: Model, node: onnx.NodeProto) -> onnx.NodeProto:
-    """Return a copy of a node with the data of its tensors in it."""
-    copy = onnx.NodeProto()
-    copy.CopyFrom(node)
-    for mine, theirs in zip(copy.attribute, node.attribute, strict=True):
-        if theirs.HasField("t"):
-            mine.t.CopyFrom(numpy_helper.from_array(np.array(source.array(theirs.t)), theirs.t.name))
-    return copy
+    part = source.copy()
+    body = part.proto.graph
+    kept = [tensor for tensor in body.initializer if tensor.name in names]
+    made = [nodes[order].proto for order in sorted(nodes)]
+    for field in (body.initializer, body.node, body.input, body.output, body.value_info, part.proto.metadata_props):
+        del field[:]
+    body.initializer.extend(kept)
+    body.node.extend(made)
+    body.output.add().name = value
+    part.proto.ir_version = max(4, part.proto.ir_version)
+    part.edited()
+    return part
 
 
 def _check_norms(result: LiftResult, model: Model) -> None:
@@ -235,6 +273,7 @@ def _check_norms(result: LiftResult, model: Model) -> None:
         norm, eps = spectral_norm(matrix), float(ml_dtypes.finfo(matrix.dtype).eps)  # type: ignore[no-untyped-call]
         if not abs(norm - promised) <= promised * (_EXACT + eps * np.sqrt(min(matrix.shape))):
             raise VerificationFailed(f"weight '{one.name}' has norm {norm:.9g} where {promised:.9g} was promised")
+        model.let_go()
 
 
 def _matrix(found: Explanation, array: NDArray[Any]) -> NDArray[np.generic] | None:

@@ -27,7 +27,12 @@ def recognise(model: Model, sites: Iterable[Site]) -> dict[str, Explanation]:
         sites: Its sites, as `find_sites` gives them; those that the graph does not compute are passed over.
     """
     recogniser = _Recogniser(model)
-    return _by_turns({site.id: recogniser.explain(site) for site in sites if site.is_computed})
+    found = {}
+    for site in sites:
+        if site.is_computed:
+            found[site.id] = recogniser.explain(site)
+            model.let_go()
+    return _by_turns(found)
 
 
 def _by_turns(found: dict[str, Explanation]) -> dict[str, Explanation]:

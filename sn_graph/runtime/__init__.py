@@ -11,6 +11,7 @@ from sn_graph.runtime.parity import (
     make_feeds,
     make_inputs,
     verify,
+    with_given_weights,
 )
 
 __all__ = [
@@ -27,4 +28,5 @@ __all__ = [
     "parse_providers",
     "run_named",
     "verify",
+    "with_given_weights",
 ]

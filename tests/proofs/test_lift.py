@@ -9,8 +9,11 @@ import pytest
 from onnx import numpy_helper
 
 import sn_graph as sn
+from sn_graph.choices import LiftedSigmaChoice
 from sn_graph.passes import LiftResult, PassResult
 from sn_graph.proofs import Terms, prove, save
+from sn_graph.proofs import lift as proof_of_lift
+from sn_graph.runtime import with_given_weights
 from tests.support.builders import drawn, node
 from tests.support.exported import convolution, in_eval
 
@@ -85,3 +88,21 @@ def test_a_weight_that_is_rounded_to_half_precision_behind_its_normalization(tmp
     source = convolution((nodes, weights), reads="wide")
     for to in ("fold", "insert"):
         assert save(sn.lift(source, to=to), tmp_path / "out.onnx").verified == "run"
+
+
+@pytest.mark.parametrize(("name", "factor"), [("c.weight", 1.0001), ("c.bias", 1.01)])
+@pytest.mark.parametrize("sigma", ["graph", "exact"])
+def test_a_large_model_is_proved_a_weight_at_a_time(
+    sigma: LiftedSigmaChoice, name: str, factor: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proof_of_lift, "_LARGE", 0)
+    monkeypatch.setattr(proof_of_lift, "_WHOLE", 0)
+    monkeypatch.setattr(with_given_weights, "__defaults__", (1,))  # a large tensor has a byte or more
+    result = sn.lift(convolution(in_eval(drawn(8, 6, 3, 3))), sigma=sigma)
+    path = tmp_path / "lifted.onnx"
+    proof = save(result, path)
+    assert proof.verified == "run"
+    assert "not run as a whole" in str(proof.note)
+    change(path, name, factor)
+    with pytest.raises(sn.VerificationFailed):
+        prove(result, path, Terms())

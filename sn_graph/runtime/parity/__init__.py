@@ -3,6 +3,7 @@
 from sn_graph.runtime.parity.compare import Comparison, Inputs, ParityResult, compare, compare_sides, make_feeds, verify
 from sn_graph.runtime.parity.difference import difference, tolerances
 from sn_graph.runtime.parity.evidence import doubts
+from sn_graph.runtime.parity.given import with_given_weights
 from sn_graph.runtime.parity.inputs import load_inputs, make_inputs
 from sn_graph.runtime.parity.rows import Rows, distance
 from sn_graph.runtime.parity.side import Side
@@ -25,4 +26,5 @@ __all__ = [
     "signature",
     "tolerances",
     "verify",
+    "with_given_weights",
 ]

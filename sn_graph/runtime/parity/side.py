@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +33,7 @@ class Side:
         optimize: Whether onnxruntime may rewrite the graph.
         tf32: CUDA only: whether TensorFloat-32 is allowed.
         overrides: Arrays to replace initializers by, under their names; they turn optimizations off.
+        weights: Arrays that each run is given under names of the model's inputs, which are not the client's.
     """
 
     model: Model
@@ -41,6 +42,7 @@ class Side:
     optimize: bool = True
     tf32: bool = False
     overrides: Mapping[str, NDArray[Any]] | None = None
+    weights: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     @cached_property
     def inserted(self) -> Inserted | None:
@@ -50,7 +52,8 @@ class Side:
     @cached_property
     def signature(self) -> Signature:
         """The inputs to feed and the outputs to compare, without the state."""
-        return client_signature(self.model.proto.graph, self.inserted)
+        found = client_signature(self.model.proto.graph, self.inserted)
+        return replace(found, inputs=tuple(value for value in found.inputs if value.name not in self.weights))
 
     @property
     def state_outputs(self) -> set[str]:
@@ -92,7 +95,7 @@ class Side:
         pairs = state_names(self.inserted)[0] if self.inserted is not None else {}
         state = initial_state(self.model, self.inserted) if self.inserted is not None else {}
         for feed in feeds:
-            outputs = run_named(session, {**state, **feed}, label=self.label)
+            outputs = run_named(session, {**self.weights, **state, **feed}, label=self.label)
             state = {name: outputs[following] for name, following in pairs.items()}
             yield outputs
 
