@@ -30,6 +30,7 @@ class Settings:
         verbose, quiet, debug: What the flags of these names say.
         json: Whether the answer is printed as data, and not as a table.
         answer: What is known so far.
+        urls: What files are called that are at hand as copies, by the copies' paths.
     """
 
     verbose: bool = False
@@ -37,6 +38,7 @@ class Settings:
     debug: bool = False
     json: bool = False
     answer: dict[str, Any] = field(default_factory=dict, compare=False)
+    urls: dict[str, str] = field(default_factory=dict, compare=False)
 
     def merged(self, verbose: bool, quiet: bool, debug: bool, json: bool) -> "Settings":
         """Return these settings with those given behind the command."""
@@ -49,7 +51,19 @@ class Settings:
     def say(self, message: str) -> None:
         """Print a line to stderr, unless --quiet."""
         if not self.quiet:
-            _to_stderr(message)
+            _to_stderr(self.named(message))
+
+    def named(self, told: Any) -> Any:
+        """Return a text, or data with texts in them, in which copies are called by their URLs."""
+        if not self.urls:
+            return told
+        if isinstance(told, str):
+            for path, url in self.urls.items():
+                told = told.replace(path, url)
+            return told
+        if isinstance(told, dict):
+            return {key: self.named(value) for key, value in told.items()}
+        return [self.named(value) for value in told] if isinstance(told, list | tuple) else told
 
     def explain(self, message: str) -> None:
         """Print a line to stderr under --verbose."""

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from sn_graph.cli.console import Settings, new_table, number, plain_text, print_rich
-from sn_graph.cli.declare import Described, Option, gathered, group_parameters, parameters, places
-from sn_graph.cli.places import at_hand, call
+from sn_graph.cli.declare import Described, Option, group_parameters, parameters, places
+from sn_graph.cli.places import call
 from sn_graph.errors import ModelError, SnGraphError, UsageError, VerificationFailed
 from sn_graph.progress import Progress, silent
 
@@ -121,8 +121,7 @@ class CommandWork:
         values = {**self.values, first: path, **({} if output is None else {"output": output})}
         with files_put_in_place() as written:
             try:
-                with at_hand(function, values, settings) as (here, _):
-                    function(settings=settings, **gathered(function, here))
+                call(function, values, settings)
             except Exception as error:
                 return Ending(settings.answer, failure_of(error).after(written).to_json())
         return Ending(settings.answer)

@@ -46,7 +46,8 @@ class DaskWorkers:
         """Yield each task with its result as it is done; more may be given meanwhile."""
         from distributed import as_completed
 
-        coming = as_completed(self._mapped())
+        with self._client.as_current():
+            coming = as_completed(self._mapped())
         for future in coming:
             task = self._futures.pop(future)
             yield task, _result(task, future)
