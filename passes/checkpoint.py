@@ -8,7 +8,6 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from sn_graph.errors import ModelError, UsageError
 from sn_graph.model.checkpoint import Checkpoint, StoredTensor, stage_scaled
+from sn_graph.model.remote import placed
 from sn_graph.norms import (
     CHECKPOINT_CONVENTION,
     CHECKPOINT_REASON,
@@ -89,7 +89,7 @@ class CheckpointResult:
     @property
     def report(self) -> Report:
         """What was done."""
-        return Report.of(str(self.checkpoint.path), {}, CHECKPOINT_CONVENTION, CHECKPOINT_REASON, self.sites)
+        return Report.of(self.checkpoint.name, {}, CHECKPOINT_CONVENTION, CHECKPOINT_REASON, self.sites)
 
     @property
     def idle(self) -> bool:
@@ -98,7 +98,7 @@ class CheckpointResult:
 
     def save(self, path: str | os.PathLike[str], progress: Progress = silent) -> None:
         """Write the file, atomically, without proving it; `sn_graph.proofs.save_checkpoint` proves it first."""
-        with stage_scaled(self.checkpoint, self.factors, Path(path), progress) as staged:
+        with placed(path, progress) as place, stage_scaled(self.checkpoint, self.factors, place, progress) as staged:
             staged.commit(tidy=False)
 
 

@@ -22,6 +22,7 @@ from sn_graph.choices import (
 from sn_graph.errors import EnvironmentUnavailable, ModelError, UsageError
 from sn_graph.model import Model
 from sn_graph.model.checkpoint import Checkpoint, is_checkpoint
+from sn_graph.model.remote import Held, is_url, local_path
 from sn_graph.norms import Base, SigmaMethod, base_of_checkpoint, base_of_model, plan_state
 from sn_graph.norms import inspect as measure_norms
 from sn_graph.norms import inspect_checkpoint as measure_checkpoint
@@ -129,7 +130,7 @@ def inspect(
     if is_checkpoint(source):
         chosen = _names_alone(options)
         return measure_checkpoint(
-            Checkpoint.open(source),
+            _checkpoint(source),
             progress,
             upper=_is_upper(sigma),
             per_head=per_head,
@@ -162,10 +163,19 @@ def _is_upper(sigma: MeasureChoice) -> bool:
     return sigma == "upper"
 
 
+def _checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
+    """Open a checkpoint by its path or URL."""
+    place = local_path(source) if isinstance(source, str) else source
+    if not isinstance(place, str) or not is_url(place):
+        return Checkpoint.open(place)
+    held = Held(place)
+    return replace(Checkpoint.open(held.path), url=place, held=held)
+
+
 def base_of(against: Source, options: PlanOptions) -> Base:
     """Return the weights of a base, by the matrices that the same options take of them."""
     if is_checkpoint(against):
-        return base_of_checkpoint(Checkpoint.open(against))
+        return base_of_checkpoint(_checkpoint(against))
     opened = Opened.of(against)
     alike = PlanOptions(convention=options.get("convention"), op_types=options.get("op_types") or ())
     return base_of_model(opened.model, build_plan(opened.model, **alike))
@@ -286,7 +296,7 @@ def fold_checkpoint(
         raise UsageError(
             f"{os.fspath(path)} can't be written again", "because it is not one .safetensors file", "give its files"
         )
-    return fold_weights(Checkpoint.open(path), chosen, progress)
+    return fold_weights(_checkpoint(path), chosen, progress)
 
 
 def _require_known(function: str, options: Mapping[str, Any], without: Sequence[str] = ()) -> None:

@@ -32,12 +32,6 @@ class DaskWorkers:
         self._futures: dict[Future, Task] = {}
         self._given: list[Task] = []
 
-    @property
-    def width(self) -> int:
-        """How many tasks are done at once."""
-        count: int = sum(self._client.ncores().values())
-        return max(1, count)
-
     def submit(self, task: Task) -> None:
         """Take a task."""
         self._given.append(task)

@@ -85,7 +85,11 @@ def find_inputs(
 
 
 def _key(location: str) -> str:
-    return location if is_url(location) else os.path.abspath(location)
+    """Return what a file is told by: its name in its folder, links to which a glob's ** has followed."""
+    if is_url(location):
+        return location
+    folder, name = os.path.split(os.path.abspath(location))
+    return os.path.join(os.path.realpath(folder), name)
 
 
 def _expanded(argument: str, suffixes: Sequence[str], output: str | None) -> Iterator[Input]:
@@ -96,7 +100,7 @@ def _expanded(argument: str, suffixes: Sequence[str], output: str | None) -> Ite
         places, base = _below(argument, suffixes), Path(argument)
     elif _is_glob(argument):
         # Sorted, so that a run is as the one before it.
-        matches = sorted(glob.glob(argument, recursive=True, include_hidden=False))
+        matches = sorted(glob.glob(argument, recursive=True), key=lambda place: (place.count(os.sep), place))
         files = [Path(place) for place in matches if os.path.isfile(place)]
         folders = [Path(place) for place in matches if os.path.isdir(place)] if not files else []
         places = _whole([*files, *(each for folder in folders for each in _below(folder, suffixes))])

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from sn_graph.errors import UsageError
+from sn_graph.fleet.here import Here
 from sn_graph.fleet.inputs import Input
 from sn_graph.fleet.ledger import Ledger, Line
 from sn_graph.fleet.task import DivisibleWork, Division, Ending, Result, Task, Unchanged, Work, fingerprint_of, line_of
@@ -35,10 +36,6 @@ class Outcome:
 
 class Executor(Protocol):
     """Who does the tasks."""
-
-    @property
-    def width(self) -> int:
-        """How many tasks are done at once."""
 
     def submit(self, task: Task) -> None:
         """Take a task."""
@@ -93,8 +90,14 @@ def run_many(
     with contextlib.ExitStack() as stack:
         ledger = None if jsonl is None else stack.enter_context(Ledger(jsonl))
         run = _Run(work, inputs, ledger, judge, progress)
-        executor = stack.enter_context(contextlib.closing(_executor(jobs, dask, run.tell)))
+        here = any(is_memory(place) for each in inputs for place in (each.location, each.output))
+        executor = stack.enter_context(contextlib.closing(Here() if here else _executor(jobs, dask, run.tell)))
         return run.outcomes(executor)
+
+
+def is_memory(location: str | None) -> bool:
+    """Say whether a file is in this process's memory, which no other sees."""
+    return location is not None and location.startswith("memory://")
 
 
 def _executor(jobs: int, dask: str | None, tell: Callable[[Task, float], None]) -> Executor:

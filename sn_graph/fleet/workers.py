@@ -57,11 +57,6 @@ class Workers:
         self._running: dict[int, _Waiting] = {}
         self._given = 0
 
-    @property
-    def width(self) -> int:
-        """How many tasks are done at once."""
-        return self._count
-
     def submit(self, task: Task) -> None:
         """Take a task, to be done when its turn comes."""
         heapq.heappush(self._waiting, _Waiting((-task.size, self._given), task))

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterator
 from enum import StrEnum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -24,6 +25,9 @@ from sn_graph.model.payload import Payload, Source
 from sn_graph.model.skeleton import LARGE, chunks, exchange_payloads, gather, put_data, read_skeleton
 from sn_graph.model.tensors import walk_tensors
 from sn_graph.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from sn_graph.model.remote import Held
 
 PROTOBUF_LIMIT = 2**31 - 1
 _KEPT = 1 << 26  # bytes that are written before those that were read for them are let go
@@ -56,6 +60,7 @@ class Model:
 
     def __init__(self, source: Source, path: Path | None) -> None:
         self.path = path
+        self._held: Held | None = None
         self._source = source
         self._replaced: dict[int, onnx.TensorProto] = {}  # the tensor as the skeleton held it when it was opened
         self._files: dict[Path, Source] = {}
@@ -65,7 +70,7 @@ class Model:
 
     @classmethod
     def open(cls, source: "str | os.PathLike[str] | onnx.ModelProto | Model") -> "Model":
-        """Open a file, wrap a ModelProto (its data is copied once), or pass a Model through.
+        """Open a file or the URL of one, wrap a ModelProto (its data is copied once), or pass a Model through.
 
         Raises:
             ModelError: The file is missing, unreadable, corrupt, or refers to data outside its folder.
@@ -79,6 +84,8 @@ class Model:
                 raise ModelError(
                     "the model passes 2 GiB", do="save it with external data and open it by its path"
                 ) from None
+        if isinstance(source, str) and "://" in source:
+            return cls._fetched(source)
         path = Path(source)
         try:
             mapped = Source.map(path)
@@ -93,6 +100,20 @@ class Model:
             raise error.about(str(path)) from None
         return model
 
+    @classmethod
+    def _fetched(cls, url: str) -> "Model":
+        from sn_graph.model.remote import Held, local_path  # which needs fsspec, and reads models itself
+
+        if "://" not in local_path(url):
+            return cls.open(Path(local_path(url)))
+        held = Held(url)
+        try:
+            model = cls.open(held.path)
+        except ModelError as error:
+            raise error.about(url) from None
+        model._held = held
+        return model
+
     def copy(self) -> "Model":
         """Return a model that can be changed without changing this one. Payloads are shared, not copied."""
         twin = object.__new__(Model)
@@ -103,7 +124,9 @@ class Model:
 
     @property
     def name(self) -> str:
-        """The file's path, or `<model>` for a model in memory."""
+        """The file's path or URL, or `<model>` for a model in memory."""
+        if self._held is not None:
+            return self._held.url
         return str(self.path) if self.path else "<model>"
 
     @property
@@ -223,8 +246,10 @@ class Model:
         *,
         sync: bool = True,
     ) -> None:
-        """Write the model to `path`, atomically; see `stage`."""
-        with self.stage(path, storage, progress, sync=sync) as staged:
+        """Write the model to `path`, or a URL, atomically; see `stage`."""
+        from sn_graph.model.remote import placed
+
+        with placed(path, progress) as place, self.stage(place, storage, progress, sync=sync) as staged:
             staged.commit()
 
     def stage(

@@ -103,7 +103,7 @@ def inspect_checkpoint(
         done += tensor.payload.size
     progress("measuring", done, total)
     checkpoint.require_unchanged()
-    report = Report.of(str(checkpoint.path), {}, CHECKPOINT_CONVENTION, CHECKPOINT_REASON, records)
+    report = Report.of(checkpoint.name, {}, CHECKPOINT_CONVENTION, CHECKPOINT_REASON, records)
     return replace(report, totals=totals([record.to_json() for record in records]))
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from sn_graph.errors import VerificationFailed
 from sn_graph.model.checkpoint import Checkpoint, StoredTensor, stage_scaled
+from sn_graph.model.remote import placed
 from sn_graph.norms import SigmaMethod
 from sn_graph.passes import CheckpointResult
 from sn_graph.progress import Progress, silent
@@ -49,7 +50,10 @@ def save_checkpoint(
         UsageError: The checkpoint is not one safetensors file.
         EnvironmentUnavailable: The folder can't be written, or the source was changed.
     """
-    with stage_scaled(result.checkpoint, result.factors, Path(path), progress, sync=sync) as staged:
+    with (
+        placed(path, progress) as place,
+        stage_scaled(result.checkpoint, result.factors, place, progress, sync=sync) as staged,
+    ):
         proof = Proof("no")
         try:
             if verify:

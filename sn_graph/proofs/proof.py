@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sn_graph.errors import SnGraphError, VerificationFailed
 from sn_graph.model import Model, Storage
+from sn_graph.model.remote import placed
 from sn_graph.progress import Progress, silent
 from sn_graph.report import Verified
 from sn_graph.runtime import ParityResult
@@ -73,7 +74,7 @@ def save_proven(
         VerificationFailed: The prover raised it, and `force` is not given; nothing is put in place.
         EnvironmentUnavailable: The folder can't be written, or what the model is read from was changed meanwhile.
     """
-    with model.stage(path, storage, progress, sync=sync) as staged:
+    with placed(path, progress) as place, model.stage(place, storage, progress, sync=sync) as staged:
         proof = Proof("no")
         try:
             if prover is not None:

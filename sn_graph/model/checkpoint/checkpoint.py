@@ -34,12 +34,16 @@ class Checkpoint:
         tensors: All its tensors, in the file's order.
         sources: The mapped files.
         heads: What is told of attention heads.
+        url: Where the file is a copy of.
+        held: What the copy goes with.
     """
 
     path: Path
     tensors: tuple[StoredTensor, ...]
     sources: tuple[Source, ...]
     heads: Heads
+    url: str | None = None
+    held: object = None
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> "Checkpoint":
@@ -77,6 +81,11 @@ class Checkpoint:
             header = read_gguf(source)
             return cls(path, header.tensors, (source,), heads_of_gguf(header.pairs))
         return cls(path, read_tensors(source), (source,), heads_beside(path))
+
+    @property
+    def name(self) -> str:
+        """The file's path or URL."""
+        return str(self.path) if self.url is None else self.url
 
     @property
     def weights(self) -> tuple[StoredTensor, ...]:

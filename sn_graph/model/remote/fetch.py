@@ -5,6 +5,7 @@ heads. The copies are mapped as any local file is, so that a model takes disk an
 """
 
 import contextlib
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +70,28 @@ def _copy(store: FileSystem, remote: str, path: Path, url: str, progress: Progre
             target.write(part)
             done += len(part)
             progress("fetching", done, max(total, done))
+
+
+class Held:
+    """A fetched model that stays as long as anything holds this object.
+
+    Args:
+        url: Where it is.
+
+    Attributes:
+        url: The same.
+        path: Where its copy is.
+
+    Raises:
+        ModelError, EnvironmentUnavailable: As `fetched` does.
+    """
+
+    def __init__(self, url: str) -> None:
+        with contextlib.ExitStack() as stack:
+            found = stack.enter_context(fetched(url))
+            weakref.finalize(self, stack.pop_all().close)
+        self.url = url
+        self.path = found.path
 
 
 @contextlib.contextmanager

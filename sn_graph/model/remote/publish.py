@@ -6,11 +6,12 @@ stand before the model does, so that a reader finds the old model or the new one
 """
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from sn_graph.model import temporary_folder
-from sn_graph.model.remote.urls import FileSystem, open_store, sibling_url, store_errors, url_name
+from sn_graph.model.remote.urls import FileSystem, is_url, local_path, open_store, sibling_url, store_errors, url_name
 from sn_graph.progress import Progress, silent
 
 _STEP = 1 << 23  # bytes copied at a time
@@ -47,6 +48,17 @@ def publish(url: str, progress: Progress = silent) -> Iterator[Path]:
             name = each.relative_to(folder).as_posix()
             with store_errors(sibling_url(url, name), "written"):
                 _put(store, each, sibling_url(remote, name), progress)
+
+
+@contextlib.contextmanager
+def placed(location: str | os.PathLike[str], progress: Progress = silent) -> Iterator[Path]:
+    """Give the path to write a file to: `location` itself, or where it is published from; see `publish`."""
+    place = local_path(location) if isinstance(location, str) else location
+    if isinstance(place, str) and is_url(place):
+        with publish(place, progress) as path:
+            yield path
+    else:
+        yield Path(place)
 
 
 def _put(store: FileSystem, path: Path, remote: str, progress: Progress) -> None:

@@ -1,5 +1,6 @@
 """Remote files: what belongs together is fetched together, a store has a file whole or not at all."""
 
+import gc
 import json
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,13 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import sn_graph as sn
+from sn_graph import proofs
 from sn_graph.errors import EnvironmentUnavailable, ModelError, UsageError
+from sn_graph.fleet import find_inputs, run_many
 from sn_graph.model import Storage
 from sn_graph.model.checkpoint import Checkpoint
 from sn_graph.model.remote import fetched, fetched_slice, is_url, local_path, publish
+from tests.fleet.works import Counting
 from tests.support.checkpoints import CONFIG, llama, save_sharded
 from tests.support.places import MODELS
 from tests.support.stores import bucket, memory, s3_server
@@ -201,3 +205,47 @@ def test_files_on_s3_are_those_of_safetensors(bucket: str, tmp_path: Path) -> No
     url = put(bucket, "w.safetensors", (tmp_path / "w.safetensors").read_bytes())
     with fetched(url) as found:
         assert all((load_file(found.path)[name] == value).all() for name, value in weights.items())
+
+
+def test_models_are_folded_from_store_to_store(store: str, tmp_path: Path) -> None:
+    source = MODELS / "keras_dcgan_discriminator.onnx"
+    put(store, "in/a.onnx", source.read_bytes())
+    save_file(llama(), tmp_path / "w.safetensors")
+    put(store, "in/w.safetensors", (tmp_path / "w.safetensors").read_bytes())
+    assert proofs.save(sn.fold(f"{store}/in/a.onnx"), f"{store}/out/a.onnx").verified == "run"
+    sn.fold(source).save(tmp_path / "a.onnx")
+    assert get(store, "out/a.onnx") == (tmp_path / "a.onnx").read_bytes()
+    folded = sn.fold_checkpoint(f"{store}/in/w.safetensors")
+    assert proofs.save_checkpoint(folded, f"{store}/out/w.safetensors").verified == "structure"
+    report = sn.inspect(f"{store}/out/w.safetensors", against=f"{store}/in/w.safetensors")
+    assert report.model == f"{store}/out/w.safetensors"
+    assert all(site.sigma == pytest.approx(1.0, abs=1e-6) for site in report.sites)
+    assert all(site.sigma_base is not None and site.sigma_base > 1.0 for site in report.sites)
+    assert names(f"{store}/out") == ["a.onnx", "w.safetensors"]
+
+
+def test_a_copy_stays_as_long_as_its_model(memory: str) -> None:
+    put(memory, "a.onnx", (MODELS / "keras_dcgan_discriminator.onnx").read_bytes())
+    model = sn.Model.open(f"{memory}/a.onnx")
+    twin, path = model.copy(), model.path
+    assert path is not None
+    del model
+    assert path.exists()
+    assert twin.name == f"{memory}/a.onnx"
+    del twin
+    gc.collect()
+    assert not path.parent.exists()
+
+
+def test_many_files_of_memory_are_worked_on_here(memory: str, tmp_path: Path) -> None:
+    for number in range(3):
+        put(memory, f"in/{number}.onnx", b"x" * (number + 1))
+    (tmp_path / "notes").mkdir()
+    work = Counting(tmp_path / "notes")
+    inputs = find_inputs([f"{memory}/in"], [".onnx"], f"{memory}/out")
+    for reused in (False, True):
+        outcomes = run_many(work, inputs, jsonl=tmp_path / "l.jsonl")
+        assert [outcome.reused for outcome in outcomes] == [reused] * 3
+        assert [outcome.exit_code for outcome in outcomes] == [0] * 3
+    assert names(f"{memory}/out") == ["0.onnx", "1.onnx", "2.onnx"]
+    assert get(memory, "out/2.onnx") == b"3"
