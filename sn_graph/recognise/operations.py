@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from onnx import AttributeProto
 
 from sn_graph.model import Node
+from sn_graph.recognise.quantization import dequantize, quantize
 
 Array = NDArray[Any]
 Inputs = list[Any]
@@ -232,6 +233,7 @@ OPERATIONS: dict[str, Operation] = {
     "Clip": _clip,
     "Concat": _concat,
     "ConstantOfShape": _constant_of_shape,
+    "DequantizeLinear": dequantize,
     "Div": _binary(lambda a, b: np.floor_divide(a, b) if a.dtype.kind in "iu" else np.divide(a, b)),
     "Dropout": _identity,
     "Einsum": _einsum,
@@ -247,6 +249,7 @@ OPERATIONS: dict[str, Operation] = {
     "Mul": _binary(np.multiply),
     "Neg": _unary(np.negative),
     "Pow": _binary(lambda a, b: np.power(a, b.astype(a.dtype))),
+    "QuantizeLinear": quantize,
     "Reciprocal": _unary(lambda a: 1 / a),
     "ReduceL1": _reduced(_l1),
     "ReduceL2": _reduced(_l2),
