@@ -41,6 +41,7 @@ class PassResult:
             called, which changes it in place.
         options: The pass's options.
         name: The pass's name.
+        lipschitz: The Lipschitz constant that is proven of the model; None where none was asked for.
         before: The result whose model is `source`, where two passes followed each other: it is to be proved too.
     """
 
@@ -54,6 +55,7 @@ class PassResult:
     options: Any = None
     name: str = ""
     before: "PassResult | None" = None
+    lipschitz: float | None = None
 
     @property
     def idle(self) -> bool:

@@ -1,8 +1,10 @@
 """The public API: a source in, a result out."""
 
+import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import numpy as np
@@ -207,6 +209,9 @@ def fold(
     *,
     sigma: SigmaChoice = "exact",
     seed: int = 0,
+    lipschitz: float | None = None,
+    input: str | Sequence[str] = (),
+    dims: Mapping[str, int] | None = None,
     force: bool = False,
     progress: Progress = silent,
     **options: Unpack[PlanOptions],
@@ -221,6 +226,10 @@ def fold(
         sigma: "exact" (relative error at most 1e-6), "power" for the frameworks' estimate, or "upper" for a proven
             upper bound, so that the weights as stored have a norm of at most `bound` for certain.
         seed: Of the estimate's random u, where no `state` is given.
+        lipschitz: Choose the bound, one for all folded weights, so that the product over the graph proves this
+            Lipschitz constant, of all float outputs together; `certify` may prove less of it.
+        input: With `lipschitz`, the inputs whose changes count, jointly; none for all float inputs.
+        dims: With `lipschitz`, sizes of dynamic dimensions by name.
         force: Fold the plain weights of a model that holds spectral norm as arithmetic, which `lift` is for.
         progress: Told the elements measured.
         **options: Which weights, which norm, which bound: see `PlanOptions`.
@@ -246,6 +255,10 @@ def fold(
     if is_checkpoint(source):
         raise UsageError("a checkpoint holds no graph", do="fold it with sn_graph.fold_checkpoint")
     opened = Opened.of(source)
+    if lipschitz is not None:
+        again = partial(fold, opened.model, sigma=sigma, seed=seed, force=force, progress=progress)
+        inputs = [input] if isinstance(input, str) else input
+        return _folded_to(lipschitz, again, inputs, dims, options)
     if opened.inserted is None:
         made = require_whole(build_plan(opened.model, **options), opened.model, options, force=force)
         return Fold(FoldOptions(method, seed))(opened.model, made, progress)
@@ -254,6 +267,35 @@ def fold(
         chosen["plan"] = insertion_plan(opened.model, opened.inserted)
     plan = build_plan(opened.model, **chosen)
     return Fold(_baking(opened, opened.inserted, plan, method, seed))(opened.model, plan, progress)
+
+
+def _folded_to(
+    lipschitz: float,
+    folded: Callable[..., PassResult],
+    inputs: Sequence[str],
+    dims: Mapping[str, int] | None,
+    options: PlanOptions,
+) -> PassResult:
+    """Return a model folded with the bound by which the product over the graph proves a Lipschitz constant."""
+    if not 0.0 < lipschitz < math.inf:
+        raise UsageError(f"no network has the Lipschitz constant {lipschitz:g}", do="give a positive number")
+    if options.get("bound") is not None:
+        raise UsageError("--lipschitz chooses the bound of the weights", do="leave --bound out")
+    from sn_graph.certify import fold_to
+
+    made: dict[float, PassResult] = {1.0: folded(**options)}
+    if made[1.0].idle:
+        return made[1.0]
+
+    def model(bound: float) -> Model:
+        if bound not in made:
+            made.clear()
+            made[bound] = folded(**{**options, "bound": bound})
+        return made[bound].model
+
+    bound, proven = fold_to(lipschitz, model, inputs, dims)
+    model(bound)
+    return replace(made[bound], lipschitz=proven)
 
 
 def fold_checkpoint(

@@ -5,6 +5,7 @@ from sn_graph.certify.certificate import Certificate, Stop, upwards
 from sn_graph.certify.certify import Level, certify
 from sn_graph.certify.confirmed import CLOSE, confirm
 from sn_graph.certify.network import Network, Source
+from sn_graph.certify.target import fold_to
 from sn_graph.certify.witness import Witness, witnesses
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Witness",
     "certify",
     "confirm",
+    "fold_to",
     "network_of",
     "upwards",
     "witnesses",

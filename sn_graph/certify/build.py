@@ -133,6 +133,15 @@ class Question:
         return tuple(self.dims.get(key, key) if isinstance(key, str) else key for key in self.keys(value))
 
 
+def float_names(model: Model) -> tuple[list[str], list[str]]:
+    """Return the names of a model's float inputs, and of its float outputs."""
+    graph = model.proto.graph
+    held = {tensor.name for tensor in graph.initializer} | {one.values.name for one in graph.sparse_initializer}
+    inputs = [describe(info) for info in graph.input if info.name not in held]
+    outputs = [describe(info) for info in graph.output]
+    return tuple([one.name for one in part if one.element_type in FLOATS] for part in (inputs, outputs))  # type: ignore[return-value]
+
+
 def _chosen(what: str, names: Sequence[str], floats: Sequence[Value], values: Sequence[Value]) -> list[Value]:
     if not names:
         if not floats:

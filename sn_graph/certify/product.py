@@ -34,12 +34,15 @@ class Bound:
     is_hurried: bool = False
 
 
-def product_bounds(network: Network, deadline: float = math.inf) -> list[Bound] | Unbounded:
+def product_bounds(
+    network: Network, deadline: float = math.inf, known: Sequence[tuple[float, ...]] | None = None
+) -> list[Bound] | Unbounded:
     """Return the bound of each step's value, in order, or the step whose bound exceeds all numbers.
 
     Args:
         network: The network.
         deadline: By time.monotonic, when to go over to coarser norms of convolutions.
+        known: The factors of each step, where they are known.
 
     Raises:
         ModelError: A size that is not known decides a constant; a weight holds NaN.
@@ -50,9 +53,9 @@ def product_bounds(network: Network, deadline: float = math.inf) -> list[Bound] 
     if len(network.names) > 1:
         found = {name: [1.0, *(float(name == one) for one in network.names)] for name in network.names}
     made = []
-    hurried = _beyond(network, deadline)
-    for step in network.steps:
-        factors = _factors(network, step, step.result in hurried)
+    hurried = _beyond(network, deadline) if known is None else set[str]()
+    for place, step in enumerate(network.steps):
+        factors = _factors(network, step, step.result in hurried) if known is None else known[place]
         operands = [found[name] for name in step.operands]
         each = [step.combined(factors, constants) for constants in zip(*operands, strict=True)]
         bound = each[0] if len(each) == 1 else min(each[0], root_of_squares(each[1:]))

@@ -22,6 +22,18 @@ def fold(
             "the weights as stored are within --bound for certain."
         ),
     ] = "exact",
+    lipschitz: Annotated[
+        float | None,
+        Option("Choose the bound, one for all weights, so that this Lipschitz constant of the network is proven.", "C"),
+    ] = None,
+    input: Annotated[
+        tuple[str, ...],
+        Option("With --lipschitz: an input whose changes count, repeatable. [default: all float inputs]", "NAME"),
+    ] = (),
+    dim: Annotated[
+        tuple[str, ...],
+        Option("With --lipschitz: the size of a dynamic dimension; repeatable.", "NAME=N"),
+    ] = (),
     *,
     estimate: o.Estimate,
     normalization: o.Normalization,
@@ -47,6 +59,7 @@ def fold(
     sn-graph fold disc.onnx -o folded.onnx --sigma power --state disc.u.safetensors
     sn-graph fold disc.onnx -o folded.onnx --clip --bound 2 --exclude '^head'
     sn-graph fold disc.onnx -o folded.onnx --norm operator --sigma upper   each layer is 1-Lipschitz, proven
+    sn-graph fold disc.onnx -o folded.onnx --norm operator --lipschitz 1   the whole network is, proven
     sn-graph fold adapter.safetensors -o folded.safetensors --include 'q_proj|k_proj' --clip --bound 2
     sn-graph fold models/ -o folded/ --jobs 4 --jsonl folded.jsonl
     """
@@ -63,6 +76,8 @@ def fold(
     with settings.progress() as progress:
         options = normalization.plan_options(estimate)
         if is_checkpoint(model):
+            if lipschitz is not None:
+                raise UsageError("--lipschitz is of a graph", "and a checkpoint has none", "leave --lipschitz out")
             if html is not None:
                 raise UsageError("--html is of a graph", "and a checkpoint has none", "leave --html out")
             folded = api.fold_checkpoint(model, sigma=sigma, seed=estimate.seed, progress=progress, **options)
@@ -77,7 +92,17 @@ def fold(
             )
             conclude(settings, folded, proof, output)
             return
-        result = api.fold(model, sigma=sigma, seed=estimate.seed, force=force, progress=progress, **options)
+        result = api.fold(
+            model,
+            sigma=sigma,
+            seed=estimate.seed,
+            lipschitz=lipschitz,
+            input=input,
+            dims=o.dimensions(dim),
+            force=force,
+            progress=progress,
+            **options,
+        )
         require_work(model, result, force)
         with telling_failure(paging, result):
             proof = proofs.save(
@@ -91,8 +116,21 @@ def fold(
                 atol=tolerances.atol,
                 progress=progress,
             )
+    if result.lipschitz is not None and result.plan is not None:
+        _tell_constant(settings, result.plan.bound, result.lipschitz)
     if sigma != "power" and result.options.state is None:  # nor of a model that was inserted
         for flag, value in (("--power-iterations", estimate.power_iterations), ("--state", estimate.state)):
             if value is not None:
                 settings.say(f"{flag} changed nothing, for σ is {sigma}; give --sigma power to estimate it")
     conclude(settings, result, proof, output, paging=paging)
+
+
+def _tell_constant(settings: Settings, bound: float, proven: float) -> None:
+    """Say what is proven of a model that was folded to a Lipschitz constant."""
+    from sn_graph.certify import upwards
+
+    settings.tell(bound=bound, lipschitz=proven)
+    settings.say(
+        f"with the bound {bound:.6g} of every weight the network has the Lipschitz constant {upwards(proven)} at most, "
+        "by the product over the graph; certify may prove less"
+    )
