@@ -182,6 +182,37 @@ PATTERNS: dict[str, tuple[onnx.ModelProto, float]] = {
         ),
         1.0,
     ),
+    "leaky by a maximum": (nodes(("Mul", ["x", "a"], "u"), ("Max", ["x", "u"], "y"), held={"a": F(0.2)}), 1.0),
+    "leaky by a minimum": (nodes(("Mul", ["x", "a"], "u"), ("Min", ["u", "x"], "y"), held={"a": F(-3)}), 3.0),
+    "leaky by its branches": (
+        nodes(
+            ("Greater", ["x", "0"], "c"),
+            ("Mul", ["x", "a"], "u"),
+            ("Where", ["c", "x", "u"], "y"),
+            held={"0": F(0), "a": F(0.2)},
+        ),
+        1.0,
+    ),
+    "leaky, the other way": (
+        nodes(
+            ("Less", ["x", "0"], "c"),
+            ("Mul", ["a", "x"], "u"),
+            ("Where", ["c", "u", "x"], "y"),
+            held={"0": F(0), "a": F(1.5)},
+        ),
+        1.5,
+    ),
+    "elu by its branches": (
+        nodes(
+            ("Exp", ["x"], "e"),
+            ("Sub", ["e", "1"], "m"),
+            ("Mul", ["m", "a"], "u"),
+            ("Greater", ["x", "0"], "c"),
+            ("Where", ["c", "x", "u"], "y"),
+            held={"0": F(0), "1": F(1), "a": F(5)},
+        ),
+        5.0,
+    ),
 }
 
 
@@ -230,6 +261,19 @@ ALMOST: dict[str, onnx.ModelProto] = {
         ("ReduceMean", ["q"], "v", {"axes": [-1]}),
         ("Sqrt", ["v"], "r"),
         ("Div", ["x", "r"], "y"),
+    ),
+    "branches that do not meet": nodes(
+        ("Greater", ["x", "1"], "c"), ("Mul", ["x", "2"], "u"), ("Where", ["c", "x", "u"], "y"), held=MOMENTS
+    ),
+    "a branch by another value": nodes(
+        ("Sin", ["x"], "s"), ("Greater", ["s", "0"], "c"), ("Where", ["c", "x", "s"], "y"), held={"0": F(0)}
+    ),
+    "an exponential above": nodes(
+        ("Exp", ["x"], "e"),
+        ("Sub", ["e", "1"], "m"),
+        ("Less", ["x", "0"], "c"),
+        ("Where", ["c", "x", "m"], "y"),
+        held={"0": F(0), "1": F(1)},
     ),
 }
 
