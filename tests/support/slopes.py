@@ -46,11 +46,12 @@ def drawn(seed: int, inputs: int, neurons: int, outputs: int, density: float = 0
 
 def with_slopes(problem: SlopeProblem, slopes: Real) -> Real:
     """The matrix of the network whose neurons are z_i = s_i w_iᵀ[x; z]."""
-    count = len(problem.low)
-    inputs = problem.weights.shape[1] - count
-    within = np.eye(count) - slopes[:, None] * problem.weights[:, inputs:]
-    neurons = np.linalg.solve(within, slopes[:, None] * problem.weights[:, :inputs])
-    return np.asarray(problem.output[:, :inputs] + problem.output[:, inputs:] @ neurons)
+    inputs = problem.weights.shape[1] - len(problem.low)
+    values = np.zeros((problem.weights.shape[1], inputs))
+    values[:inputs] = np.eye(inputs)
+    for index, row in enumerate(problem.weights):  # forwards: a solver that pivots loses neurons of small scales
+        values[inputs + index] = slopes[index] * (row @ values)
+    return np.asarray(problem.output @ values)
 
 
 def attained(problem: SlopeProblem) -> float:
