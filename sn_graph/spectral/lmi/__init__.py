@@ -32,10 +32,11 @@ Convolutions with circular padding act on every frequency by itself, and their n
 A stride or a pool of s makes one matrix of the s² frequencies that alias to one: channel c then has a neuron for each
 of them, and `tie` gives them the same number; keeping one place of s² is the sum over them, divided by s where
 transforms are unitary. A problem with F = 1 and `tie` is one of shared multipliers only.
+Where the matrices of all frequencies don't fit the memory, `spread_bound` takes what makes those of a few of them.
 """
 
 from sn_graph.spectral.lmi.bound import lipschitz_bound, proven_bound
-from sn_graph.spectral.lmi.frequencies import frequency_bound
+from sn_graph.spectral.lmi.frequencies import frequency_bound, spread_bound
 from sn_graph.spectral.lmi.layers import chain_bound
 from sn_graph.spectral.lmi.problem import FrequencyProblem, LmiBound, SlopeProblem
 
@@ -47,4 +48,5 @@ __all__ = [
     "frequency_bound",
     "lipschitz_bound",
     "proven_bound",
+    "spread_bound",
 ]

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from sn_graph.spectral.linalg import one_thread
 from sn_graph.spectral.lmi.family import Family
-from sn_graph.spectral.lmi.interior import Iterate, minimise
+from sn_graph.spectral.lmi.interior import GAP, Iterate, minimise
 from sn_graph.spectral.lmi.pencil import Pencil
 from sn_graph.spectral.lmi.problem import FrequencyProblem, LmiBound, Real, SlopeProblem
 from sn_graph.spectral.lmi.proof import in_range, proven_rho
@@ -87,15 +87,16 @@ def bounded(
     start: Real | None = None,
     deadline: float | None = None,
     alive: NDArray[np.int64] | None = None,
+    gap: float = GAP,
 ) -> LmiBound:
-    """Bound the Lipschitz constant of either kind of problem, all frequencies at once."""
+    """Bound the Lipschitz constant of either kind of problem, all frequencies at once, to a gap relative to ρ."""
     total = len(problem.low)
     with one_thread(), np.errstate(all="ignore"):
         family = taken(problem, alive)
         if isinstance(family, LmiBound):
             return family
         pencil = Pencil.of(family)
-        iterates = _searched(family, pencil, None if start is None else family.given(start), deadline)
+        iterates = _searched(family, pencil, None if start is None else family.given(start), deadline, gap)
         if not iterates:
             return LmiBound(math.inf, np.zeros(total), 0, "none: no multipliers to begin with were found")
         rho, multipliers = best_proof(family, pencil, iterates)
@@ -138,7 +139,7 @@ def _linear(family: Family) -> float:
     return (max(values) + error * (1.0 + 1e-9)) * family.scale * (1.0 + 2.0**-50)
 
 
-def _searched(family: Family, pencil: Pencil, given: Real | None, deadline: float | None) -> list[Iterate]:
+def _searched(family: Family, pencil: Pencil, given: Real | None, deadline: float | None, gap: float) -> list[Iterate]:
     try:
         inside, just = (Iterate(*closed_form(family, pencil, more), math.inf) for more in (INSIDE, JUST))
     except np.linalg.LinAlgError:
@@ -149,7 +150,7 @@ def _searched(family: Family, pencil: Pencil, given: Real | None, deadline: floa
         if rho is not None and rho < just.rho:
             known = [Iterate(1.01 * rho, given, math.inf)]
     for begin in (*known, inside):
-        iterates = minimise(pencil, begin, deadline)
+        iterates = minimise(pencil, begin, deadline, gap)
         if len(iterates) > 1:
             return iterates
     return [inside, just, *known]

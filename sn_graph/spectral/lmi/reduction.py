@@ -37,9 +37,9 @@ def reduced(family: Family, alive: NDArray[np.int64] | None = None) -> Family:
     return balanced(with_short_input(without_dead(without_linear(family), alive)))
 
 
-def without_linear(family: Family) -> Family:
-    """Put every neuron with a = b in where it is read."""
-    linear = np.flatnonzero(family.low == family.high)
+def without_linear(family: Family, chosen: NDArray[np.bool_] | None = None) -> Family:
+    """Put every neuron with a = b in where it is read, or those that are chosen."""
+    linear = np.flatnonzero(family.low == family.high if chosen is None else chosen)
     if not len(linear):
         return family
     weights, output = family.weights.copy(), family.output.copy()
