@@ -4,10 +4,11 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 
-from sn_graph.certify.build import Question, build
+from sn_graph.certify.build import build
 from sn_graph.certify.certificate import CAVEAT, Certificate, Stop
 from sn_graph.certify.network import Network
 from sn_graph.certify.product import Bound, product_bounds
+from sn_graph.certify.question import Question
 from sn_graph.certify.steps import Unbounded
 from sn_graph.certify.witness import Witness, witnesses
 from sn_graph.model import Model

@@ -11,9 +11,10 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from sn_graph.certify.build import float_names, network_of
+from sn_graph.certify.build import network_of
 from sn_graph.certify.network import Network
 from sn_graph.certify.product import product_bounds
+from sn_graph.certify.question import float_names
 from sn_graph.certify.steps import Unbounded, root_of_squares
 from sn_graph.errors import ModelError
 from sn_graph.model import Model

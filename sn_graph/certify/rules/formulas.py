@@ -6,7 +6,7 @@
 Constants are single numbers, exact in float64 as they are stored; products of them are rounded.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -264,3 +264,35 @@ _MAKERS: dict[str, Callable[[View, Node, Operands], Formula | None]] = {
     "Neg": _negative,
     **{name: _named(name) for name in ("Sigmoid", "Tanh", "Erf", "Exp", "Softplus")},
 }
+
+
+def varying(view: View, name: str) -> Operand | None:
+    """Return a value that depends on the network's input; None where a name stands for something else."""
+    value = view.value(name) if name else None
+    return value if isinstance(value, Operand) and not value.is_constant else None
+
+
+def anchors(view: View, names: Sequence[str]) -> Iterator[str]:
+    """Yield the values of which a product's factors may be made: the factors, and what they are multiples of."""
+    for first in names:
+        name: str | None = first
+        for _ in range(3):
+            if name is None:
+                break
+            if varying(view, name) is not None:
+                yield name
+            name = _multiple_of(view, name)
+
+
+def _multiple_of(view: View, name: str) -> str | None:
+    node = view.node(name)
+    if node is None or node.op_type not in ("Mul", "Div") or len(node.proto.input) != 2:
+        return None
+    left, right = node.proto.input
+    if number(view, right, _ANY) is not None:
+        return str(left)
+    return str(right) if node.op_type == "Mul" and number(view, left, _ANY) is not None else None
+
+
+# More axes than a value has; where an anchor is only looked for.
+_ANY = 64
