@@ -25,8 +25,8 @@ from sn_graph.spectral.lmi.start import INSIDE, closed_form
 FEW, NEURONS = 64, 240
 # A layer whose window would have more rows than this is left as it is.
 WIDEST = 1200
-# Where a window ends, relative to ρ: P has to stay away from singular for the next ones.
-GAP = 1e-4
+# Where a window ends, relative to ρ, in each sweep: P has to stay away from singular for the next ones.
+GAPS = (1e-2, 1e-3, 1e-4)
 # What each sweep gives up of ρ before it begins, so that the F_i are what they are taken for.
 LOSS = 1e-4
 # A sweep that gains less is the last.
@@ -61,7 +61,8 @@ def improved(
         for begin, end, following in _windows(chain, NEURONS if sweep else FEW):
             if forms is None or (deadline is not None and time.monotonic() > deadline):
                 return best
-            found = _solved(chain, begin, end, forms[begin], last, deadline)
+            gap = GAPS[min(sweep, len(GAPS) - 1)]
+            found = _solved(chain, begin, end, forms[begin], last, deadline, gap)
             solved += 1
             if found is not None and found[1] < rho:
                 rho, change = found[1], rho / found[1]
@@ -104,7 +105,7 @@ def _windows(chain: Chain, neurons: int) -> Iterator[tuple[int, int, int]]:
 
 
 def _solved(
-    chain: Chain, begin: int, end: int, form: Real, last: Real, deadline: float | None
+    chain: Chain, begin: int, end: int, form: Real, last: Real, deadline: float | None, gap: float
 ) -> tuple[list[Real], float] | None:
     sizes = [len(low) for low in chain.low[begin:end]]
     inputs, count = len(form), sum(sizes)
@@ -129,7 +130,7 @@ def _solved(
             return None  # a neuron without a say; its multiplier is good as it is
         pencil = Pencil.of(family)
         rho, start = closed_form(family, pencil, INSIDE)
-        iterates = minimise(pencil, Iterate(rho, start, math.inf), deadline, GAP)
+        iterates = minimise(pencil, Iterate(rho, start, math.inf), deadline, gap)
     except np.linalg.LinAlgError:
         return None
     best = min(iterates, key=lambda one: one.rho)
