@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from sn_graph.certify.network import needed
 from sn_graph.certify.rules import pattern_of, rule_of
+from sn_graph.certify.sizes import goes_on, opened
 from sn_graph.certify.steps import (
     ROUNDED,
     SIZES,
@@ -32,12 +33,6 @@ from sn_graph.certify.steps import (
 from sn_graph.errors import ModelError
 from sn_graph.model import RANDOM_OPS, Model, Node, Scope, constant_tensor
 from sn_graph.recognise import Evaluator, NotComputable
-
-# What moves elements, whose masks move as they do; what computes each by itself.
-MOVING = frozenset({"Gather", "Slice", "Concat", "Unsqueeze", "Squeeze", "Reshape", "Identity", "Transpose", "Split"})
-ELEMENTWISE = frozenset({"Add", "Sub", "Mul", "Div", "Mod", "Where", "Equal", "Neg", "Min", "Max", "Floor", "Ceil"})
-# What goes on in the same way whatever a size is; others may do something else from some size on.
-UNROUNDED = MOVING | {"Add", "Sub", "Mul", "Cast", "ReduceProd", "ReduceSum", "ConstantOfShape", "Range", "Expand"}
 
 # What makes one of all that is spatial, so that its size is known whatever theirs are.
 CLOSING = frozenset({"GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"})
@@ -271,36 +266,13 @@ class Walk:
         for place, (name, array) in enumerate(zip(results, map(np.asarray, made), strict=False)):
             open_, own = None, depends
             if any(SIZES in operand.depends for operand in known):
-                open_ = self._open(node, operands, place, array.shape)
+                open_ = opened(self._evaluator, node, operands, place, array.shape)
                 if open_.any():
                     own = own | {SIZES}
-                    if not _goes_on(node, operands) or any(ROUNDED in operand.depends for operand in known):
+                    if not goes_on(node, operands) or any(ROUNDED in operand.depends for operand in known):
                         own = own | {ROUNDED}
             found.append(_constant(name, array, own, dynamic or SIZES in own, open_))
         return found
-
-    def _open(self, node: Node, operands: Sequence[Operand | None], place: int, shape: Shape) -> NDArray[np.bool_]:
-        """Say which elements of a constant follow from sizes that are dynamic."""
-        opened = [operand is not None and SIZES in operand.depends for operand in operands]
-        if node.op_type == "Equal" and any(_is_negative(operand) for operand in operands):
-            return np.zeros(shape, bool)  # no size is, so that expand's question for −1 has one answer
-        masks = [None if operand is None else _mask(operand) for operand in operands]
-        if node.op_type in MOVING and (node.op_type == "Concat" or not any(opened[1:])):
-            moved = [
-                operand.array if place and node.op_type != "Concat" and operand is not None else mask
-                for place, (operand, mask) in enumerate(zip(operands, masks, strict=True))
-            ]
-            try:
-                return np.asarray(self._evaluator.run(node, moved)[place]).astype(bool)
-            except NotComputable:
-                return np.ones(shape, bool)
-        if node.op_type == "Cast":
-            (mask, *_) = masks
-            return np.ones(shape, bool) if mask is None else mask
-        if node.op_type in ELEMENTWISE:
-            given = [mask for mask in masks if mask is not None]
-            return np.broadcast_to(np.logical_or.reduce(np.broadcast_arrays(*given)), shape)
-        return np.ones(shape, bool)
 
     def _varying(
         self, node: Node, path: str, results: tuple[str, ...], operands: Sequence[Operand | None]
@@ -381,22 +353,6 @@ def _constant(
     open_: NDArray[np.bool_] | None = None,
 ) -> Operand:
     return Operand(name, array.shape, array, depends, dynamic, array.dtype, open_)
-
-
-def _goes_on(node: Node, operands: Sequence[Operand | None]) -> bool:
-    """Say whether a node does the same to sizes whatever they are."""
-    condition = operands[0] if node.op_type == "Where" else None
-    return node.op_type in UNROUNDED or (condition is not None and SIZES not in condition.depends)
-
-
-def _is_negative(operand: Operand | None) -> bool:
-    return operand is not None and operand.array is not None and not operand.depends and bool((operand.array < 0).all())
-
-
-def _mask(operand: Operand) -> NDArray[np.bool_]:
-    if operand.open is not None:
-        return operand.open
-    return np.full(operand.shape, SIZES in operand.depends)
 
 
 def _read_by(node: Node) -> Iterator[str]:

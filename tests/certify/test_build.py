@@ -102,6 +102,12 @@ TRICKS = {
         ("ReduceSum", ["h", "1"], "y"),
         **{"0": np.array(0), "3": np.array(3), "axes": shape(0), "rest": shape(-1), "1": shape(1)},
     ),
+    "a table of sizes": by_size(
+        ("Gather", ["size", "0"], "n"), ("Gather", ["table", "n"], "m"), ("Unsqueeze", ["m", "axes"], "h1"),
+        ("Concat", ["h1", "rest"], "target", {"axis": 0}), ("Reshape", ["x", "target"], "h"),
+        ("ReduceSum", ["h", "1"], "y"),
+        **{"0": np.array(0), "table": shape(0, 1, 2, 3, 1, 1, 1), "axes": shape(0), "rest": shape(-1), "1": shape(1)},
+    ),
     "the first 3 less the last 3": nodes(
         ("Slice", ["x", "0", "3", "0"], "a"), ("Slice", ["x", "-3", "end", "0"], "b"), ("Relu", ["a"], "r"),
         ("Sub", ["r", "b"], "y"), x=("N", 4),

@@ -20,7 +20,7 @@ from sn_graph.certify.steps import UNIT, Call, Made, Operand
 
 
 def gated(view: View, call: Call) -> tuple[Operand, Made] | None:
-    """X · gate(x)."""
+    """Find x · gate(x)."""
     names = list(call.node.proto.input)
     for anchor in anchors(view, names):
         x = varying(view, anchor)
@@ -37,7 +37,7 @@ def gated(view: View, call: Call) -> tuple[Operand, Made] | None:
 
 
 def divided(view: View, call: Call) -> tuple[Operand, Made] | None:
-    """X / (1 + exp(−tx)), which is x σ(tx)."""
+    """Find x / (1 + exp(−tx)), which is x σ(tx)."""
     names = list(call.node.proto.input)
     for anchor in anchors(view, names[:1]):
         x = varying(view, anchor)

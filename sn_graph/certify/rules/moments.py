@@ -25,7 +25,7 @@ class _Spread:
 
 
 def standardized(view: View, call: Call) -> tuple[Operand, Made] | None:
-    """C / √(mean c² + ε), as a quotient or as a product."""
+    """Find c / √(mean c² + ε), as a quotient or as a product."""
     left, right = call.node.proto.input
     for top, bottom in ((left, right), (right, left)) if call.node.op_type == "Mul" else ((left, right),):
         x = varying(view, top)
