@@ -4,6 +4,7 @@ from sn_graph.model.constants import ConstantValues, Key, constants, constants_b
 from sn_graph.model.external import clear_data, is_external, set_location
 from sn_graph.model.files import StagedFiles, require_writable, same_file, write_file
 from sn_graph.model.follow import Reached, Reading, follow, origin
+from sn_graph.model.foreign import foreign
 from sn_graph.model.graph import ONNX_DOMAINS, Graph, Node, Scope, Use, constant_tensor, subgraphs
 from sn_graph.model.neighbours import data_files
 from sn_graph.model.payload import FLOAT_TYPES, MAX_RANK, READING, Payload, Source, element_type, scale_elements
@@ -51,6 +52,7 @@ __all__ = [
     "element_type",
     "files_put_in_place",
     "follow",
+    "foreign",
     "is_external",
     "note_in_place",
     "origin",

@@ -20,6 +20,7 @@ from sn_graph.errors import ModelError, SnGraphError, UsageError
 from sn_graph.model import wire
 from sn_graph.model.external import DataFile, clear_data, external_payload, is_external, set_location
 from sn_graph.model.files import StagedFiles, same_file
+from sn_graph.model.foreign import not_a_model
 from sn_graph.model.graph import Graph
 from sn_graph.model.payload import Payload, Source
 from sn_graph.model.skeleton import LARGE, chunks, exchange_payloads, gather, put_data, read_skeleton
@@ -90,9 +91,14 @@ class Model:
         try:
             mapped = Source.map(path)
         except OSError as error:
+            if path.is_dir():
+                raise not_a_model(path, ModelError("it is a folder")) from None
             raise ModelError(f"{path} can't be read", str(error.strerror), "give the path of a model file") from None
         try:
             model = cls(mapped, path)
+        except ModelError as error:
+            raise not_a_model(path, error) from None
+        try:
             for _, tensor in walk_tensors(model.proto):
                 if is_external(tensor):
                     model.payload(tensor)  # refuses missing, short and escaping data files now

@@ -8,6 +8,7 @@ from typing import Any
 
 from sn_graph.errors import ModelError
 from sn_graph.frontends.keras.frameworks import Generation, import_keras, quiet, require, said
+from sn_graph.model import foreign
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _ZIP = b"PK\x03\x04"
@@ -71,7 +72,18 @@ def written_by(path: Path) -> Generation:
         raise ModelError(f"{path} can't be read", str(error.strerror or error), "give a saved Keras model") from None
     except (KeyError, zipfile.BadZipFile) as error:
         raise ModelError(f"{path} is not a whole .keras file", said(error), "save the model again") from None
-    raise ModelError(f"{path} is not a Keras model", do="give a .keras file, a .h5 file or a SavedModel folder")
+    raise _other(path)
+
+
+def _other(path: Path) -> ModelError:
+    """Return the error for what is no Keras model: what it is, where that can be told."""
+    if path.suffix.lower() == ".onnx":
+        return ModelError(
+            f"{path} is not a Keras model", "but an ONNX one, by its name", "fold and insert take it as it is"
+        )
+    found = foreign(path)
+    what = f"{path} is {found.what}, not a Keras model" if found is not None else f"{path} is not a Keras model"
+    return ModelError(what, do="give a .keras file, a .h5 file or a SavedModel folder")
 
 
 def _of_folder(path: Path) -> Generation:
