@@ -20,14 +20,14 @@ from sn_graph.errors import UsageError
 from sn_graph.model import Model, Storage
 from sn_graph.plan import Plan, rebind
 from sn_graph.progress import Progress, silent
-from sn_graph.report import Report, SiteRecord
+from sn_graph.report import Report, Reported, SiteRecord, log_report
 from sn_graph.rewrite import Copy, Rescaled
 
 Options = TypeVar("Options")
 
 
-@dataclass(frozen=True)
-class PassResult:
+@dataclass(frozen=True, repr=False)
+class PassResult(Reported):
     """A changed model, what was done, and what it takes to prove it.
 
     Attributes:
@@ -110,6 +110,7 @@ class Pass(ABC, Generic[Options]):
         result = self.apply(model, rebind(plan, model), progress)
         result = replace(result, plan=plan, source=source, options=self.options, name=self.name)
         self.ensures(result)
+        log_report(self.name, result.report)
         return result
 
     @abstractmethod

@@ -24,7 +24,7 @@ from sn_graph.norms import (
     require_finite_values,
 )
 from sn_graph.progress import Progress, silent
-from sn_graph.report import Report, SiteRecord
+from sn_graph.report import Report, Reported, SiteRecord
 from sn_graph.spectral.matrix import (
     ROUNDING,
     bracket,
@@ -68,8 +68,8 @@ class CheckpointOptions:
             raise UsageError(f"{self.seed} is not a seed", do="give 0 or more")
 
 
-@dataclass(frozen=True, eq=False)
-class CheckpointResult:
+@dataclass(frozen=True, eq=False, repr=False)
+class CheckpointResult(Reported):
     """A folded checkpoint, of which nothing is written yet.
 
     Attributes:

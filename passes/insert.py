@@ -83,7 +83,7 @@ class InsertOptions:
 _MOST_UNROLLED = 5_000  # iterations of all weights: 10,000 took it 165 s to load, and 2,000 took 7 s
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class InsertResult(PassResult):
     """What insert made.
 

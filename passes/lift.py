@@ -62,7 +62,7 @@ class LiftOptions:
     left: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LiftResult(PassResult):
     """What lift made.
 

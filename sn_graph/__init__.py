@@ -15,20 +15,31 @@ TYPE_CHECKING = False  # as typing has it, which takes milliseconds to import, i
 if TYPE_CHECKING:
     from typing import Any
 
-    from sn_graph.api import apply, certify, fold, fold_checkpoint, insert, inspect, lift, strip
+    from sn_graph.api import Source, apply, certify, fold, fold_checkpoint, insert, inspect, lift, strip
     from sn_graph.errors import EnvironmentUnavailable, ModelError, SnGraphError, UsageError, VerificationFailed
     from sn_graph.model import Model
-    from sn_graph.plan import Plan, load_plan, make_plan, save_plan
-    from sn_graph.runtime import compare, verify
+    from sn_graph.passes import PassResult
+    from sn_graph.plan import Plan, PlanOptions, load_plan, make_plan, save_plan
+    from sn_graph.progress import Progress, on_rich, on_tqdm
+    from sn_graph.report import Report, SiteRecord
+    from sn_graph.runtime import Comparison, ParityResult, compare, verify
     from sn_graph.runtime.session import StatefulSession
 
 # Imported when first used, so that `import sn_graph` and `sn-graph --version` cost next to nothing.
 _HOMES = {
+    "Comparison": "sn_graph.runtime",
     "EnvironmentUnavailable": "sn_graph.errors",
     "Model": "sn_graph.model",
     "ModelError": "sn_graph.errors",
+    "ParityResult": "sn_graph.runtime",
+    "PassResult": "sn_graph.passes",
     "Plan": "sn_graph.plan",
+    "PlanOptions": "sn_graph.plan",
+    "Progress": "sn_graph.progress",
+    "Report": "sn_graph.report",
+    "SiteRecord": "sn_graph.report",
     "SnGraphError": "sn_graph.errors",
+    "Source": "sn_graph.api",
     "StatefulSession": "sn_graph.runtime.session",
     "UsageError": "sn_graph.errors",
     "VerificationFailed": "sn_graph.errors",
@@ -42,17 +53,27 @@ _HOMES = {
     "lift": "sn_graph.api",
     "load_plan": "sn_graph.plan",
     "make_plan": "sn_graph.plan",
+    "on_rich": "sn_graph.progress",
+    "on_tqdm": "sn_graph.progress",
     "save_plan": "sn_graph.plan",
     "strip": "sn_graph.api",
     "verify": "sn_graph.runtime",
 }
 
 __all__ = [
+    "Comparison",
     "EnvironmentUnavailable",
     "Model",
     "ModelError",
+    "ParityResult",
+    "PassResult",
     "Plan",
+    "PlanOptions",
+    "Progress",
+    "Report",
+    "SiteRecord",
     "SnGraphError",
+    "Source",
     "StatefulSession",
     "UsageError",
     "VerificationFailed",
@@ -67,6 +88,8 @@ __all__ = [
     "lift",
     "load_plan",
     "make_plan",
+    "on_rich",
+    "on_tqdm",
     "save_plan",
     "strip",
     "verify",

@@ -22,7 +22,7 @@ from sn_graph.choices import (
     StateModeChoice,
 )
 from sn_graph.errors import EnvironmentUnavailable, ModelError, UsageError
-from sn_graph.model import Model
+from sn_graph.model import Model, ModelSource
 from sn_graph.model.checkpoint import Checkpoint, is_checkpoint
 from sn_graph.model.remote import Held, is_url, local_path
 from sn_graph.norms import Base, SigmaMethod, base_of_checkpoint, base_of_model, plan_state
@@ -50,7 +50,7 @@ from sn_graph.passes import fold_checkpoint as fold_weights
 from sn_graph.plan import Plan, PlanOptions, build_plan, carried_plan, record_of, require_whole
 from sn_graph.progress import Progress, silent
 from sn_graph.recognise import reads_inputs
-from sn_graph.report import Report, SiteRecord
+from sn_graph.report import Report, SiteRecord, log_report
 from sn_graph.rewrite import inline, insertion_plan, restore
 from sn_graph.rewrite.insertion import StateLayout, StateMode
 from sn_graph.sites import Convention, find_sites
@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from sn_graph.certify import Certificate, Network, Witness
     from sn_graph.frontends.exported import Exported
 
-Source = str | os.PathLike[str] | onnx.ModelProto | Model
+Source = ModelSource
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def inspect(
     """Measure the exact spectral norm of each weight of a model.
 
     Args:
-        source: A path, a ModelProto or a Model; a path may be that of a checkpoint, `.safetensors`,
+        source: A path, a ModelProto, a Model or a PassResult; a path may be that of a checkpoint, `.safetensors`,
             `.safetensors.index.json` or `.gguf`.
         sigma: "exact", or "upper" for a proven upper bound besides.
         seed: Of the random u that the one power step starts from which is compared with σ; the u of `state`, or those
@@ -156,7 +156,9 @@ def examine(
     """Measure an opened model by a plan that was made of it; the rest is as in `inspect`."""
     upper = _is_upper(sigma)
     state = opened.state(plan)
-    return measure_norms(opened.model, plan, progress, upper=upper, seed=seed, state=state, base=base)
+    report = measure_norms(opened.model, plan, progress, upper=upper, seed=seed, state=state, base=base)
+    log_report("inspect", report)
+    return report
 
 
 def _is_upper(sigma: MeasureChoice) -> bool:
@@ -222,7 +224,7 @@ def fold(
     where `state` is a saved state that holds them, else as for any model, from the u that the model holds.
 
     Args:
-        source: A path, a ModelProto or a Model; none of them is changed.
+        source: A path, a ModelProto, a Model or a PassResult; none of them is changed.
         sigma: "exact" (relative error at most 1e-6), "power" for the frameworks' estimate, or "upper" for a proven
             upper bound, so that the weights as stored have a norm of at most `bound` for certain.
         seed: Of the estimate's random u, where no `state` is given.
@@ -376,7 +378,7 @@ def insert(
     `sn_sigma` [number of weights], float32, behind its own.
 
     Args:
-        source: A path, a ModelProto or a Model; none of them is changed.
+        source: A path, a ModelProto, a Model or a PassResult; none of them is changed.
         sigma: "power" to start from random u, "exact" to start from the leading singular vectors, "upper" for that
             with a proven bound in the records.
         seed: Of the random u, where no `state` is given.
@@ -437,7 +439,7 @@ def lift(
     computed otherwise stays as it was, and so does every plain layer.
 
     Args:
-        source: A path, a ModelProto or a Model; none of them is changed.
+        source: A path, a ModelProto, a Model or a PassResult; none of them is changed.
         to: "fold" to store what the arithmetic gives; "insert" for our iteration from the u that is stored beside the
             weight, by the export's own matrix, iterations, gain and cap.
         sigma: Of "fold": "graph" for the σ that the export computes, so that the outputs stay; "exact" for the norm.
@@ -671,7 +673,7 @@ def apply(
 
     Args:
         name: What the pass is registered under in the entry point group `sn_graph.passes`.
-        source: A path, a ModelProto or a Model; none of them is changed.
+        source: A path, a ModelProto, a Model or a PassResult; none of them is changed.
         settings: The pass's own options, by name.
         progress: Told how far it is.
         **options: The plan's: see `PlanOptions`.

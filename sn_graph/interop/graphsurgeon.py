@@ -75,7 +75,7 @@ def insert(
         report(result.report)
     proto = result.to_proto()
     inserted = surgeon.import_onnx(proto)
-    inserted.sn_graph_metadata = next((entry.value for entry in proto.metadata_props if entry.key == KEY), "")
+    inserted.sn_graph_metadata = {entry.key: entry.value for entry in proto.metadata_props if entry.key == KEY}
     return inserted
 
 
@@ -90,8 +90,8 @@ def export_onnx(graph: onnx_graphsurgeon.Graph, **options: Any) -> onnx.ModelPro
     metadata = getattr(graph, "sn_graph_metadata", None)
     if metadata is None:
         raise UsageError("this graph did not come from sn_graph.interop.graphsurgeon.insert, or is a copy of it")
-    if metadata:  # empty where no weight was eligible
-        proto.metadata_props.add(key=KEY, value=metadata)
+    for key, value in metadata.items():  # none where no weight was eligible
+        proto.metadata_props.add(key=key, value=value)
     return proto
 
 

@@ -11,7 +11,7 @@ from sn_graph.model.payload import FLOAT_TYPES, MAX_RANK, READING, Payload, Sour
 from sn_graph.model.randomness import RANDOM_OPS, random_ops
 from sn_graph.model.shapes import Shapes
 from sn_graph.model.skeleton import put_data
-from sn_graph.model.storage import Model, Storage, watched
+from sn_graph.model.storage import Model, ModelSource, Storage, watched
 from sn_graph.model.temporary import collect, temporary_folder
 from sn_graph.model.tensors import walk_tensors, without_data
 from sn_graph.model.values import Dimension, Value, describe
@@ -31,6 +31,7 @@ __all__ = [
     "Graph",
     "Key",
     "Model",
+    "ModelSource",
     "Node",
     "Payload",
     "Reached",

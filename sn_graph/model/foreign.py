@@ -86,8 +86,13 @@ def not_a_model(path: Path, error: ModelError) -> ModelError:
     return ModelError(f"{path} is {found.what}, not an ONNX model", do=found.do)
 
 
-def foreign(path: Path) -> Foreign | None:
-    """Return what a file or folder is that is not an ONNX model; None where that can't be told."""
+def foreign(path: Path, by_name: bool = True) -> Foreign | None:
+    """Return what a file or folder is that is not an ONNX model; None where that can't be told.
+
+    Args:
+        path: The file or folder.
+        by_name: Whether the name counts where the bytes tell nothing.
+    """
     try:
         if path.is_dir():
             return _folder(path)
@@ -109,7 +114,9 @@ def foreign(path: Path) -> Foreign | None:
         return _SAVED_MODEL
     if not any(head):
         return Foreign("nothing but zeros", _AGAIN)
-    return _text(head) or _SUFFIXES.get(path.suffix.lower()) or _graph_of_tensorflow(path, head)
+    if (text := _text(head)) is not None or not by_name:
+        return text
+    return _SUFFIXES.get(path.suffix.lower()) or _graph_of_tensorflow(path, head)
 
 
 def _folder(path: Path) -> Foreign:

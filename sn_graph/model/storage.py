@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import onnx
@@ -24,6 +24,7 @@ from sn_graph.model.foreign import not_a_model
 from sn_graph.model.graph import Graph
 from sn_graph.model.payload import Payload, Source
 from sn_graph.model.skeleton import LARGE, chunks, exchange_payloads, gather, put_data, read_skeleton
+from sn_graph.model.source import proto_of_graph
 from sn_graph.model.tensors import walk_tensors
 from sn_graph.progress import Progress, silent
 
@@ -43,6 +44,15 @@ class Storage(StrEnum):
     KEEP = "keep"
     INLINE = "inline"
     EXTERNAL = "external"
+
+
+class HoldsModel(Protocol):
+    """What has a model: a PassResult, above all."""
+
+    @property
+    def model(self) -> "Model":
+        """The model."""
+        ...
 
 
 class Model:
@@ -70,14 +80,25 @@ class Model:
         self._opened = self.proto.SerializeToString(deterministic=True)
 
     @classmethod
-    def open(cls, source: "str | os.PathLike[str] | onnx.ModelProto | Model") -> "Model":
-        """Open a file or the URL of one, wrap a ModelProto (its data is copied once), or pass a Model through.
+    def open(cls, source: "ModelSource") -> "Model":
+        """Open a file or the URL of one, wrap a ModelProto (its data is copied once), or pass a Model or a result's on.
 
         Raises:
             ModelError: The file is missing, unreadable, corrupt, or refers to data outside its folder.
+            UsageError: The source is nothing that holds a model.
         """
         if isinstance(source, Model):
             return source
+        if not isinstance(source, str | os.PathLike | onnx.ModelProto):
+            held = getattr(source, "model", None)
+            if isinstance(held, Model):
+                return held
+            proto = proto_of_graph(source)
+            if proto is None:
+                raise UsageError(
+                    f"a {type(source).__name__} is not a model", do="give a path, a ModelProto, a Model or a PassResult"
+                )
+            source = proto
         if isinstance(source, onnx.ModelProto):
             try:
                 return cls(Source(memoryview(source.SerializeToString(deterministic=True))), None)
@@ -378,6 +399,10 @@ class Model:
         if not edits:
             return [self._source.buffer]
         return exchange_payloads(self._source.buffer, edits)
+
+
+ModelSource = str | os.PathLike[str] | onnx.ModelProto | Model | HoldsModel
+"""What every function of the API takes for a model; a graph of onnx-graphsurgeon too, which has no types."""
 
 
 @contextlib.contextmanager

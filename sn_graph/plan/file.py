@@ -8,8 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sn_graph.errors import ModelError
-from sn_graph.model import Model, write_file
+from sn_graph.choices import ConventionChoice
+from sn_graph.errors import ModelError, UsageError
+from sn_graph.model import Model, ModelSource, write_file
 from sn_graph.plan.convention import resolve_convention
 from sn_graph.plan.decide import decide, refuse_splits
 from sn_graph.plan.plan import NORMS, VERSION, Plan, PlannedSite
@@ -22,8 +23,13 @@ def save_plan(plan: Plan, path: str | os.PathLike[str]) -> None:
 
     Raises:
         EnvironmentUnavailable: The folder can't be written.
+        UsageError: The plan's state is in memory.
     """
     content = plan.to_json()
+    if isinstance(plan.state, Mapping):
+        raise UsageError(
+            "a plan names a file of the state", "and this one's is in memory", "save it, and give its path"
+        )
     if plan.state is not None:
         content["state"] = Path(os.path.relpath(plan.state, Path(path).parent)).as_posix()
     try:
@@ -33,7 +39,7 @@ def save_plan(plan: Plan, path: str | os.PathLike[str]) -> None:
     write_file(Path(path), text + b"\n")
 
 
-def load_plan(path: str | os.PathLike[str], model: Model, *, convention: str | None = None) -> Plan:
+def load_plan(path: str | os.PathLike[str], source: ModelSource, *, convention: ConventionChoice | None = None) -> Plan:
     """Read a plan file for a model.
 
     Sites that it leaves out are skipped. Its matrices and decisions replace the ones that `make_plan` would take; with
@@ -50,6 +56,7 @@ def load_plan(path: str | os.PathLike[str], model: Model, *, convention: str | N
     ...     load_plan(f"{folder}/plan.json", model).convention_reason
     'the plan says so'
     """
+    model = Model.open(source)
     try:
         content = json.loads(Path(path).read_bytes())
     except OSError as error:

@@ -1,12 +1,13 @@
 """Making plans: from the command line's filters, from a file, or for a copy of the model."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from sn_graph.choices import ConventionChoice, NormChoice
 from sn_graph.errors import UsageError
-from sn_graph.model import Model
+from sn_graph.model import Model, ModelSource
 from sn_graph.plan.convention import resolve_convention
 from sn_graph.plan.decide import check_op_types, decide, filter_names, only_op_types, patterns, refuse_pieces
 from sn_graph.plan.file import load_plan
@@ -14,15 +15,16 @@ from sn_graph.plan.options import PathName
 from sn_graph.plan.plan import NORMS, Plan, PlannedSite
 from sn_graph.recognise import recognise
 from sn_graph.sites import Transfer, find_sites
+from sn_graph.state import StateSource
 
 MOST_ITERATIONS = 200_000
 """Power iterations of all weights together: some seconds for small ones, and no estimate gets better by more."""
 
 
 def make_plan(
-    model: Model,
+    source: ModelSource,
     *,
-    convention: str = "auto",
+    convention: ConventionChoice = "auto",
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     op_types: Sequence[str] = (),
@@ -30,7 +32,7 @@ def make_plan(
     """Find a model's weights and decide which to normalize.
 
     Args:
-        model: The model; its path names the plan's.
+        source: A path, a ModelProto, a Model or a PassResult; its path names the plan's.
         convention: "auto", "keras", "torch" or "torch-parametrization".
         include, exclude: Regular expressions, searched in weight names.
         op_types: Normalize these consumers only; recurrent ones are normalized only when named here.
@@ -38,10 +40,11 @@ def make_plan(
     Raises:
         UsageError: An expression, convention or op type is not valid.
 
-    >>> plan = make_plan(Model.open("models/keras_dcgan_discriminator.onnx"), op_types=["Conv"])
+    >>> plan = make_plan("models/keras_dcgan_discriminator.onnx", op_types=["Conv"])
     >>> [(site.site.op_types, site.status) for site in plan.sites][-2:]
     [(('Conv',), 'eligible'), (('MatMul',), 'skipped')]
     """
+    model = Model.open(source)
     sites = find_sites(model)
     chosen, reason = resolve_convention(convention, model, sites)
     check_op_types(op_types)
@@ -87,15 +90,15 @@ def build_plan(
     model: Model,
     *,
     plan: PathName | Plan | None = None,
-    convention: str | None = None,
+    convention: ConventionChoice | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     op_types: Sequence[str] = (),
     power_iterations: int | None = None,
     bound: float | None = None,
     clip: bool | None = None,
-    norm: str | None = None,
-    state: PathName | None = None,
+    norm: NormChoice | None = None,
+    state: StateSource | None = None,
 ) -> Plan:
     """Return the plan of a file, or of the model itself, with the given arguments over it; None leaves the plan's.
 
@@ -126,7 +129,7 @@ def build_plan(
         power_iterations=made.power_iterations if power_iterations is None else power_iterations,
         bound=made.bound if bound is None else bound,
         clip=made.clip if clip is None else clip,
-        state=made.state if state is None else Path(state),
+        state=made.state if state is None else state if isinstance(state, Mapping) else Path(state),
     )
     if made.norm == "operator":
         made = replace(made, sites=tuple(map(refuse_pieces, made.sites)))

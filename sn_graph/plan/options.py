@@ -6,6 +6,7 @@ from typing import TypedDict
 
 from sn_graph.choices import ConventionChoice, NormChoice
 from sn_graph.plan.plan import Plan
+from sn_graph.state import StateSource
 
 PathName = str | PathLike[str]
 
@@ -20,7 +21,7 @@ class PlanOptions(TypedDict, total=False):
         op_types: Only these consumers.
         norm: "matrix" (the default), or "operator" for what the consumers do to their input: strides, padding, dilation
             and groups of convolutions counted, at their input's size.
-        state: A safetensors file with the u of each weight.
+        state: A safetensors file with the u of each weight, or arrays u [n] by the ids of the weights.
         power_iterations: Iterations of the estimate, or of each run (1).
         bound: The spectral norm that the weights get (1.0).
         clip: Leave weights alone whose norm is at most `bound`.
@@ -32,7 +33,7 @@ class PlanOptions(TypedDict, total=False):
     exclude: Sequence[str]
     op_types: Sequence[str]
     norm: NormChoice | None
-    state: PathName | None
+    state: StateSource | None
     power_iterations: int | None
     bound: float | None
     clip: bool | None

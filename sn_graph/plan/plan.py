@@ -1,25 +1,27 @@
 """Plans: the sites of a model, what is decided about each, and the parameters of a pass."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from sn_graph.model import Model
 from sn_graph.progress import Progress
 from sn_graph.recognise import Explanation
+from sn_graph.report import Shown, Table, one_line, sizes
 from sn_graph.sites import Convention, MatrixView, Site, WeightUse
 
 Status = Literal["eligible", "skipped"]
 VERSION = 1
 NORMS = ("matrix", "operator")
+HEADINGS = ("weight", "op", "type", "shape", "matrix", "status", "reason")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class PlannedSite:
     """A site and what is decided about it.
 
@@ -50,6 +52,17 @@ class PlannedSite:
         """The site's id."""
         return self.site.id
 
+    def __repr__(self) -> str:
+        return one_line("PlannedSite", *self.cells)
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """The site as a row of a table, under `HEADINGS`."""
+        matrix = () if self.view is None else (self.view.rows, self.view.cols)
+        site = self.site
+        what = ("+".join(site.op_types), site.dtype or "", sizes(site.shape), sizes(matrix))
+        return (self.id, *what, self.status, self.reason or "")
+
     @property
     def splits(self) -> bool:
         """Whether something reads the weight that must keep the original."""
@@ -65,7 +78,7 @@ class PlannedSite:
         return Target(site, site.tensor, site.shape, self.view, self.uses, *own)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Target:
     """A weight to normalize: an eligible site, with nothing left open.
 
@@ -97,6 +110,9 @@ class Target:
         """Whether something reads the weight that must keep the original."""
         return _splits(self.site, self.uses)
 
+    def __repr__(self) -> str:
+        return one_line("Target", self.id, "+".join(self.site.op_types), sizes((self.view.rows, self.view.cols)))
+
     @property
     def turns(self) -> tuple[WeightUse, ...]:
         """The uses that have an iteration each: all of them with `per_use`, else the first for all."""
@@ -119,8 +135,8 @@ def _splits(site: Site, uses: tuple[WeightUse, ...]) -> bool:
     return len(uses) < len(site.uses) or bool(site.other_uses)
 
 
-@dataclass(frozen=True)
-class Plan:
+@dataclass(frozen=True, repr=False)
+class Plan(Shown):
     """The sites of a model and the parameters of a pass.
 
     Attributes:
@@ -131,7 +147,7 @@ class Plan:
         bound: The spectral norm that a normalized weight gets.
         clip: Leave weights alone whose norm is at most `bound`.
         norm: "matrix" (the reshaped kernel) or "operator" (what the consumers do).
-        state: A safetensors file with the u of each site, or None for seeded ones.
+        state: A safetensors file with the u of each site, or arrays by id, or None for seeded ones.
         sites: Every site of the model.
     """
 
@@ -144,7 +160,21 @@ class Plan:
     bound: float = 1.0
     clip: bool = False
     norm: str = "matrix"
-    state: Path | None = None
+    state: Path | Mapping[str, ArrayLike] | None = None
+
+    @property
+    def table(self) -> Table:
+        """The sites as a table."""
+        said = f"{len(self.eligible())} of {len(self.sites)} weights to normalize; convention {self.convention}"
+        return Table(f"Plan of {self.model or 'a model'}: {said}", HEADINGS, [site.cells for site in self.sites])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan as JSON-ready data: see `to_json`."""
+        return self.to_json()
+
+    def _records(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.to_json()["sites"]
+        return found
 
     def eligible(self) -> tuple[PlannedSite, ...]:
         """Return the sites to normalize."""

@@ -9,21 +9,19 @@ so a living u' changes with the sign of u whatever the weight is, and σ with it
 column. TOOLS says what tools did when `tools/frozen_state.py` last tried them; docs/frozen-state.md is its record.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from sn_graph.errors import ModelError, VerificationFailed
-from sn_graph.model import Model, watched
+from sn_graph.model import Model, ModelSource, watched
 from sn_graph.runtime.engine import require_provider, run_named
 from sn_graph.runtime.parity import Comparison, Inputs, ParityResult, Side, make_feeds
 from sn_graph.state import Inserted, initial_state, read_inserted, state_names, state_tensors
 
-Source = str | os.PathLike[str] | onnx.ModelProto | Model
+Source = ModelSource
 Outputs = Mapping[str, NDArray[np.float32]]
 
 
@@ -68,7 +66,7 @@ TOOLS = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LivenessResult(ParityResult):
     """For each state output, left from the model's own u and right from another: `ok` where it moved."""
 

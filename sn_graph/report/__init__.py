@@ -1,8 +1,10 @@
-"""Reports: what a run found and did, as data, and as a page to look at."""
+"""Reports: what a run found and did, as data, as tables, and as a page to look at."""
 
 from sn_graph.report.html import render
+from sn_graph.report.log import log_report
 from sn_graph.report.page import Box, Certificate, CertifiedNode, Compared, Drawn, Estimates, Kind, Page, Picture
 from sn_graph.report.records import Reading, Report, SiteRecord, Status, Verified
+from sn_graph.report.table import Reported, Shown, Table, number, one_line, sizes
 
 __all__ = [
     "Box",
@@ -16,8 +18,15 @@ __all__ = [
     "Picture",
     "Reading",
     "Report",
+    "Reported",
+    "Shown",
     "SiteRecord",
     "Status",
+    "Table",
     "Verified",
+    "log_report",
+    "number",
+    "one_line",
     "render",
+    "sizes",
 ]

@@ -1,9 +1,12 @@
 """Records: what a run found and did, one record a weight, as data and as JSON."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
+
+from sn_graph.report.table import Shown, Table, number, one_line, sizes
 
 Status = Literal["eligible", "skipped", "folded", "inserted", "lifted", "unchanged"]
 Verified = Literal["run", "structure", "no"]
@@ -18,7 +21,7 @@ class Reading:
     sigma: float | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SiteRecord:
     """What is known of one weight, and what was done to it.
 
@@ -100,6 +103,21 @@ class SiteRecord:
             return None
         return self.sigma * math.sqrt(self.matrix[1] / self.matrix[0])
 
+    def __repr__(self) -> str:
+        return one_line("SiteRecord", *self.cells)
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """The record as a row of a table, under `SITE_HEADINGS`."""
+        sigmas = (self.sigma, self.sigma_operator, self.sigma_used)
+        remarks = "; ".join([*([self.reason] if self.reason else ()), *self.notes])
+        what = ("+".join(self.op_types) or self.role or "", self.dtype or "", sizes(self.shape), sizes(self.matrix))
+        return (self.id, *what, *map(number, sigmas), self.status, remarks)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record as JSON-ready data: see `to_json`."""
+        return self.to_json()
+
     def to_json(self) -> dict[str, Any]:
         """Return the record with design's JSON words; `readings` and what only `inspect` finds where there are any.
 
@@ -119,9 +137,25 @@ class SiteRecord:
         return plain(record)  # type: ignore[no-any-return]
 
 
-@dataclass(frozen=True)
-class Report:
-    """What `inspect`, `fold`, `insert` and `lift` say: one object."""
+SITE_HEADINGS = ("weight", "op", "type", "shape", "matrix", "σ", "operator", "σ used", "status", "remarks")
+
+
+@dataclass(frozen=True, repr=False)
+class Report(Shown):
+    """What `inspect`, `fold`, `insert` and `lift` say: one object.
+
+    Attributes:
+        model, output: The files that were read and written; None where nothing was.
+        opset: Versions by domain, "" for ONNX's own.
+        convention, convention_reason: Whose matrices were taken, and why.
+        verified: How the written file was checked.
+        sites: One record a weight.
+        totals: Sums over a checkpoint.
+
+    >>> import sn_graph as sn
+    >>> sn.inspect("models/keras_sn_mixed.onnx", include=["conv"]).to_dict()["convention"]
+    'keras'
+    """
 
     model: str
     output: str | None
@@ -138,6 +172,22 @@ class Report:
     ) -> "Report":
         """Return the report on a model to which nothing was written."""
         return cls(model, None, opset, convention, convention_reason, None, tuple(sites))
+
+    @property
+    def table(self) -> Table:
+        """The weights as a table."""
+        counts = Counter[str](site.status for site in self.sites)
+        done = ", ".join(f"{count} {status}" for status, count in counts.items()) or "no weights"
+        where = self.model if self.output is None else f"{self.model} → {self.output}"
+        whose = f"; convention {self.convention}" if self.convention else ""
+        return Table(f"{where}: {done}{whose}", SITE_HEADINGS, [site.cells for site in self.sites])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the object that `--json` prints."""
+        return self.to_json()
+
+    def _records(self) -> list[dict[str, Any]]:
+        return [site.to_json() for site in self.sites]
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that `--json` prints."""

@@ -8,6 +8,7 @@ import onnx
 from numpy.typing import NDArray
 
 from sn_graph.model import Model, Node, Scope, Use
+from sn_graph.report import one_line, sizes
 from sn_graph.sites.chain import Step
 from sn_graph.sites.layout import Layout
 from sn_graph.sites.operators import Operator, operator_of
@@ -108,7 +109,7 @@ class WeightUse:
         return None if self.slot is None else slot_matrix(self.slot, self.layout(shape), shape, convention)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Site:
     """One weight and all its uses.
 
@@ -140,6 +141,9 @@ class Site:
     notes: tuple[str, ...] = ()
     is_computed: bool = False
     sparse: Sparse | None = None
+
+    def __repr__(self) -> str:
+        return one_line("Site", self.id, "+".join(self.op_types), self.dtype or "computed", sizes(self.shape))
 
     @property
     def consumers(self) -> tuple[str, ...]:

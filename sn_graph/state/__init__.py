@@ -1,6 +1,6 @@
 """State: everything about the vectors u that outlives a run, in files and in an inserted model's metadata."""
 
-from sn_graph.state.files import State, load_state, read_state, save_state, skeleton_hash
+from sn_graph.state.files import State, StateSource, load_state, read_state, save_state, skeleton_hash
 from sn_graph.state.metadata import (
     KEY,
     Inserted,
@@ -18,6 +18,7 @@ __all__ = [
     "InsertedSite",
     "InsertedState",
     "State",
+    "StateSource",
     "StateTensor",
     "drop_inserted",
     "initial_state",

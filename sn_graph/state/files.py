@@ -5,12 +5,13 @@ a state of another model is refused; a file without the header is checked by nam
 """
 
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from sn_graph.errors import ModelError
 from sn_graph.model import Model, without_data, write_file
@@ -22,7 +23,7 @@ _DIGITS = 19  # more runs than anybody makes
 _FLOATS = ("F16", "BF16", "F32", "F64")  # safetensors' names of the element types
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class State:
     """What a state file holds for the sites asked for.
 
@@ -38,28 +39,38 @@ class State:
     step: int = 0
     convention: str | None = None
 
+    def __repr__(self) -> str:
+        return f"<State of {len(self.u)} weights, {len(self.sigma)} with σ, step {self.step}>"
+
 
 def skeleton_hash(model: Model) -> str:
     """Return the sha256 of a model without its tensors' data, wherever and however that is stored."""
     return hashlib.sha256(without_data(model.proto).SerializeToString(deterministic=True)).hexdigest()
 
 
-def load_state(path: Path, model: Model, lengths: Mapping[str, int]) -> State:
-    """Read the u of each site in `lengths` (id to number of elements) from a state file of a plain model.
+StateSource = str | os.PathLike[str] | Mapping[str, ArrayLike]
+"""A state file, or arrays by site id, as `StatefulSession.state()` returns them; `<id>.u` and `<id>.sigma` do too."""
+
+
+def load_state(source: StateSource, model: Model, lengths: Mapping[str, int]) -> State:
+    """Read the u of each site in `lengths` (id to number of elements) from a state of a plain model.
 
     Raises:
         ModelError: The file can't be read, is of another model, lacks a site, or holds a vector of another length, or
             numbers that can't be a u or a σ.
     """
-    return read_state(path, lengths, skeleton_hash(model), model.name)
+    return read_state(source, lengths, skeleton_hash(model), model.name)
 
 
-def read_state(path: Path, lengths: Mapping[str, int], model_hash: str | None, name: str) -> State:
-    """Read a state file of the model that has this hash, as `load_state` does; messages call the model `name`.
+def read_state(source: StateSource, lengths: Mapping[str, int], model_hash: str | None, name: str) -> State:
+    """Read a state of the model that has this hash, as `load_state` does; messages call the model `name`.
 
     The hash of an inserted model's state is that of the model before the insertion, `Inserted.model`. None: of any
-    model, checked by names and lengths alone.
+    model, checked by names and lengths alone, as arrays are.
     """
+    if isinstance(source, Mapping):
+        return _of_arrays(source, lengths)
+    path = Path(source)
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -88,6 +99,28 @@ def read_state(path: Path, lengths: Mapping[str, int], model_hash: str | None, n
     except SafetensorError as error:
         raise ModelError(f"state {path} is not a safetensors file", str(error)) from None
     return State(u, sigma, step, header.get("convention"))
+
+
+def _of_arrays(arrays: Mapping[str, ArrayLike], lengths: Mapping[str, int]) -> State:
+    """Return the state that arrays hold. Raises ModelError as `load_state` does."""
+    label = Path("in memory")
+    u, sigma = {}, {}
+    for site, length in lengths.items():
+        given = arrays.get(site, arrays.get(f"{site}.u"))
+        if given is None:
+            raise ModelError(f"the state {label} holds no '{site}'", do="leave that weight out, or give its u")
+        u[site] = _vector(label, site, _floats(site, given), length)
+        if (last := arrays.get(f"{site}.sigma")) is not None:
+            sigma[site] = _scalar(label, site, _floats(f"{site}.sigma", last))
+    return State(u, sigma)
+
+
+def _floats(name: str, given: ArrayLike) -> NDArray[np.floating]:
+    try:
+        found = np.asarray(given)
+        return found if found.dtype.kind == "f" else found.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"the state in memory: '{name}' is not an array of numbers", str(error)) from None
 
 
 def save_state(path: Path, state: State, model_hash: str | None, convention: str) -> None:

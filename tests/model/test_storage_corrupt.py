@@ -95,14 +95,14 @@ def test_deep_nesting_is_read_as_protobuf_does_or_refused(depth: int) -> None:
     [b"", b"\x00", b"\n", b"no model, just text\n" * 100, b"\x08\x08", b"PK\x03\x04" + bytes(300), bytes(5000)],
 )
 def test_files_that_are_no_models(tmp_path: Path, content: bytes) -> None:
-    with pytest.raises(ModelError, match=r"m\.onnx: .*\w.*[;:] .*\w"):
+    with pytest.raises(ModelError, match=r"m\.onnx(:| is a?) .*\w.*[;:] .*\w"):
         Model.open(write(tmp_path / "m.onnx", content))
 
 
 def test_paths_that_are_no_files(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"absent\.onnx can't be read: No such file"):
         Model.open(tmp_path / "absent.onnx")
-    with pytest.raises(ModelError, match="can't be read: it is a folder"):
+    with pytest.raises(ModelError, match="is a folder, not an ONNX model; give"):
         Model.open(tmp_path)
     with pytest.raises(ModelError, match="can't be read: Not a directory"):
         Model.open(write(tmp_path / "file", b"x") / "m.onnx")

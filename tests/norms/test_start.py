@@ -11,6 +11,7 @@ import pytest
 from safetensors.numpy import save_file
 
 import sn_graph as sn
+from sn_graph.choices import ConventionChoice
 from sn_graph.model import Model
 from sn_graph.norms import Start, Starter, plan_state
 from sn_graph.plan import make_plan
@@ -34,7 +35,7 @@ def start(
     state: State = NOTHING,
     seed: int = 0,
     exact: bool = False,
-    convention: str = "keras",
+    convention: ConventionChoice = "keras",
     norm: str = "matrix",
 ) -> Start:
     """The start of the only weight."""
@@ -47,7 +48,9 @@ def start(
 
 @pytest.mark.parametrize(("convention", "length"), [("keras", 5), ("torch", 5), ("torch-parametrization", 7)])
 @pytest.mark.parametrize("seed", [0, 3])
-def test_a_random_start_has_the_seed_and_the_side_of_the_convention(convention: str, length: int, seed: int) -> None:
+def test_a_random_start_has_the_seed_and_the_side_of_the_convention(
+    convention: ConventionChoice, length: int, seed: int
+) -> None:
     found = start(product(drawn(7, 5)), seed=seed, convention=convention)
     np.testing.assert_array_equal(found.u.astype(np.float32), seeded("w", length, seed))
     assert (found.through, found.factor, found.sigma, found.enclosed) == (None, 1.0, None, None)
@@ -65,7 +68,7 @@ def test_a_state_counts_more_than_the_seed_and_less_than_an_exact_start() -> Non
 
 
 @pytest.mark.parametrize("convention", ["keras", "torch", "torch-parametrization"])
-def test_an_exact_start_stays_where_it_is(convention: str) -> None:
+def test_an_exact_start_stays_where_it_is(convention: ConventionChoice) -> None:
     weight = drawn(7, 5)
     found = start(product(weight), exact=True, convention=convention)
     matrix = weight if convention == "torch-parametrization" else weight.T

@@ -12,7 +12,7 @@ from tests.support.networks import every_kind
 
 def test_bad_convention() -> None:
     with pytest.raises(UsageError, match="auto, keras, torch, torch-parametrization"):
-        make_plan(every_kind(), convention="jax")
+        make_plan(every_kind(), convention="jax")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

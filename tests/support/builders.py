@@ -13,6 +13,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from sn_graph.choices import ConventionChoice
 from sn_graph.model import Model
 from sn_graph.plan import PlannedSite, Target, make_plan, save_plan
 
@@ -193,7 +194,7 @@ def plan_file(
     path: Path,
     sites: Mapping[str, Mapping[str, Any]] | None = None,
     *,
-    convention: str = "auto",
+    convention: ConventionChoice = "auto",
     **changes: Any,
 ) -> Path:
     """A plan as inspect writes it, with parameters, and sites by their id, changed."""

@@ -81,7 +81,7 @@ def _other(path: Path) -> ModelError:
         return ModelError(
             f"{path} is not a Keras model", "but an ONNX one, by its name", "fold and insert take it as it is"
         )
-    found = foreign(path)
+    found = foreign(path, by_name=False)
     what = f"{path} is {found.what}, not a Keras model" if found is not None else f"{path} is not a Keras model"
     return ModelError(what, do="give a .keras file, a .h5 file or a SavedModel folder")
 

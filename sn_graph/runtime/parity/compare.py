@@ -13,11 +13,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from sn_graph.errors import ModelError, UsageError, VerificationFailed
-from sn_graph.model import Model, random_ops, watched
+from sn_graph.model import Model, ModelSource, random_ops, watched
+from sn_graph.report import Shown, Table, number, one_line
 from sn_graph.runtime.engine import require_provider
 from sn_graph.runtime.parity.difference import difference, tolerances
 from sn_graph.runtime.parity.evidence import doubts
@@ -25,13 +25,13 @@ from sn_graph.runtime.parity.inputs import load_inputs, make_inputs
 from sn_graph.runtime.parity.side import Side
 from sn_graph.runtime.parity.signature import first_difference
 
-Source = str | os.PathLike[str] | onnx.ModelProto | Model
+Source = ModelSource
 Inputs = str | os.PathLike[str] | Mapping[str, NDArray[Any]]
 
 _TF32_OFF = "TF32 is off on CUDA: products are taken in full float32, where onnxruntime's default rounds to 10 bits"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
     """One output of one step, left (a) against right (b); the fields are those of `verify --json`.
 
@@ -60,9 +60,31 @@ class Comparison:
     ok: bool
     notes: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        return one_line("Comparison", *self.cells)
 
-@dataclass(frozen=True)
-class ParityResult:
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """The comparison as a row of a table, under `HEADINGS`."""
+        numbers = (number(self.max_abs), number(self.max_rel_norm), f"{self.atol:g} + {self.rtol:g}·max|b|")
+        ended = "ok" if self.ok else "DIFFERS"
+        return (
+            self.output,
+            self.provider,
+            str(self.step),
+            *numbers,
+            ended,
+            self.left,
+            self.right,
+            "; ".join(self.notes),
+        )
+
+
+HEADINGS = ("output", "provider", "step", "max |a-b|", "relative", "allowed", "ok", "a", "b", "remarks")
+
+
+@dataclass(frozen=True, repr=False)
+class ParityResult(Shown):
     """Every output compared, and what a reader must know to judge it.
 
     Attributes:
@@ -77,6 +99,22 @@ class ParityResult:
     def ok(self) -> bool:
         """Whether every output agrees."""
         return all(comparison.ok for comparison in self.comparisons)
+
+    @property
+    def table(self) -> Table:
+        """The comparisons as a table, those that differ first."""
+        failed = sum(not comparison.ok for comparison in self.comparisons)
+        said = f"{failed} of {len(self.comparisons)} outputs differ" if failed else "all outputs agree"
+        ordered = sorted(self.comparisons, key=lambda one: one.ok)
+        return Table(f"{type(self).__name__}: {said}", HEADINGS, [one.cells for one in ordered])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the object that `verify --json` prints."""
+        return self.to_json()
+
+    def _records(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.to_json()["comparisons"]
+        return found
 
     @property
     def doubt(self) -> str | None:
@@ -128,7 +166,7 @@ def compare(
     """Compare the outputs of two models of the same signature on the same inputs.
 
     Args:
-        left, right: A path, a ModelProto or a Model.
+        left, right: A path, a ModelProto, a Model or a PassResult.
         provider: "cpu" or "cuda"; TF32 is off.
         inputs: Arrays by name or an .npz file of them, used at every step; by default each step draws its own.
         seed: Of the inputs drawn (standard normal; integers within the tables that they index).
@@ -169,7 +207,7 @@ def verify(
     one provider, with onnxruntime's graph optimizations off (left) and on (right).
 
     Args:
-        a, b: A path, a ModelProto or a Model each; None compares `a` with itself.
+        a, b: A path, a ModelProto, a Model or a PassResult each; None compares `a` with itself.
         providers: "cpu", "cuda".
         inputs, seed, dims, rtol, atol, steps: As for `compare`.
 

@@ -9,11 +9,10 @@ from threading import RLock
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from sn_graph.errors import ModelError, SnGraphError, UsageError
-from sn_graph.model import Model
+from sn_graph.model import Model, ModelSource
 from sn_graph.rewrite import bake
 from sn_graph.runtime.engine import (
     CPU,
@@ -29,7 +28,7 @@ from sn_graph.runtime.engine import (
 )
 from sn_graph.runtime.session.binding import FixedBinding, StateBuffers, run_bound, run_fed
 from sn_graph.runtime.session.stepping import Stepper, reads_state
-from sn_graph.state import State, read_inserted, read_state, save_state, state_tensors
+from sn_graph.state import State, StateSource, read_inserted, read_state, save_state, state_tensors
 
 if TYPE_CHECKING:
     from onnxruntime import NodeArg, RunOptions, SessionOptions
@@ -42,11 +41,11 @@ class StatefulSession:
     step. Threads that want to run side by side take a `fork` each.
 
     Args:
-        source: A path, a ModelProto or a Model that holds an inserted iteration.
+        source: A path, a ModelProto, a Model or a PassResult that holds an inserted iteration.
         providers: As onnxruntime takes them: names, or pairs of a name and its options. CUDA runs without TF32 unless
             its options turn `use_tf32` on; the state stays on the device of the first provider.
         session_options: onnxruntime's; by default its log is silent, since what fails is raised.
-        state: A state file to start from; the model's own u by default.
+        state: A state file, or arrays u by site id, to start from; the model's own u by default.
 
     Raises:
         ModelError: The model holds no insertion, another tool removed its state, onnxruntime can't load it, or the
@@ -63,10 +62,10 @@ class StatefulSession:
 
     def __init__(
         self,
-        source: str | os.PathLike[str] | onnx.ModelProto | Model,
+        source: ModelSource,
         providers: Providers = (CPU,),
         session_options: SessionOptions | None = None,
-        state: str | os.PathLike[str] | None = None,
+        state: StateSource | None = None,
     ) -> None:
         self._model = Model.open(source).copy()
         found = read_inserted(self._model)
@@ -264,15 +263,15 @@ class StatefulSession:
             state = State(self._buffers.u(), self._buffers.sigma() if self._ran else {}, self._step)
         save_state(Path(path), state, self._inserted.model, self._inserted.convention)
 
-    def load_state(self, path: str | os.PathLike[str]) -> None:
-        """Go on from a state file: of this model, or of the model before the insertion.
+    def load_state(self, state: StateSource) -> None:
+        """Go on from a state file, or from arrays by site id: of this model, or of the model before the insertion.
 
         Raises:
             ModelError: The file can't be read, is of another model, lacks a site, or holds a vector of another length;
                 the session's state stays as it was.
         """
         lengths = {site.id: site.length for site in self._inserted.sites}
-        self._put(read_state(Path(path), lengths, self._inserted.model, self._model.name))
+        self._put(read_state(state, lengths, self._inserted.model, self._model.name))
 
     def bake(self, path: str | os.PathLike[str]) -> None:
         """Write the plain model whose weights are those that the last run used.

@@ -115,7 +115,7 @@ def test_a_model_that_holds_code(keras: ModuleType, tmp_path: Path) -> None:
     ("content", "said"),
     [
         (None, "can't be read: No such file or directory; give a saved Keras model"),
-        (b"", "is not a Keras model; give a .keras file, a .h5 file or a SavedModel folder"),
+        (b"", "is an empty file, not a Keras model; give a .keras file, a .h5 file or a SavedModel folder"),
         (b"\x08\x09", "is not a Keras model"),
         (b"PK\x03\x04 no end", r"is not a whole \.keras file: the archive has no end"),
     ],
