@@ -14,7 +14,17 @@ from numpy.typing import NDArray
 
 from sn_graph.errors import ModelError
 from sn_graph.model import Model
-from sn_graph.norms import MADE_ZERO, Divider, Divisors, SigmaMethod, notes, plan_state, readings, require_divisor
+from sn_graph.norms import (
+    MADE_ZERO,
+    Divider,
+    Divisors,
+    SigmaMethod,
+    doubt,
+    notes,
+    plan_state,
+    readings,
+    require_divisor,
+)
 from sn_graph.passes.base import Pass, PassResult, require_seed
 from sn_graph.plan import Plan, PlannedSite, Target, record_of, with_progress
 from sn_graph.progress import Progress, silent
@@ -93,9 +103,8 @@ class Fold(Pass[FoldOptions]):
             matrix = target.matrix(model)
             found = options.known_divisors(target) or divider.measure(target, matrix)
             reason = _kept(plan, target, matrix, found)
-            records.append(
-                _record(model, planned, target, matrix, found, reason)
-            )  # which reads the weight as it still is
+            # Before the weight is scaled, because its readings are of what it was.
+            records.append(_record(model, plan, planned, matrix, found, reason))
             if reason is None:
                 before = len(scaling.copies)
                 scaling.divide(target, found.used, plan.bound_of(target))
@@ -137,10 +146,13 @@ def _kept(plan: Plan, target: Target, matrix: NDArray[Any], found: Divisors) -> 
 
 
 def _record(
-    model: Model, planned: PlannedSite, target: Target, matrix: NDArray[Any], found: Divisors, reason: str | None
+    model: Model, plan: Plan, planned: PlannedSite, matrix: NDArray[Any], found: Divisors, reason: str | None
 ) -> SiteRecord:
-    used = found.used[-1]
-    record = record_of(planned, "folded" if reason is None else "unchanged", reason, notes(target, used))
+    target = planned.target
+    assert target is not None, "what was measured"
+    used, read = found.used[-1], readings(model, target, found.sigma)
+    said = (*notes(target, used), *doubt(plan, read))
+    record = record_of(planned, "folded" if reason is None else "unchanged", reason, said)
     return replace(
         record,
         sigma=found.sigma,
@@ -149,5 +161,5 @@ def _record(
         sigma_operator_upper=found.operator_upper,
         sigma_used=used if reason is None else None,
         frobenius=None if found.sigma is None else frobenius_norm(matrix),
-        readings=readings(model, target, found.sigma),
+        readings=read,
     )

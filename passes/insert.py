@@ -23,7 +23,9 @@ from sn_graph.norms import (
     MADE_ZERO,
     Start,
     Starter,
+    doubt,
     exact_sigma,
+    held,
     notes,
     plan_state,
     readings,
@@ -216,8 +218,9 @@ class _Decider:
         """Return the record of an inserted weight, with the norms that --sigma exact and upper ask for."""
         target = start.target
         small = start.largest < KERAS_FLOOR  # and so may the norm be; rare enough to compute it
-        told = (*_costs(target), *(notes(target, exact_sigma(target, matrix)) if small else ()))
-        record = replace(record_of(planned, "inserted", notes=told), readings=readings(self.model, target, start.sigma))
+        told = (*_costs(target), *(notes(target, exact_sigma(target, matrix)) if small else held(target)))
+        read = readings(self.model, target, start.sigma)
+        record = replace(record_of(planned, "inserted", notes=(*told, *doubt(self.plan, read))), readings=read)
         if not self.options.exact:
             return record
         sigma = exact_sigma(target, matrix) if start.sigma is None else start.sigma

@@ -7,7 +7,7 @@ from sn_graph.norms.drawn import draw
 from sn_graph.norms.inspect import inspect, totals
 from sn_graph.norms.matrix import exact_sigma, recognised_sigma, require_finite, require_finite_values
 from sn_graph.norms.operator import MADE_ZERO, Enclosure, Operators
-from sn_graph.norms.remarks import KERAS_FLOOR, notes, readings
+from sn_graph.norms.remarks import KERAS_FLOOR, doubt, held, notes, readings
 from sn_graph.norms.start import Start, Starter, plan_state
 
 __all__ = [
@@ -26,8 +26,10 @@ __all__ = [
     "base_of_checkpoint",
     "base_of_model",
     "checkpoint_records",
+    "doubt",
     "draw",
     "exact_sigma",
+    "held",
     "inspect",
     "inspect_checkpoint",
     "notes",

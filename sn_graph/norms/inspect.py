@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from sn_graph.model import Model
 from sn_graph.norms.against import Base, compared_with
-from sn_graph.norms.matrix import exact_triplet, recognised_sigma, require_finite_norm
+from sn_graph.norms.matrix import exact_sigma, exact_triplet, recognised_sigma, require_finite_norm
 from sn_graph.norms.operator import Operators
-from sn_graph.norms.remarks import notes, readings
+from sn_graph.norms.remarks import doubt, notes, parts, readings
 from sn_graph.plan import Plan, PlannedSite, Target, record_of, with_progress
 from sn_graph.progress import Progress, silent
 from sn_graph.recognise import ANONYMOUS, Form
@@ -78,7 +78,9 @@ class _Inspector:
         sigma = require_finite_norm(target, matrix, leading.sigma)
         folded = self._folded_by_exporter(target, matrix, sigma)
         enclosed = self.operators.enclose(target) if self.plan.norm == "operator" else None
-        record = record_of(planned, notes=(*notes(target, sigma), *([_FOLDED] if folded else [])))
+        read = readings(self.model, target, sigma)
+        said = (*notes(target, sigma), *self._of_parts(target, matrix), *doubt(self.plan, read))
+        record = record_of(planned, notes=(*said, *([_FOLDED] if folded else [])))
         return replace(
             record,
             form=str(Form.FOLDED_BY_EXPORTER) if folded else None,
@@ -88,10 +90,15 @@ class _Inspector:
             sigma_operator_upper=enclosed.upper if enclosed else None,
             sigma_power=self._power(target, matrix, u),
             hints=hints(matrix, leading) if matrix.size <= _HINTED else (),
-            readings=readings(self.model, target, sigma),
+            readings=read,
             frobenius=frobenius_norm(matrix),
             **compared_with(self.base, record, matrix),
         )
+
+    def _of_parts(self, target: Target, matrix: NDArray[Any]) -> tuple[str, ...]:
+        """Return a note with the norm of each part that frameworks keep as a weight of its own, where there are any."""
+        sigmas = [f"{name} {exact_sigma(target, part):.6g}" for name, part in parts(target, matrix).items()]
+        return (f"the norms of its parts: {', '.join(sigmas)}",) if sigmas else ()
 
     def _folded_by_exporter(self, target: Target, matrix: NDArray[Any], sigma: float) -> bool:
         """Say whether there is evidence that an exporter has divided a weight: its norm, its name, and its company."""

@@ -1,7 +1,7 @@
 """Plans: what is decided about each weight of a model, made from options or read from a file."""
 
 from sn_graph.plan.carried import Carried, carried_plan
-from sn_graph.plan.convention import choose_convention
+from sn_graph.plan.convention import Origin, choose_convention
 from sn_graph.plan.decide import decide, left_out_by, matches, patterns
 from sn_graph.plan.file import load_plan, save_plan
 from sn_graph.plan.make import build_plan, make_plan, narrow_plan, rebind
@@ -12,6 +12,7 @@ from sn_graph.plan.whole import require_whole
 
 __all__ = [
     "Carried",
+    "Origin",
     "Plan",
     "PlanOptions",
     "PlannedSite",

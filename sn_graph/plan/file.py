@@ -11,7 +11,7 @@ from typing import Any
 from sn_graph.choices import ConventionChoice
 from sn_graph.errors import ModelError, UsageError
 from sn_graph.model import Model, ModelSource, write_file
-from sn_graph.plan.convention import resolve_convention
+from sn_graph.plan.convention import Origin, resolve_convention
 from sn_graph.plan.decide import decide, refuse_splits
 from sn_graph.plan.plan import NORMS, VERSION, Plan, PlannedSite
 from sn_graph.recognise import recognise
@@ -73,24 +73,25 @@ def _plan_from_json(content: Any, path: Path, model: Model, other: str | None) -
     _expect(isinstance(content, dict), "it is not an object")
     version = _needed(content, "version", "it")
     _expect(_is_whole(version) and version == VERSION, f"version {version!r} is not {VERSION}")
-    convention, reason = Convention(_needed(content, "convention", "it")), "the plan says so"
+    convention = Convention(_needed(content, "convention", "it"))
+    origin = Origin(convention, "the plan says so")
     found = find_sites(model)
     own_views = other is None or other == convention
     if not own_views:
-        convention, reason = resolve_convention(other or "auto", model, found)
+        origin = resolve_convention(other or "auto", model, found)
     norm, clip, state = content.get("norm", "matrix"), content.get("clip", False), content.get("state")
     _expect(norm in NORMS, f"norm {norm!r} is neither 'matrix' nor 'operator'")
     _expect(isinstance(clip, bool), f"clip {clip!r} is not true or false")
     _expect(state is None or (isinstance(state, str) and "\0" not in state), f"state {state!r} is not a path")
     entries = _entries(_needed(content, "sites", "it"))
     known = recognise(model, found)
-    sites = [decide(site, convention, (), known.get(site.id)) for site in found]
+    sites = [decide(site, origin.convention, (), known.get(site.id)) for site in found]
     unknown = sorted(set(entries) - {planned.id for planned in sites})
     _expect(not unknown, f"the model has no weight {next(iter(unknown), '')!r}")
     return Plan(
         model=model.path.name if model.path else "",
-        convention=convention,
-        convention_reason=reason,
+        convention=origin.convention,
+        convention_reason=origin.reason,
         sites=tuple(_apply_entry(planned, entries.get(planned.id), own_views) for planned in sites),
         power_iterations=_above_zero(content.get("power_iterations", 1), "power_iterations"),
         eps=_positive(content.get("eps", 1e-12), "eps"),
@@ -98,6 +99,7 @@ def _plan_from_json(content: Any, path: Path, model: Model, other: str | None) -
         clip=clip,
         norm=norm,
         state=path.parent / state if state else None,
+        guessed=origin.guessed,
     )
 
 

@@ -46,12 +46,13 @@ def make_plan(
     """
     model = Model.open(source)
     sites = find_sites(model)
-    chosen, reason = resolve_convention(convention, model, sites)
+    origin = resolve_convention(convention, model, sites)
     check_op_types(op_types)
     known = recognise(model, sites)
-    planned = (decide(site, chosen, op_types, known.get(site.id)) for site in sites)
+    planned = (decide(site, origin.convention, op_types, known.get(site.id)) for site in sites)
     narrowed = tuple(filter_names(site, patterns(include), patterns(exclude)) for site in planned)
-    return Plan(model.path.name if model.path else "", chosen, reason, narrowed)
+    name = model.path.name if model.path else ""
+    return Plan(name, origin.convention, origin.reason, narrowed, guessed=origin.guessed)
 
 
 def narrow_plan(

@@ -148,6 +148,7 @@ class Plan(Shown):
         clip: Leave weights alone whose norm is at most `bound`.
         norm: "matrix" (the reshaped kernel) or "operator" (what the consumers do).
         state: A safetensors file with the u of each site, or arrays by id, or None for seeded ones.
+        guessed: Whether nothing in the model tells the convention.
         sites: Every site of the model.
     """
 
@@ -161,6 +162,7 @@ class Plan(Shown):
     clip: bool = False
     norm: str = "matrix"
     state: Path | Mapping[str, ArrayLike] | None = None
+    guessed: bool = False
 
     @property
     def table(self) -> Table:

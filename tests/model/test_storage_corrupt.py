@@ -95,7 +95,7 @@ def test_deep_nesting_is_read_as_protobuf_does_or_refused(depth: int) -> None:
     [b"", b"\x00", b"\n", b"no model, just text\n" * 100, b"\x08\x08", b"PK\x03\x04" + bytes(300), bytes(5000)],
 )
 def test_files_that_are_no_models(tmp_path: Path, content: bytes) -> None:
-    with pytest.raises(ModelError, match=r"m\.onnx(:| is a?) .*\w.*[;:] .*\w"):
+    with pytest.raises(ModelError, match=r"m\.onnx(:| is) .*\w.*[;:] .*\w"):
         Model.open(write(tmp_path / "m.onnx", content))
 
 
