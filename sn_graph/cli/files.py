@@ -194,11 +194,18 @@ class Asked:
             return True
         if len(arguments) == 1 and "://" not in arguments[0] and not set("*?[") & set(arguments[0]):
             return Path(arguments[0]).is_dir() and not (Path(arguments[0]) / "saved_model.pb").exists()
-        if files.paired and len(arguments) == 2 and not any(Path(each).is_dir() for each in arguments):
+        if files.paired and len(arguments) == 2 and not any(_holds_models(Path(each), files) for each in arguments):
             return False
         from sn_graph.fleet import is_many
 
         return is_many(arguments)
+
+
+def _holds_models(folder: Path, files: "Files") -> bool:
+    """Say whether a path is a folder with models in it, and not a model that is one, as those of TensorFlow are."""
+    if not folder.is_dir() or (folder / "saved_model.pb").exists() or (folder / "metadata.json").exists():
+        return False
+    return any(path.name.endswith(files.suffixes) for path in folder.rglob("*"))
 
 
 def _names(function: Callable[..., None]) -> list[str]:

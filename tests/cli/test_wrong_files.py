@@ -33,6 +33,7 @@ def commands(path: Path, out: Path) -> Iterator[list[object]]:
     yield ["verify", MODEL, path]
     yield ["verify", path, MODEL]
     yield ["verify", path, "--state"]
+    yield ["certify", path]
 
 
 @pytest.mark.parametrize("name", ["missing", "directory", *FILES])
