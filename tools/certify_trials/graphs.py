@@ -282,9 +282,11 @@ def _moved(g: Graph, x: str, shape: tuple[int, ...]) -> str | None:
             return g.add(g.pick("Add", "Sub", "Max", "Min"), *parts)
         return g.add("Concat", *(g.add(name, *parts) for name in ("Max", "Min")), axis=axis)
     if kind == "resize" and rank > 2:
-        scales = [1.0, 1.0, *(float(g.pick(0.6, 1.0, 1.5, 2.0)) for _ in range(rank - 2))]
-        mode = g.pick("nearest", "linear", "cubic" if rank == 4 else "linear")
         where = g.pick("half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel")
+        # Where corners are aligned and a size is rounded, runtimes do not agree.
+        factors = (1.0, 2.0) if where == "align_corners" else (0.6, 1.0, 1.5, 2.0)
+        scales = [1.0, 1.0, *(float(g.pick(*factors)) for _ in range(rank - 2))]
+        mode = g.pick("nearest", "linear", "cubic" if rank == 4 else "linear")
         return g.add("Resize", x, "", g.constant(scales), mode=mode, coordinate_transformation_mode=where)
     if kind in ("depth", "space") and rank == 4:
         return g.add("DepthToSpace" if kind == "depth" else "SpaceToDepth", x, blocksize=2)

@@ -72,4 +72,6 @@ def root_of_squares(terms: Iterable[float]) -> float:
         return largest
     # The ratios are at most 1, so that no square overflows; one that vanishes is rounded up to the least number.
     ratios = (1.0 if term == largest else math.nextafter(term / largest, math.inf) for term in kept)
-    return product(largest, root(total(ratio if ratio == 1.0 else raised(ratio * ratio) for ratio in ratios)))
+    return product(
+        largest, root(total(1.0 if ratio == 1.0 else math.nextafter(ratio * ratio, math.inf) for ratio in ratios))
+    )
