@@ -104,7 +104,7 @@ def search(
         best = sorted([*best, _climb(function, start, end)], key=lambda one: -one.quotient)[:KEPT]
         waited = 0 if best[0].quotient > before * (1.0 + GAIN) else waited + 1
         number += 1
-        progress("attained", min(999, round(1000 * (time.monotonic() - begun) / seconds)), 1000)
+        progress("attained", min(999, round(1000 * (time.monotonic() - begun) / max(seconds, 1e-9))), 1000)
     progress("attained", 1000, 1000)
     return [one for one in best if one.quotient > 0.0]
 

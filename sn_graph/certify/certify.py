@@ -6,6 +6,7 @@ from enum import StrEnum
 
 from sn_graph.certify.build import build
 from sn_graph.certify.certificate import CAVEAT, Certificate, Stop
+from sn_graph.certify.levels import higher_levels
 from sn_graph.certify.network import Network
 from sn_graph.certify.product import Bound, product_bounds
 from sn_graph.certify.question import Question
@@ -65,6 +66,9 @@ def certify(
     if isinstance(bounds, Unbounded):
         return _unbounded(model, question, bounds), None, []
     levels = {"product": _product(network, bounds)}
+    if bounds and level is not Level.PRODUCT and levels["product"] > 0.0:
+        end = begun + (1.0 - SEARCH) * budget
+        levels.update(higher_levels(network, bounds, lmi=level is not Level.FUSED, deadline=end).bounds)
     best = min(levels, key=lambda name: levels[name])
     found = witnesses(network, max(LEAST * budget, SEARCH * (budget - (time.monotonic() - begun))), progress)
     certificate = Certificate(
