@@ -100,23 +100,29 @@ def read_json(example: Any) -> None:
     json.loads(example.parsed)
 
 
+def read_yaml(example: Any) -> None:
+    import yaml  # of the extra [test]
+
+    yaml.safe_load(example.parsed)
+
+
 def run_console(example: Any) -> str | None:
     """Run each command of a session on a terminal, and compare what it says."""
     for command, expected in sessions(example.parsed):
         shown = on_terminal(command)
         if not matches(expected, shown):
             if "SN_GRAPH_UPDATE_DOCS" in os.environ:
-                _update(Path(example.path), expected, shown)
+                _update(Path(example.path), f"$ {command}\n", expected, shown)
                 continue
             return f"$ {command}\nis said to print\n{expected}\nbut prints\n{shown}"
     return None
 
 
-def _update(path: Path, expected: str, shown: str) -> None:
+def _update(path: Path, command: str, expected: str, shown: str) -> None:
     text = path.read_text(encoding="utf-8")
     said = "".join(f"{line.rstrip()}\n" for line in shown.strip("\n").splitlines())
-    assert text.count(expected) == 1, f"{path}: an output is there twice"
-    path.write_text(text.replace(expected, said), encoding="utf-8")
+    assert text.count(command + expected) == 1, f"{path}: a command with its output is there twice"
+    path.write_text(text.replace(command + expected, command + said), encoding="utf-8")
 
 
 def sessions(text: str) -> Iterator[tuple[str, str]]:
@@ -171,6 +177,7 @@ def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
     folder = Path.cwd()
     return subprocess.run(
         command,
+        timeout=240,
         cwd=folder,
         env=surroundings(folder),
         capture_output=True,
@@ -185,4 +192,5 @@ EVALUATORS: dict[str, Callable[[Any], str | None]] = {
     "console": run_console,
     "javascript": run_node,
     "json": read_json,
+    "yaml": read_yaml,
 }

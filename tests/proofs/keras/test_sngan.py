@@ -1,8 +1,7 @@
-"""docs/keras.md says what is so: its doctests, Keras's own two examples among them, and the SN-GAN at its end."""
+"""The SN-GAN at the end of docs/keras.md, whose other blocks tests/test_documents.py runs."""
 
 from __future__ import annotations
 
-import doctest
 import os
 import re
 import subprocess
@@ -19,14 +18,6 @@ with warnings.catch_warnings():
     pytest.importorskip("tf2onnx", reason="needs the extra keras")
     pytest.importorskip("keras", minversion="3", reason="needs Keras 3, of the extra keras")
     pytest.importorskip("tensorflow", reason="needs the extra keras")
-
-
-def test_documentation() -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Keras's own use of numpy
-        failed, tried = doctest.testfile(str(ROOT / "docs" / "keras.md"), module_relative=False, encoding="utf-8")
-    assert tried >= 20
-    assert failed == 0
 
 
 def test_sngan(tmp_path: Path) -> None:
