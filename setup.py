@@ -1,4 +1,4 @@
-"""The README as packages show it: links that lead into the repository lead there from outside too. pyproject.toml has the rest."""
+"""The README as packages show it: its links lead into the repository from outside too. pyproject.toml has the rest."""
 
 import re
 import tomllib
