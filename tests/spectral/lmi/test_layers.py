@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from itertools import pairwise
 
+import mpmath
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -118,6 +119,24 @@ def test_bottlenecks(seed: int) -> None:
     )
     assert better.value >= whole.value * (1.0 - 1e-7)
     assert whole.value <= by_blocks(weights).value <= 1.05 * whole.value
+
+
+@pytest.mark.parametrize(("depth", "width"), [(40, 6), (16, 10)])
+def test_sixty_digits_of_a_long_chain(depth: int, width: int) -> None:
+    """P ≥ 0 by eliminating layer after layer in 60 digits, with the multipliers that were returned."""
+    weights = eclipse(depth, width)
+    bound = by_blocks(weights)
+    assert bound.value < 0.1 * fast(weights)
+    with mpmath.workdps(60):
+        form = mpmath.mpf(bound.value) ** 2 * mpmath.eye(4)
+        for weight, each in zip(weights, np.split(bound.multipliers, depth - 1), strict=False):
+            diagonal = mpmath.diag([mpmath.mpf(float(value)) for value in each])
+            mixed = diagonal * mpmath.matrix(weight.tolist())
+            form = 2 * diagonal - mixed * mpmath.inverse(form) * mixed.T
+            form = (form + form.T) / 2
+            mpmath.cholesky(form)  # raises where it is not definite
+        last = mpmath.matrix(weights[-1].tolist())
+        mpmath.cholesky(form - last.T * last)
 
 
 def test_a_long_chain_gains() -> None:
