@@ -111,7 +111,7 @@ def _notes(network: Network, question: Question, searched: bool) -> Iterator[str
 def _row(bound: Bound) -> CertifiedNode:
     step = bound.step
     constant = max(bound.factors, default=0.0)
-    note = "coarse: there was no time for its norm; more with --budget" if bound.is_hurried else step.note
+    note = "coarse: there was no time for its norm at its size; more with --budget" if bound.is_hurried else step.note
     return CertifiedNode(step.path, step.node.op_type, step.rule, constant, bound.bound, note)
 
 

@@ -9,11 +9,11 @@ Every operation rounds upwards.
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sn_graph.certify.network import Network
-from sn_graph.certify.steps import Linear, Step, Unbounded, root_of_squares
+from sn_graph.certify.steps import Convolved, Linear, Step, Unbounded, root_of_squares
 from sn_graph.errors import ModelError
 
 
@@ -25,7 +25,7 @@ class Bound:
         step: The step.
         factors: Lipschitz constants in each operand by itself.
         bound: A Lipschitz constant of the step's value in the network's inputs.
-        is_hurried: Whether there was no time for the norm of a convolution.
+        is_hurried: Whether there was no time for the norm of a convolution at its size.
     """
 
     step: Step
@@ -73,25 +73,51 @@ def product_bounds(
 
 
 def _beyond(network: Network, deadline: float) -> set[str]:
-    """Take the norms of convolutions, the cheapest first; return the values of the steps that there is no time for."""
-    waiting = [step for step in network.steps if isinstance(step, Linear) and any(part.products for part in step.parts)]
-    waiting.sort(key=lambda step: sum(part.products for part in step.parts))
-    pace = SECONDS
-    for place, step in enumerate(waiting):
-        count = sum(part.products for part in step.parts)
+    """Take the norms of convolutions as far as there is time; return the values of the steps for which there was none.
+
+    Each gets the cheaper of its norm at its size and its supremum over all sizes, which is little above it, the
+    cheapest first; then those that got the second get the first.
+    """
+    steps = [step for step in network.steps if isinstance(step, Linear)]
+    waiting = [
+        (part, _is_open(network, step), step.result)
+        for step in steps
+        for one in step.parts
+        for part in one.slow
+        if isinstance(part, Convolved)
+    ]
+    clock = _Clock(deadline)
+    lacking = []
+    for part, dynamic, result in sorted(waiting, key=lambda one: min(one[0].seconds(True), one[0].seconds(one[1]))):
+        supremum = dynamic or part.seconds(True) < part.seconds(False)
+        done = clock.takes(part.seconds(supremum), part.supremum if supremum else part.norm)
+        if not done or (supremum and not dynamic):
+            lacking.append((part, result, dynamic))
+    late = set()
+    for part, result, dynamic in sorted(lacking, key=lambda one: one[0].seconds(False)):
+        if dynamic or not clock.takes(part.seconds(False), part.norm):
+            late.add(result)
+    return late
+
+
+class _Clock:
+    """Does what there is time for, and learns how fast it is done."""
+
+    def __init__(self, deadline: float) -> None:
+        self._deadline, self._pace = deadline, 1.0
+
+    def takes(self, seconds: float, work: Callable[[], object]) -> bool:
+        """Do a work that is estimated to take so long, if there is time, and say whether there was."""
         begun = time.monotonic()
-        if begun + pace * count > deadline:
-            return {late.result for late in waiting[place:]}
-        _ = step.suprema() if _is_open(network, step) else step.factors()
-        if count > MANY:
-            pace = max(pace, (time.monotonic() - begun) / count)
-    return set()
+        if begun + self._pace * seconds > self._deadline:
+            return False
+        work()
+        if seconds > _LONG:  # below, the time is mostly that of other things
+            self._pace = max(self._pace, (time.monotonic() - begun) / seconds)
+        return True
 
 
-# What a norm takes for each product of the convolution; measured 1.5e-8 to 7e-8 on one thread, the more the busier.
-SECONDS = 3e-8
-# Below so many products the time is mostly that of other things.
-MANY = 1 << 24
+_LONG = 0.3
 
 
 def _is_open(network: Network, step: Step) -> bool:

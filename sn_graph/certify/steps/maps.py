@@ -54,8 +54,13 @@ class LinearMap(ABC):
 
     @property
     def products(self) -> int:
-        """How many products `norm` takes at a time, where it takes so many that it may have to be left; else 0."""
+        """How many products of a convolution there are in `forward`, which may be too many to compute often."""
         return 0
+
+    @property
+    def slow(self) -> "tuple[LinearMap, ...]":
+        """The maps that it is made of whose norms may take long."""
+        return (self,) if self.products else ()
 
     def carry(self, axis: int) -> int | None:
         """Follow an axis along which samples stand.
@@ -138,6 +143,11 @@ class Composed(LinearMap):
     def products(self) -> int:
         """See `LinearMap`."""
         return sum(one.products for one in self.maps)
+
+    @property
+    def slow(self) -> tuple[LinearMap, ...]:
+        """See `LinearMap`."""
+        return tuple(slow for one in self.maps for slow in one.slow)
 
     def carry(self, axis: int) -> int | None:
         """See `LinearMap`."""

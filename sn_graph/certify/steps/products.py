@@ -161,14 +161,19 @@ class Convolved(LinearMap):
         return upper + self.error if self.relative and math.isfinite(upper) else upper
 
     def quick(self, dynamic: bool) -> float | None:
-        """Bound the norm by that of the kernel as a matrix, whatever the size.
+        """Return what was taken of norm and supremum, and where neither was, bound them by the kernel as a matrix.
 
         Each output is the matrix M [O, I·taps] times a patch of the input. Summed over patches, an element of the input
         counts as often as patches hold it, so ‖A‖ ≤ √overlap · ‖M‖; the same for each group, and for the adjoint.
         Source: Tsuzuku et al., 2018, 1802.04034, theorem 2.
         """
-        del dynamic
-        return self._quick
+        known = [
+            self.__dict__[name] for name in (("_supremum",) if dynamic else ("_norm", "_supremum")) if self._has(name)
+        ]
+        return min(known) if known else self._quick
+
+    def _has(self, name: str) -> bool:
+        return name in self.__dict__  # where cached_property keeps what it was asked for
 
     @cached_property
     def _quick(self) -> float:
@@ -189,6 +194,19 @@ class Convolved(LinearMap):
         first, second, *taps = self.convolution.kernel.shape
         outputs = self.input_shape if self.convolution.transposed else self.output_shape
         return int(math.prod(outputs[2:])) * int(first * second * math.prod(taps))
+
+    def seconds(self, dynamic: bool) -> float:
+        """Estimate how long `norm` takes, or `supremum`: the second does not depend on the size.
+
+        Measured on one thread: 0.7e-8 to 1.5e-8 s for each product of the map, of which Lanczos takes many; 1.2e-7 s
+        for each of the symbol's, which is m²n of its m × n blocks.
+        """
+        if not dynamic:
+            return 0.01 + 1.5e-8 * self.products
+        first, second, *_ = self.convolution.kernel.shape
+        first //= self.convolution.group
+        small, large = sorted((int(first), int(second) * math.prod(self.convolution.strides)))
+        return 0.1 + 1.2e-7 * self.convolution.group * small * small * large
 
     def carry(self, axis: int) -> int | None:
         """See `LinearMap`."""
