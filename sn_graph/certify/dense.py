@@ -67,6 +67,64 @@ def _is_known(atom: Atom) -> bool:
     return atom.kind is Kind.START or (atom.kind is Kind.STEP and isinstance(atom.step, Elementwise))
 
 
+@dataclass(frozen=True, eq=False)
+class Layers:
+    """A chain of layers, as `spectral.lmi.chain_bound` takes it.
+
+    Attributes:
+        weights: W_1, …, W_l.
+        low, high: The slopes behind each but the last.
+        errors: How far each weight may be from the exact one.
+    """
+
+    weights: tuple[Array, ...]
+    low: tuple[Array, ...]
+    high: tuple[Array, ...]
+    errors: tuple[float, ...]
+
+
+def widths(segment: Segment) -> list[int] | None:
+    """Return how wide the activations of a chain are, its starts before them and its end behind; None for others."""
+    whole = lowered(segment)
+    if whole is None or len(whole.starts) != 1:
+        return None
+    (before,) = whole.starts
+    found = [math.prod(whole.starts[before])]
+    # What every path passes is a chain, if nothing is read again behind an activation.
+    seen = {before}
+    for step in whole.steps:
+        if not seen.issuperset(step.operands):
+            return None
+        if isinstance(step, Elementwise):
+            seen = {step.result}
+            found.append(math.prod(step.shape))
+        else:
+            seen.add(step.result)
+    return [*found, math.prod(whole.shapes[whole.end])]
+
+
+def layers_of(segment: Segment) -> Layers | None:
+    """Write a chain out, a matrix a layer; None for what is none, or too large."""
+    whole = lowered(segment) if widths(segment) is not None else None
+    found = None if whole is None else expand(whole, Matrices(LARGEST))
+    if whole is None or found is None or not all(map(_is_known, found.atoms.values())):
+        return None
+    steps = [atom.step for atom in found.atoms.values() if isinstance(atom.step, Elementwise)]
+    forms: list[Matrix] = []
+    for name in [*(step.operands[0] for step in steps), whole.end]:
+        terms = list(found.terms[name].values())
+        if len(terms) != 1:
+            return None
+        forms += terms
+    low, high = (
+        tuple(np.broadcast_to(end, step.shape).reshape(-1).astype(np.float64) for step, end in pairs)
+        for pairs in ([(step, step.low) for step in steps], [(step, step.high) for step in steps])
+    )
+    if not all(np.isfinite(end).all() for end in (*low, *high)):
+        return None
+    return Layers(tuple(form.dense() for form in forms), low, high, tuple(form.error for form in forms))
+
+
 class _Writer:
     def __init__(self, segment: Segment, expansion: Expansion[Matrix]) -> None:
         self._segment, self._expansion = segment, expansion

@@ -171,7 +171,7 @@ class _Search:
     def _cost(self, run: Run, one: Inequality) -> float:
         """Seconds for what may be gained: a run of branches gains what they add up to, a chain some of each layer."""
         segments = self._cuts.segments[run[0] : run[1]]
-        layers = sum(isinstance(step, Elementwise) for segment in segments for step in segment.steps)
+        layers = sum(not isinstance(step, Linear) for segment in segments for step in segment.steps)
         branches = sum(not segment.is_linear and len(segment.steps) > 1 for segment in segments)
         return one.seconds / (layers + 2.0 * branches)
 

@@ -93,6 +93,8 @@ class Matrices:
             for one in part.maps:
                 made = None if made is None else self.through(one, made)
             return made
+        if isinstance(part, Summed):
+            return self._summed(part, form)
         if isinstance(part, Reshaped):
             return form
         size = math.prod(part.output_shape)
@@ -107,6 +109,15 @@ class Matrices:
         error = total((norm * form.error, (part.error + rounding) * frobenius, lost)) * (1.0 + 16.0 * UNIT)
         values = _columns(part, form)
         return Matrix(form.input_size, size, values, error) if math.isfinite(error) else None
+
+    def _summed(self, part: Summed, form: Matrix) -> Matrix | None:
+        total: Matrix | None = None
+        for one in part.maps:
+            made = self.through(one, form)
+            if made is None:
+                return None
+            total = made if total is None else self.added(total, made)
+        return total
 
     def added(self, first: Matrix, second: Matrix) -> Matrix | None:
         """See `Forms`."""

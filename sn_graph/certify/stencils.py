@@ -29,6 +29,7 @@ from sn_graph.certify.steps import (
     Separable,
     Shape,
     Sliced,
+    Summed,
     raised,
 )
 from sn_graph.spectral.convolution import Convolution, operator_norm
@@ -129,6 +130,8 @@ class Stencils:
             for one in part.maps:
                 made = None if made is None else self.through(one, made)
             return made
+        if isinstance(part, Summed):
+            return self._summed(part, form)
         if isinstance(part, Reshaped):
             return form if part.input_shape == part.output_shape else None
         if part.output_shape[:1] != (1,) or len(part.output_shape) != len(part.input_shape) or 0 in part.output_shape:
@@ -139,6 +142,17 @@ class Stencils:
             return _placed(part, form)
         own = stencil_of(part)
         return None if own is None else behind(own, form)
+
+    def _summed(self, part: Summed, form: Stencil) -> Stencil | None:
+        total: Stencil | None = None
+        for one in part.maps:
+            made = self.through(one, form)
+            if made is None:
+                return None
+            total = made if total is None else self.added(total, made)
+            if total is None:
+                return None
+        return total
 
     def added(self, first: Stencil, second: Stencil) -> Stencil | None:
         """See `Forms`."""

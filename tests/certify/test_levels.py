@@ -1,5 +1,6 @@
 """The levels against published constants, layers whose constant is known, and networks that break other tools."""
 
+import itertools
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from sn_graph.certify import Network
-from sn_graph.certify.dense import Size, slope_problem
+from sn_graph.certify.dense import Size, layers_of, slope_problem, widths
 from sn_graph.certify.levels import Levels, higher_levels
 from sn_graph.certify.product import product_bounds
 from sn_graph.certify.segments import Segment
@@ -254,3 +255,34 @@ def test_random_networks_hold(seed: int) -> None:
     if made.constant is not None:
         pytest.skip("it does not depend on x")
     assert quotient(made, seed, tries=20) <= levels(made, 5.0).bounds["lmi"] * (1.0 + 1e-9) + 1e-12
+
+
+def whole(made: Network) -> Segment:
+    return Segment({source.name: source.shape for source in made.sources}, made.output, made.steps)
+
+
+def test_chains_are_written_out_layer_by_layer() -> None:
+    weights = [RNG.standard_normal(shape) for shape in ((5, 4), (6, 5), (2, 6))]
+    segment = whole(chain(weights))
+    assert widths(segment) == [4, 5, 6, 2]
+    layers = layers_of(segment)
+    assert layers is not None
+    assert all((own == given).all() for own, given in zip(layers.weights, weights, strict=True))
+    assert [len(low) for low in layers.low] == [5, 6]
+    # A linear branch between two activations is one matrix; a skip around one is no chain.
+    forked = [("Relu", ["x"], "r"), ("MatMul", ["r", "a"], "c"), ("Add", ["r", "c"], "s"), ("Tanh", ["s"], "y")]
+    found = layers_of(whole(network(nodes(*forked, x=(1, 6), held=HELD))))
+    assert found is not None
+    assert np.allclose(found.weights[1], np.eye(6) + A.T)
+    assert widths(whole(network(nodes(*SKIPPED["residual"], x=(1, 6), held=HELD)))) is None
+
+
+def test_long_chains() -> None:
+    """ECLipsE's kind of network, of more rows than are solved at once (Xu and Sivaranjani, 2024, 2404.04375)."""
+    rng = np.random.default_rng(3)
+    sizes = [4, *[40] * 12, 1]
+    weights = [rng.uniform(-1.0, 1.0, (b, a)) / np.sqrt(a) for a, b in itertools.pairwise(sizes)]
+    made = chain(weights)
+    found = levels(made, 20.0)
+    assert found.bounds["lmi"] < 0.05 * found.bounds["product"]
+    assert quotient(made, tries=10) <= found.bounds["lmi"]

@@ -200,24 +200,24 @@ class Sorted:
     """The k largest or smallest of each line, in their order."""
 
     def __init__(self, axis: int, count: int, largest: bool) -> None:
-        self._axis, self._count, self._largest = axis, count, largest
+        self.axis, self.count, self.largest = axis, count, largest
 
     def _order(self, x: Array) -> NDArray[np.int64]:
-        order = np.argsort(-x if self._largest else x, axis=self._axis, kind="stable")
-        return np.asarray(order.take(range(self._count), axis=self._axis))
+        order = np.argsort(-x if self.largest else x, axis=self.axis, kind="stable")
+        return np.asarray(order.take(range(self.count), axis=self.axis))
 
     def forward(self, *operands: Array) -> Array:
         """See `Function`."""
-        return np.take_along_axis(operands[0], self._order(operands[0]), self._axis)
+        return np.take_along_axis(operands[0], self._order(operands[0]), self.axis)
 
     def push(self, operands: Sequence[Array], tangents: Sequence[Array]) -> Array:
         """See `Function`."""
-        return np.take_along_axis(tangents[0], self._order(operands[0]), self._axis)
+        return np.take_along_axis(tangents[0], self._order(operands[0]), self.axis)
 
     def pull(self, operands: Sequence[Array], cotangent: Array) -> tuple[Array, ...]:
         """See `Function`."""
         found = np.zeros(operands[0].shape)
-        np.put_along_axis(found, self._order(operands[0]), cotangent, self._axis)
+        np.put_along_axis(found, self._order(operands[0]), cotangent, self.axis)
         return (found,)
 
 

@@ -35,14 +35,14 @@ class PairSort:
     """
 
     def __init__(self, parts: tuple[LinearMap, LinearMap], axis: int, largest_first: bool) -> None:
-        self._parts, self._axis, self._largest_first = parts, axis, largest_first
+        self.parts, self.axis, self.largest_first = parts, axis, largest_first
 
     def _sorted(self, a: Array, b: Array, swap: NDArray[np.bool_]) -> Array:
         high, low = np.where(swap, b, a), np.where(swap, a, b)
-        return np.concatenate([high, low] if self._largest_first else [low, high], axis=self._axis)
+        return np.concatenate([high, low] if self.largest_first else [low, high], axis=self.axis)
 
     def _swap(self, x: Array) -> tuple[Array, Array, NDArray[np.bool_]]:
-        a, b = (part.forward(x) for part in self._parts)
+        a, b = (part.forward(x) for part in self.parts)
         return a, b, b > a
 
     def forward(self, *operands: Array) -> Array:
@@ -52,16 +52,16 @@ class PairSort:
     def push(self, operands: Sequence[Array], tangents: Sequence[Array]) -> Array:
         """See `Function`."""
         _, _, swap = self._swap(operands[0])
-        a, b = (part.forward(tangents[0]) for part in self._parts)
+        a, b = (part.forward(tangents[0]) for part in self.parts)
         return self._sorted(a, b, swap)
 
     def pull(self, operands: Sequence[Array], cotangent: Array) -> tuple[Array, ...]:
         """See `Function`."""
         _, _, swap = self._swap(operands[0])
-        first, second = np.split(cotangent, 2, axis=self._axis)
-        high, low = (first, second) if self._largest_first else (second, first)
+        first, second = np.split(cotangent, 2, axis=self.axis)
+        high, low = (first, second) if self.largest_first else (second, first)
         a, b = np.where(swap, low, high), np.where(swap, high, low)
-        return (self._parts[0].adjoint(a) + self._parts[1].adjoint(b),)
+        return (self.parts[0].adjoint(a) + self.parts[1].adjoint(b),)
 
 
 def max_min(view: View, call: Call) -> tuple[Operand, Made] | None:

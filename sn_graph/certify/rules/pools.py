@@ -137,12 +137,12 @@ class Largest:
     """The largest element of each window."""
 
     def __init__(self, windows: Windows) -> None:
-        self._windows = windows
+        self.windows = windows
 
     def _found(self, x: Array) -> tuple[Array, NDArray[np.int64]]:
         """The largest of each window, and the flat spatial place that it stands at."""
         flat = x.reshape(math.prod(x.shape[:2]), -1)
-        places = self._windows.places
+        places = self.windows.places
         best = np.full((len(flat), len(places)), -np.inf)
         where = np.zeros(best.shape, np.int64)
         for tap in range(places.shape[1]):
@@ -155,13 +155,13 @@ class Largest:
 
     def forward(self, *operands: Array) -> Array:
         """See `Function`."""
-        return self._found(operands[0])[0].reshape(self._windows.shape)
+        return self._found(operands[0])[0].reshape(self.windows.shape)
 
     def push(self, operands: Sequence[Array], tangents: Sequence[Array]) -> Array:
         """See `Function`."""
         _, where = self._found(operands[0])
         flat = tangents[0].reshape(len(where), -1)
-        return np.take_along_axis(flat, where, 1).reshape(self._windows.shape)
+        return np.take_along_axis(flat, where, 1).reshape(self.windows.shape)
 
     def pull(self, operands: Sequence[Array], cotangent: Array) -> tuple[Array, ...]:
         """See `Function`."""
