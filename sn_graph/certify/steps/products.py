@@ -167,13 +167,10 @@ class Convolved(LinearMap):
         counts as often as patches hold it, so ‖A‖ ≤ √overlap · ‖M‖; the same for each group, and for the adjoint.
         Source: Tsuzuku et al., 2018, 1802.04034, theorem 2.
         """
-        known = [
-            self.__dict__[name] for name in (("_supremum",) if dynamic else ("_norm", "_supremum")) if self._has(name)
-        ]
+        names = ("_supremum",) if dynamic else ("_norm", "_supremum")
+        kept = self.__dict__  # where cached_property keeps what it was asked for
+        known = [float(kept[name]) for name in names if name in kept]
         return min(known) if known else self._quick
-
-    def _has(self, name: str) -> bool:
-        return name in self.__dict__  # where cached_property keeps what it was asked for
 
     @cached_property
     def _quick(self) -> float:
