@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 
 from sn_graph.choices import LevelChoice
 from sn_graph.cli import options as o
-from sn_graph.cli.app import command
+from sn_graph.cli.app import command_of
 from sn_graph.cli.console import Settings, new_table, plain_text, print_rich
 from sn_graph.cli.declare import Option
+from sn_graph.cli.files import Files
 from sn_graph.errors import VerificationFailed
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from sn_graph.certify import Certificate
 
 
-@command
+@command_of(Files((".onnx",)))
 def certify(
     model: o.ModelArgument,
     input: Annotated[
@@ -37,7 +38,7 @@ def certify(
         Option("The size of a dynamic dimension, INPUT[AXIS]=N for one without a name; repeatable.", "NAME=N"),
     ] = (),
     witness: Annotated[
-        Path | None, Option("Write the two inputs that attain the lower end, x0 and x1, as .npz.", "FILE")
+        Path | None, Option("Write the two inputs that attain the lower end, x0 and x1, as .npz.", "FILE", writes=True)
     ] = None,
     html: o.Html = None,
     *,
@@ -58,6 +59,7 @@ def certify(
     \b
     sn-graph certify disc.onnx
     sn-graph certify disc.onnx --at-most 1.0001             in CI: 1 unless it is proven
+    sn-graph certify models/ --at-most 1.0001 --jsonl certified.jsonl --junit results.xml
     sn-graph certify disc.onnx --level product --budget 5   quickly
     sn-graph certify disc.onnx --witness pair.npz --json
     sn-graph certify unet.onnx --input image --dim height=64 --dim width=64

@@ -217,7 +217,8 @@ def _names(function: Callable[..., None]) -> list[str]:
 def work_of(function: Callable[..., None], command: str, values: Mapping[str, Any], files: "Files") -> "CommandWork":
     """Return a command as work. Raises UsageError for options that name one file to be written."""
     first, *_ = _names(function)
-    kept = {name: value for name, value in values.items() if name not in (first, "output")}
+    out = output_of(function, values)
+    kept = {name: value for name, value in values.items() if name != first and (out is None or name != "output")}
     for name, writes in places(function).items():
         if writes and kept.get(name) is not None:
             flag = f"--{name.replace('_', '-')}"
@@ -225,9 +226,14 @@ def work_of(function: Callable[..., None], command: str, values: Mapping[str, An
     read = [name for name, writes in places(function).items() if not writes and kept.get(name) is not None]
     options = {name: _plain(value) for name, value in kept.items() if name not in ("no_sync",)}
     options |= {name: {"path": str(kept[name]), "sha256": _digest(kept[name])} for name in read}
-    if values.get("output") is not None:
-        options["output"] = str(values["output"])
+    if out is not None:
+        options["output"] = out
     return files.work(command, kept, options)
+
+
+def output_of(function: Callable[..., None], values: Mapping[str, Any]) -> str | None:
+    """Return where a command that writes models is to write; None for one that doesn't, whatever its --output means."""
+    return str(values["output"]) if places(function).get("output") else None
 
 
 def _plain(value: Any) -> Any:
@@ -293,12 +299,12 @@ def run_command(
     """
     from sn_graph.fleet import find_inputs, is_many, run_many
 
-    output = values.get("output")
+    output = output_of(function, values)
     several = is_many(arguments)
-    if several and output is not None and "://" not in str(output) and Path(output).is_file():
+    if several and output is not None and "://" not in output and Path(output).is_file():
         raise UsageError(f"{output} is a file, where many models need a folder", do="give a folder to -o")
     gate = asked.gate()
-    inputs = find_inputs(arguments, files.suffixes, None if output is None else str(output), folder=several)
+    inputs = find_inputs(arguments, files.suffixes, output, folder=several)
     if len(inputs) == 1 and inputs[0].missing is not None and asked.jsonl is None:
         raise ModelError(f"{inputs[0].location} can't be read", inputs[0].missing, "give the path of a model")
     work = work_of(function, command, values, files)

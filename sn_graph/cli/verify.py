@@ -53,6 +53,8 @@ def verify(
     --state runs an inserted model A from different u: its u.next and σ must move with them. Ends with exit code 1 where
     a tool made constants of them.
 
+    Three files or more, folders and globs are verified each by itself.
+
     \b
     sn-graph verify disc.onnx
     sn-graph verify disc.onnx disc.optimized.onnx --steps 3 --dim batch=8

@@ -21,11 +21,13 @@ class WeightWork:
     Attributes:
         arguments: Those of `sn_graph.inspect`, but for the source.
         weight: The one that is measured; None for all.
+        large: Bytes of weights from which a checkpoint is divided.
     """
 
     arguments: dict[str, Any]
     weight: str | None = None
     command: str = "inspect"
+    large: int = LARGE
 
     @property
     def options(self) -> dict[str, Any]:
@@ -47,7 +49,7 @@ class WeightWork:
             return ()
         weights = Checkpoint.open(path).weights
         parts = [(tensor.name, tensor.payload.size) for tensor in weights]
-        return parts if sum(size for _, size in parts) >= LARGE else ()
+        return parts if sum(size for _, size in parts) >= self.large else ()
 
     def of_part(self, name: str) -> "WeightWork":
         """Return the inspection of one weight."""

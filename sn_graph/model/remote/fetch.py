@@ -16,6 +16,7 @@ from sn_graph.model.remote.beside import files_beside
 from sn_graph.model.remote.urls import FileSystem, open_store, sibling_url, store_errors, url_name
 from sn_graph.progress import Progress, silent
 
+_CONFIG = "config.json"
 _STEP = 1 << 23  # bytes copied at a time
 
 
@@ -108,6 +109,7 @@ def fetched_slice(url: str, names: Sequence[str] = ()) -> Iterator[Fetched]:
     store, remote = open_store(url)
     with temporary_folder() as folder:
         path = folder / url_name(url)
+        _copy_config(store, remote, folder, url)
         if not path.name.lower().endswith(".json"):
             _slice(store, remote, path, url, names)
             yield Fetched(url, path, ())
@@ -119,6 +121,15 @@ def fetched_slice(url: str, names: Sequence[str] = ()) -> Iterator[Fetched]:
         for shard, chosen in shards.items():
             _slice(store, sibling_url(remote, shard.name), shard, sibling_url(url, shard.name), chosen)
         yield Fetched(url, path, tuple(shards))
+
+
+def _copy_config(store: FileSystem, remote: str, folder: Path, url: str) -> None:
+    """Bring what tells of heads, where there is such a file."""
+    there = sibling_url(remote, _CONFIG)
+    with store_errors(sibling_url(url, _CONFIG), "read"):
+        known = store.exists(there)
+    if known:
+        _copy(store, there, folder / _CONFIG, sibling_url(url, _CONFIG), silent)
 
 
 def _slice(store: FileSystem, remote: str, path: Path, url: str, names: Sequence[str]) -> None:
