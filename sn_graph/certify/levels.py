@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from sn_graph.certify.fused import Factors, fused_bound
 from sn_graph.certify.inequalities import Inequality, inequality_of
 from sn_graph.certify.lowered import lowered
+from sn_graph.certify.mirrored import mirrored_bound
 from sn_graph.certify.network import Network
 from sn_graph.certify.product import Bound
 from sn_graph.certify.segments import Cuts, Run, Segment, Way, least_product, stretches
@@ -78,6 +79,7 @@ class _Search:
         self._fuse()
         found["fused"] = self._least(found)
         if lmi:
+            self._mirror()
             for stretch in stretches([self._known[i] and _bends(one) for i, one in enumerate(self._cuts.segments)]):
                 self._prove_partitions(stretch)
             found["lmi"] = self._least(found)
@@ -105,6 +107,16 @@ class _Search:
             self._take(run, fused_bound(self._cuts.run(*run), self._factors, self._deadline), "fused")
 
     # Level 3
+
+    def _mirror(self) -> None:
+        """Bound residual steps that go back as they came, for which no multipliers have to be sought."""
+        for place, segment in enumerate(self._cuts.segments):
+            if time.monotonic() > self._deadline:
+                return
+            if self._known[place] and len(segment.steps) > 1 and not segment.is_linear:
+                found = mirrored_bound(segment)
+                if found is not None:
+                    self._take((place, place + 1), found, "lmi")
 
     def _prove_partitions(self, stretch: Run) -> None:
         places = self._places(stretch)
