@@ -9,6 +9,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from decimal import ROUND_CEILING, Decimal, localcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -116,6 +117,7 @@ def _environment(shown: Callable[[str], str]) -> "Environment":
     )
     environment.filters |= {
         "number": _number,
+        "above": _above,
         "short": lambda value: f"{value:.3g}",
         "percent": _percent,
         "sizes": _sizes,
@@ -195,6 +197,18 @@ def _hash(text: str) -> str:
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.6g}"
+
+
+def _above(value: float | None) -> str:
+    """Write a proven bound with 7 digits, rounded upwards: rounded to nearest it would be proven no more.
+
+    >>> _above(1.00000001), _above(2.0), _above(3733808.62)
+    ('1.000001', '2', '3733809')
+    """
+    if value is None or not math.isfinite(value):
+        return _number(value)
+    with localcontext(prec=7, rounding=ROUND_CEILING):
+        return f"{float(+Decimal(value)):.7g}"
 
 
 def _percent(value: float | None) -> str:

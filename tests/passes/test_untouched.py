@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import pytest
 from onnx import TensorProto, helper
 
 import sn_graph as sn
 from tests.support.builders import call, constant, drawn, function, graph, initializer, network, node, saved, value
 from tests.support.command_line import invoke
 from tests.support.oracle import sigma_max
-from tests.support.runs import fold_file, run
+from tests.support.runs import ONNXRUNTIME, fold_file, run
 
 X = drawn(3, 4, seed=5)
 
@@ -53,6 +54,7 @@ def test_training_and_optional_types_stay_byte_for_byte(tmp_path: Path) -> None:
     assert (tmp_path / "back.onnx").read_bytes() == before
 
 
+@pytest.mark.skipif(ONNXRUNTIME < (1, 28), reason="onnxruntime before 1.28 calls the first overload for all")
 def test_overloads_of_a_function(tmp_path: Path) -> None:
     """Two functions of one name are told apart by their overload, in which one holds its weight transposed."""
     first, second = drawn(4, 4), drawn(4, 4, seed=1)

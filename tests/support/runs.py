@@ -30,6 +30,9 @@ STEPS = (1, 10, 100)
 SINGLE = 1e-5  # of the largest value: float32 sums of a few dozen terms, in another order
 
 
+ONNXRUNTIME = tuple(map(int, onnxruntime.__version__.split(".")[:2]))
+
+
 # Plain runs
 
 
