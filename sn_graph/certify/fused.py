@@ -29,7 +29,11 @@ DENSE = 1 << 21
 
 
 class Normed(Protocol):
-    """A form that knows a bound of its norm."""
+    """A form that knows a bound of its norm, and how long that takes."""
+
+    @property
+    def seconds(self) -> float:
+        """About how long `norm` takes."""
 
     def norm(self) -> float:
         """Return a number that ‖M‖₂ does not exceed."""
@@ -101,8 +105,8 @@ class _Fused(Generic[N]):
             bounds[step.result] = own
         return bounds
 
-    def _is_late(self) -> bool:
-        return self._deadline is not None and time.monotonic() > self._deadline
+    def _is_late(self, seconds: float = 0.0) -> bool:
+        return self._deadline is not None and time.monotonic() + seconds > self._deadline
 
     def _through_atoms(self, name: str, bounds: Mapping[str, float], limit: float) -> float:
         """(1), unless the value is an atom itself; beyond `limit` it is of no use."""
@@ -112,6 +116,8 @@ class _Fused(Generic[N]):
         for key, form in terms.items():
             atom = self._expansion.atoms[key]
             if atom.name == name:
+                return limit
+            if self._is_late(form.seconds):
                 return limit
             parts.append(product(form.norm(), bounds[atom.name]))
             if total(parts) >= limit:

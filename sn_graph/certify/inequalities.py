@@ -12,21 +12,20 @@ from sn_graph.certify.frequencies import Circle
 from sn_graph.certify.lowered import lowered
 from sn_graph.certify.segments import Segment
 from sn_graph.certify.steps import Elementwise
-from sn_graph.spectral.lmi import LmiBound, chain_bound, frequency_bound, lipschitz_bound
+from sn_graph.spectral.lmi import LmiBound, chain_bound, lipschitz_bound, spread_bound
 
 # Seconds of one step of the solver, by the cube of the order; complex matrices take four times as long.
 REAL, COMPLEX = 8e-10, 3.2e-9
 # Steps that it takes to the end; to a first answer at frequencies, and how many of these are solved together.
-STEPS, FIRST_STEPS, CHOSEN = 18, 12, 6
+STEPS, FIRST_STEPS, CHOSEN = 18, 12, 8
 # What a proof at one frequency costs, in steps, and how many there are.
 PROOFS = 1.5
 # What costs less is not worth thinking about.
 LITTLE = 2.0
 # No step is as short as this, whatever the order.
 LEAST = 2e-3
-# Beyond these orders, and numbers of all frequencies' matrices, the memory would be filled.
+# Beyond this order the memory would be filled.
 LARGEST_ORDER = 800
-LARGEST_MATRICES = 1 << 25
 # The order of what is written out at most; rows up to which a chain is solved as a whole (`spectral.lmi.layers`).
 LARGEST_DENSE = 4000
 WHOLE_CHAIN = 900
@@ -57,7 +56,13 @@ class Inequality:
             if problem is None:
                 return LmiBound(math.inf, np.zeros(0), 0, "none: it is not written out")
             return lipschitz_bound(problem, deadline=deadline)
-        return frequency_bound(self.circle.problem(self.circle.frequencies), deadline=deadline)
+        circle = self.circle
+        return spread_bound(
+            lambda places: circle.problem(circle.frequencies[places]),
+            len(circle.frequencies),
+            circle.order,
+            deadline=deadline,
+        )
 
 
 def inequality_of(segment: Segment) -> Inequality | None:
@@ -109,7 +114,5 @@ def _on_circle(segment: Segment) -> Inequality | None:
     if circle is None or circle.order > LARGEST_ORDER:
         return None
     count = len(circle.frequencies)
-    if count * circle.order**2 > LARGEST_MATRICES:
-        return None
     steps = FIRST_STEPS * min(CHOSEN, count) + PROOFS * count
     return Inequality(segment, steps * max(LEAST, COMPLEX * float(circle.order) ** 3), circle)

@@ -16,6 +16,8 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from sn_graph.certify.fused import Factors, fused_bound
 from sn_graph.certify.inequalities import Inequality, inequality_of
 from sn_graph.certify.lowered import lowered
@@ -27,6 +29,8 @@ from sn_graph.certify.steps import Elementwise, Linear, Reshaped, Transposed
 
 # Parts of the time that is left which the partitions may take, one after the other.
 PARTS = (0.1, 0.4, 1.0)
+# The part of the time that may go by while runs are looked at.
+PLANNING = 0.1
 # A partition that gains less, as a part of the bound, is the last.
 GAIN = 1e-3
 
@@ -69,6 +73,7 @@ class _Search:
         self._known = [not any(name in network.dynamic for name in segment.shapes) for segment in self._cuts.segments]
         self._constants: dict[Run, float] = {}
         self._how: dict[Run, str] = {}
+        self._planned: dict[Run, Inequality | None] = {}
         # How much longer than estimated things took.
         self._pace = 1.0
 
@@ -166,16 +171,22 @@ class _Search:
     def _inequalities(self, places: Sequence[int], limit: float) -> dict[Run, Inequality]:
         """The inequalities of runs between places that fit a time; longer runs take longer."""
         found: dict[Run, Inequality] = {}
+        end = time.monotonic() + PLANNING * limit
         for at, first in enumerate(places):
             for last in places[at + 1 :]:
-                run = self._trimmed((first, last))
-                one = None if run is None else inequality_of(self._cuts.run(*run))
+                one = self._inequality((first, last)) if time.monotonic() < end or last == places[at + 1] else None
                 if one is None:
                     continue
-                if self._seconds(one) > limit or time.monotonic() > self._deadline:
+                if self._seconds(one) > limit:
                     break
                 found[first, last] = one
         return found
+
+    def _inequality(self, run: Run) -> Inequality | None:
+        if run not in self._planned:
+            inner = self._trimmed(run)
+            self._planned[run] = None if inner is None else inequality_of(self._cuts.run(*inner))
+        return self._planned[run]
 
     def _seconds(self, one: Inequality) -> float:
         return one.seconds * self._pace
@@ -202,7 +213,10 @@ class _Search:
         if inner is None:
             return
         begun = time.monotonic()
-        found = one.bound(deadline)
+        try:
+            found = one.bound(deadline)
+        except (np.linalg.LinAlgError, MemoryError):
+            return  # what LAPACK can't do, and what does not fit, proves nothing
         self._take(inner, found.value, "lmi" if one.circle is None else "lmi of each frequency")
         # What is solved at frequencies goes on as long as it may.
         spent = time.monotonic() - begun

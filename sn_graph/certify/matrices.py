@@ -64,6 +64,13 @@ class Matrix:
             return math.sqrt(self.input_size) * (1.0 + 4.0 * UNIT)
         return float(np.linalg.norm(self.values)) * (1.0 + gamma(self.values.size + 8))
 
+    @property
+    def seconds(self) -> float:
+        """About how long `norm` takes: a Gram matrix and its factorizations."""
+        return 1e-3 + 5e-10 * float(min(self.input_size, self.output_size)) ** 2 * max(
+            self.input_size, self.output_size
+        )
+
     def norm(self) -> float:
         """Return a number that ‖M‖₂ of the exact map does not exceed."""
         if self.values is None:

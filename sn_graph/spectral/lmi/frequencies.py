@@ -29,6 +29,10 @@ Make = Callable[[Places], FrequencyProblem]
 AT_ONCE = 16
 ADDED = 8
 ROUNDS = 12
+# Of an order beyond this, half as many to begin with.
+LARGE = 128
+# Numbers in the matrices that are solved at once: a dozen such arrays are in use.
+TOGETHER = 1 << 23
 # Numbers in the matrices of a chunk.
 CHUNK = 2_000_000
 # The solver's gap, relative to ρ, while frequencies are chosen, and in the end; a frequency that needs more than half
@@ -68,7 +72,9 @@ def spread_bound(
     if count <= AT_ONCE:
         return bounded(make(np.arange(count)), start=start, deadline=deadline)
     spectrum = _Spectrum(make, count, order)
-    chosen = np.unique(np.linspace(0, count - 1, AT_ONCE).round().astype(np.int64))
+    most = max(1, TOGETHER // max(1, order) ** 2)
+    first = min(most, AT_ONCE if order <= LARGE else AT_ONCE // 2)
+    chosen = np.unique(np.linspace(0, count - 1, first).round().astype(np.int64))
     tried: list[tuple[float, int, Real]] = []
     steps, gaps = 0, list(GAPS)
     for _ in range(ROUNDS):
@@ -81,7 +87,7 @@ def spread_bound(
         needed = spectrum.needed(found.multipliers)
         tried.append((float(needed.max()), len(tried), found.multipliers))
         more = np.setdiff1d(np.argsort(-needed)[:ADDED], chosen)
-        more = more[needed[more] > found.value * (1.0 + gaps[0] / 2.0)]
+        more = more[needed[more] > found.value * (1.0 + gaps[0] / 2.0)][: max(0, most - len(chosen))]
         over = deadline is not None and time.monotonic() > deadline
         if not len(more):
             gaps.pop(0)
