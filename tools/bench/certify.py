@@ -164,7 +164,8 @@ def one(part: str, index: int, way: str, whole: bool, budget: float) -> Figures:
     except ImportError as error:
         return {"note": f"not installed: {error.name}"}
     except Exception as error:  # a peer may fail in any way; the record says how
-        return {"note": f"{type(error).__name__}: {error}".splitlines()[0][:80]}
+        told = f"{type(error).__name__}: {error}".replace(f"{ROOT}/", "")
+        return {"note": told.splitlines()[0][:80]}
     return {**figures, "megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0}
 
 
