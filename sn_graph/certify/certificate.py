@@ -85,8 +85,7 @@ class Certificate:
         """The answer in one sentence."""
         if self.unbounded is not None:
             return f"unbounded at {self.unbounded.node}: {self.unbounded.reason}"
-        attained = "0" if self.attained is None else f"{self.attained:.6g}"
-        return f"Lipschitz constant (l2) between {attained} and {upwards(self.proven or 0.0)}"
+        return f"Lipschitz constant (l2) between {downwards(self.attained or 0.0)} and {upwards(self.proven or 0.0)}"
 
     def drawn(self) -> report.Certificate:
         """Return what an HTML report shows of it."""
@@ -110,6 +109,18 @@ class Certificate:
             "levels": dict(self.levels),
             "notes": list(self.notes),
         }
+
+
+def downwards(value: float) -> str:
+    """Return a number with 7 digits, rounded downwards.
+
+    >>> downwards(0.99999999), downwards(2.0)
+    ('0.9999999', '2')
+    """
+    text = f"{value:.7g}"
+    if float(text) <= value or not math.isfinite(value):
+        return text
+    return f"{value - 10.0 ** (math.floor(math.log10(value)) - 6):.7g}"
 
 
 def upwards(value: float) -> str:
