@@ -54,7 +54,7 @@ class LinearMap(ABC):
 
     @property
     def products(self) -> int:
-        """How many products of a convolution there are in `forward`, which may be too many to compute often."""
+        """How many products there are in `forward`, which may be too many to compute often; 0 where it is cheap."""
         return 0
 
     @property

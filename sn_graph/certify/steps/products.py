@@ -107,6 +107,11 @@ class Multiplied(LinearMap):
         return int(max(inner, outer * max(1, math.prod(batch))))
 
     @property
+    def products(self) -> int:
+        """See `LinearMap`."""
+        return int(math.prod(self.output_shape) * self.weight.shape[-2])
+
+    @property
     def error(self) -> float:
         """See `LinearMap`."""
         if not self.relative:
