@@ -46,6 +46,16 @@ def test_eval_goes_on_as_the_hook(dim: int, k: int, tmp_path: Path) -> None:
     assert found == pytest.approx(wanted, rel=CLOSE)
 
 
+@pytest.mark.parametrize("k", [1, 3])
+def test_a_kernel_of_one_pixel_normalized_over_its_inputs(k: int, tmp_path: Path) -> None:
+    """Its matrix is the transpose of that over axis 0, and gives the same uᵀMv: which vector is u, names tell."""
+    w = drawn(8, 6, 1, 1)
+    u, _ = stored(w, 1)
+    wanted = [power(rows_of(w, 1), u, k * (step + 1))[0] for step in range(STEPS)]
+    found = sigmas_of(convolution(in_eval(w, 1)), tmp_path, power_iterations=k)
+    assert found == pytest.approx(wanted, rel=CLOSE)
+
+
 def test_a_linear_normalized_over_its_inputs(tmp_path: Path) -> None:
     w = drawn(8, 6)
     u, _ = stored(w, 1)

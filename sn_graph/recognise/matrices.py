@@ -149,6 +149,10 @@ def rows_as(tensor: Array, matrix: Array) -> tuple[MatrixView, Array] | None:
     return None
 
 
-def transposed(view: MatrixView) -> MatrixView:
-    """Return the view of the transposed matrix, of a tensor of rank 2."""
-    return replace(view, perm=None if view.perm else (1, 0), rows=view.cols, cols=view.rows)
+def transposed(view: MatrixView, shape: Sequence[int]) -> MatrixView:
+    """Return the view of the transposed matrix, of a tensor of this shape."""
+    order = view.perm or tuple(range(len(shape)))
+    cut = next(cut for cut in range(len(order) + 1) if math.prod(shape[axis] for axis in order[:cut]) == view.rows)
+    turned = (*order[cut:], *order[:cut])
+    plain = turned == tuple(range(len(shape)))
+    return replace(view, split=None, perm=None if plain else turned, rows=view.cols, cols=view.rows)

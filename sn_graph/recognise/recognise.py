@@ -1,6 +1,6 @@
 """Recognition: the weights that a graph computes, each explained by structure and by number."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -120,7 +120,7 @@ class _Recogniser:
     def _spectral_norm(
         self, tracer: Tracer, chain: Chain, divisor: Divisor, estimate: Estimate, tensor: Array
     ) -> Explanation:
-        estimate = _oriented(estimate, tensor.ndim)
+        estimate = _oriented(estimate, tensor.shape)
         slot = chain.made
         original = _origin(tracer, chain.tensor)
         cap, gain = divisor.cap_and_gain()
@@ -224,13 +224,14 @@ def _stored(tracer: Tracer, chain: Chain) -> tuple[list[Stored], list[float]]:
 _SMALL = 0.1
 
 
-def _oriented(estimate: Estimate, rank: int) -> Estimate:
-    """Return an estimate with u on the rows, as names tell: a matrix [out, in] may be normalized over its axis 1."""
-    if rank != 2:
-        return estimate
+def _oriented(estimate: Estimate, shape: Sequence[int]) -> Estimate:
+    """Return an estimate with u on the rows, as names tell.
+
+    The rows of W [out, in], or of W [out, in, 1, 1], may be those of axis 1 just as well.
+    """
     left, right = estimate.left, estimate.right
     if (left is not None and _is_called(left, "v")) or (right is not None and _is_called(right, "u")):
-        return replace(estimate, view=transposed(estimate.view), left=right, right=left)
+        return replace(estimate, view=transposed(estimate.view, shape), left=right, right=left)
     return estimate
 
 

@@ -13,6 +13,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from sn_graph.errors import ModelError, leave_out
 from sn_graph.model import Graph, Model, Node, Scope
 from sn_graph.recognise import Explanation, Value
 
@@ -62,7 +63,8 @@ class Settling:
         key = (holder.id, tensor.name, factor, shape)
         if key not in self._shared:
             source = self._graph.constant(holder, tensor.name)
-            assert source is not None, "what a chain scales is stored"
+            if source is None:  # of more axes than can be read
+                raise ModelError(f"weight '{wanted}' can't be lifted", "its tensor can't be read", leave_out(wanted))
             copy = onnx.TensorProto(name=wanted, dims=shape)
             self._model.share(source, copy)
             self._shared[key] = self._store(copy, holder, wanted, tensor.name)

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from sn_graph.cli import app
 from tests.support.command_line import Cli
 from tests.support.places import ROOT
 
-COMMANDS = ("inspect", "fold", "insert", "lift", "strip", "verify", "export-keras", "run", "doctor")
+COMMANDS = tuple(name for names in app.COMMANDS.values() for name in names)
 OTHERS = {"--no-deps", "--version"}  # pip's, and the program's own
 
 
