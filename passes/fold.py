@@ -26,7 +26,7 @@ from sn_graph.norms import (
     require_divisor,
 )
 from sn_graph.passes.base import Pass, PassResult, require_seed
-from sn_graph.plan import Plan, PlannedSite, Target, record_of, with_progress
+from sn_graph.plan import Plan, Target, record_of, with_progress
 from sn_graph.progress import Progress, silent
 from sn_graph.report import SiteRecord
 from sn_graph.rewrite import Copy, Scaling
@@ -104,7 +104,10 @@ class Fold(Pass[FoldOptions]):
             found = options.known_divisors(target) or divider.measure(target, matrix)
             reason = _kept(plan, target, matrix, found)
             # Before the weight is scaled, because its readings are of what it was.
-            records.append(_record(model, plan, planned, matrix, found, reason))
+            read = readings(model, target, found.sigma)
+            said = (*notes(target, found.used[-1]), *doubt(plan, read))
+            record = record_of(planned, "folded" if reason is None else "unchanged", reason, said)
+            records.append(_measured(replace(record, readings=read), matrix, found))
             if reason is None:
                 before = len(scaling.copies)
                 scaling.divide(target, found.used, plan.bound_of(target))
@@ -145,21 +148,13 @@ def _kept(plan: Plan, target: Target, matrix: NDArray[Any], found: Divisors) -> 
     return None
 
 
-def _record(
-    model: Model, plan: Plan, planned: PlannedSite, matrix: NDArray[Any], found: Divisors, reason: str | None
-) -> SiteRecord:
-    target = planned.target
-    assert target is not None, "what was measured"
-    used, read = found.used[-1], readings(model, target, found.sigma)
-    said = (*notes(target, used), *doubt(plan, read))
-    record = record_of(planned, "folded" if reason is None else "unchanged", reason, said)
+def _measured(record: SiteRecord, matrix: NDArray[Any], found: Divisors) -> SiteRecord:
     return replace(
         record,
         sigma=found.sigma,
         sigma_upper=found.upper,
         sigma_operator=found.operator,
         sigma_operator_upper=found.operator_upper,
-        sigma_used=used if reason is None else None,
+        sigma_used=found.used[-1] if record.status == "folded" else None,
         frobenius=None if found.sigma is None else frobenius_norm(matrix),
-        readings=read,
     )
