@@ -25,7 +25,17 @@ ROOMS = (
     *("spectral.linalg", "spectral.lmi", "spectral.matrix", "spectral.convolution"),
 )
 HALLS = {"cli", "frontends", "interop", "spectral"}  # packages that are no rooms: nothing is imported from their faces
-TOP = {"__init__.py", "api.py", "choices.py", "errors.py", "pages.py", "progress.py", "version.py", "py.typed"}
+TOP = {
+    "__init__.py",
+    "__main__.py",
+    "api.py",
+    "choices.py",
+    "errors.py",
+    "pages.py",
+    "progress.py",
+    "version.py",
+    "py.typed",
+}
 SOURCES = [
     path
     for folder in ("sn_graph", "passes", "tools")

@@ -29,6 +29,7 @@ COMMANDS = {
         "inspect": "Show each weight of MODEL with its exact spectral norm σ.",
         "verify": "Compare the outputs of A and B on every provider.",
         "certify": "Prove how much the network MODEL can stretch a change of its input: its Lipschitz constant.",
+        "completion": "Print what a shell reads to complete commands, options and their words.",
         "doctor": "Show versions, execution providers, conflicts, and what other tools do to an inserted state.",
     },
     "Write a model": {

@@ -46,7 +46,7 @@ def conclude(
     settings.tell(**report.to_json())
     if paging is not None and not isinstance(result, CheckpointResult):
         paging.write_changed(result, report, proof, settings)
-    if not settings.json:
+    if not settings.json and not settings.writes_to_stdout:
         print_report(report)
     if proof.failed:
         raise VerificationFailed(proof.note or "", do=f"{output} was written all the same, as --force asks")
@@ -62,6 +62,29 @@ def _nothing(result: PassResult | CheckpointResult) -> str:
     if isinstance(result, CheckpointResult):
         return "nothing to do"
     return "nothing to do" if result.plan is not None and result.sites else f"{result.name} done"
+
+
+def require_all(result: PassResult | CheckpointResult, strict: bool) -> None:
+    """Raise VerificationFailed under --strict where a weight was skipped that no option, and no plan, leaves out.
+
+    Of what is lifted only a weight counts that is computed, because the others are as they should be.
+    """
+    lifts = isinstance(result, PassResult) and result.name == "lift"
+    left = [
+        site
+        for site in result.sites
+        if not (site.reason or "").startswith(_CHOSEN)
+        and (site.form is not None and site.status != "lifted" if lifts else site.status == "skipped")
+    ]
+    if strict and left:
+        raise VerificationFailed(
+            f"{len(left)} of {len(result.sites)} weights are skipped",
+            f"such as '{left[0].id}': {left[0].reason}",
+            "leave --strict out, or leave them out with --exclude",
+        )
+
+
+_CHOSEN = ("no --include", "left out by --exclude", "--op-type names", "the plan ")
 
 
 def require_work(model: Path, result: PassResult | CheckpointResult, force: bool) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
+STDIN, STDOUT = "<stdin>", "<stdout>"
 _PATIENCE = 1.0  # seconds of work before a progress bar appears
 _PLAIN_WIDTH = 100_000  # a pipe has no width: nothing is wrapped or cut
 
@@ -39,6 +40,11 @@ class Settings:
     json: bool = False
     answer: dict[str, Any] = field(default_factory=dict, compare=False)
     urls: dict[str, str] = field(default_factory=dict, compare=False)
+
+    @property
+    def writes_to_stdout(self) -> bool:
+        """Whether a file goes to stdout, and so no table."""
+        return STDOUT in self.urls.values()
 
     def merged(self, verbose: bool, quiet: bool, debug: bool, json: bool) -> "Settings":
         """Return these settings with those given behind the command."""
@@ -114,6 +120,11 @@ def _to_stderr(line: str) -> None:
 def print_json(content: dict[str, Any]) -> None:
     """Print one JSON object to stdout."""
     _emit(json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def print_text(text: str) -> None:
+    """Print a text of our own to stdout."""
+    _emit(f"{text.rstrip()}\n")
 
 
 def plain_text(text: str, style: str = "") -> "Text":

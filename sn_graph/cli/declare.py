@@ -13,9 +13,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import click
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 HEADING = "Options"
 EVERYWHERE = "Everywhere"
@@ -174,3 +177,10 @@ class _Place(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         return value if isinstance(value, str) and "://" in value else super().convert(value, param, ctx)
+
+
+def completed_as_file(_context: click.Context, _one: click.Parameter, incomplete: str) -> "list[CompletionItem]":
+    """Complete the path of a file, for what may be a URL too."""
+    from click.shell_completion import CompletionItem
+
+    return [CompletionItem(incomplete, type="file")]

@@ -76,7 +76,7 @@ def export_keras(
             f"--sigma is of --as fold, and --as {form} estimates no norm before it runs", do="leave it out"
         )
     from sn_graph import api
-    from sn_graph.cli.conclusion import conclude, require_work
+    from sn_graph.cli.conclusion import conclude, require_all, require_work
     from sn_graph.cli.native import quiet_libraries
     from sn_graph.frontends.keras import sidecars
     from sn_graph.model import require_writable
@@ -104,6 +104,7 @@ def export_keras(
         result = api.normalize_export(exported, form, sigma=sigma or "power", progress=progress)
         if form != "plain" and not exported.plan.eligible():
             require_work(file, result, force)
+            require_all(result, writing.strict)
         terms = proofs.Terms(tolerances.rtol, tolerances.atol, progress=progress)
         verify = not writing.no_verify
         proof = save_export(

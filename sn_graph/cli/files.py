@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from sn_graph.cli.console import Settings, new_table, number, plain_text, print_rich
-from sn_graph.cli.declare import Described, Option, group_parameters, parameters, places
+from sn_graph.cli.declare import Described, Option, completed_as_file, group_parameters, parameters, places
 from sn_graph.cli.places import call
 from sn_graph.errors import ModelError, SnGraphError, UsageError, VerificationFailed
 from sn_graph.progress import Progress, silent
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from sn_graph.fleet import Ending, Gate, Outcome
 
-_ARGUMENT = "Model files; folders, globs and URLs (s3://, gs://, …) stand for the models in them."
+_ARGUMENT = "Model files, or - for stdin; folders, globs and URLs (s3://, gs://, …) stand for the models in them."
 _NAMED = 10  # files that failed, named before "and so many more"
 
 
@@ -158,6 +158,7 @@ class Files:
             required=True,
             nargs=-1,
             type=click.STRING,
+            shell_complete=completed_as_file,
             metavar="MODEL...",
         )
         return [*own, *(each for group in self.groups for each in group_parameters(group))]

@@ -64,7 +64,7 @@ def fold(
     sn-graph fold models/ -o folded/ --jobs 4 --jsonl folded.jsonl
     """
     from sn_graph import api, proofs
-    from sn_graph.cli.conclusion import conclude, require_work
+    from sn_graph.cli.conclusion import conclude, require_all, require_work
     from sn_graph.cli.paging import Paging, telling_failure
     from sn_graph.model import require_writable
     from sn_graph.model.checkpoint import is_checkpoint
@@ -82,6 +82,7 @@ def fold(
                 raise UsageError("--html is of a graph", "and a checkpoint has none", "leave --html out")
             folded = api.fold_checkpoint(model, sigma=sigma, seed=estimate.seed, progress=progress, **options)
             require_work(model, folded, force)
+            require_all(folded, writing.strict)
             proof = proofs.save_checkpoint(
                 folded,
                 output,
@@ -104,6 +105,7 @@ def fold(
             **options,
         )
         require_work(model, result, force)
+        require_all(result, writing.strict)
         with telling_failure(paging, result):
             proof = proofs.save(
                 result,

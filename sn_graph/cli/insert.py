@@ -48,7 +48,7 @@ def insert(
     sn-graph insert disc.onnx -o disc.sn.onnx --norm operator   the iteration runs through the nodes themselves
     """
     from sn_graph import api, proofs
-    from sn_graph.cli.conclusion import conclude, require_work
+    from sn_graph.cli.conclusion import conclude, require_all, require_work
     from sn_graph.cli.paging import Paging, telling_failure
     from sn_graph.model import require_writable
 
@@ -73,6 +73,7 @@ def insert(
             **normalization.plan_options(estimate),
         )
         require_work(model, result, force)
+        require_all(result, writing.strict)
         verify = not writing.no_verify
         with telling_failure(paging, result):
             proof = proofs.save(

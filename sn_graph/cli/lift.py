@@ -55,7 +55,7 @@ def lift(
     sn-graph lift disc.onnx -o disc.sn.onnx --to insert       for StatefulSession, from the module's own u
     """
     from sn_graph import api, proofs
-    from sn_graph.cli.conclusion import conclude
+    from sn_graph.cli.conclusion import conclude, require_all
     from sn_graph.cli.paging import Paging, telling_failure
     from sn_graph.model import require_writable
 
@@ -73,14 +73,15 @@ def lift(
             progress=progress,
         )
         with telling_failure(paging, result):
-            proof = proofs.save(
-                result,
-                output,
-                writing.storage,
-                verify=not writing.no_verify,
-                force=force,
-                rtol=tolerances.rtol,
-                atol=tolerances.atol,
-                progress=progress,
-            )
+            require_all(result, writing.strict)
+        proof = proofs.save(
+            result,
+            output,
+            writing.storage,
+            verify=not writing.no_verify,
+            force=force,
+            rtol=tolerances.rtol,
+            atol=tolerances.atol,
+            progress=progress,
+        )
     conclude(settings, result, proof, output, paging=paging)

@@ -18,7 +18,10 @@ ModelArgument = Annotated[Path, Argument("MODEL", "An ONNX model file.")]
 Output = Annotated[
     Path,
     Option(
-        "The file to write; may be MODEL itself. Of many models, the folder.", "OUT", ("--output", "-o"), writes=True
+        "The file to write; may be MODEL itself. Of many models, the folder. - is stdout.",
+        "OUT",
+        ("--output", "-o"),
+        writes=True,
     ),
 ]
 Convention = Annotated[
@@ -70,6 +73,10 @@ SaveExternal = Annotated[
 ]
 NoVerify = Annotated[bool, Option("Do not verify what was written; needs no onnxruntime.")]
 NoSync = Annotated[bool, Option("Do not wait until the disk has OUT; faster, and a power cut may tear it.")]
+DryRun = Annotated[bool, Option("Do and prove everything, and write nothing.")]
+Strict = Annotated[
+    bool, Option("End with exit code 1, and write nothing, where a weight is skipped that no option chose.")
+]
 Rtol = Annotated[float | None, Option("Relative tolerance of outputs. [default: by type]", "R", minimum=0)]
 Atol = Annotated[float | None, Option("Absolute tolerance of outputs. [default: by type]", "A", minimum=0)]
 Force = Annotated[bool, Option("Write OUT even where nothing is to do or the verification fails.")]
@@ -169,6 +176,8 @@ class Writing:
     save_as_external_data: SaveExternal = None
     no_verify: NoVerify = False
     no_sync: NoSync = False
+    dry_run: DryRun = False
+    strict: Strict = False
 
     @property
     def sync(self) -> bool:

@@ -43,7 +43,7 @@ def run(
     sn-graph run insert disc.onnx -o disc.sn.onnx --bound 2
     """
     from sn_graph import api, proofs
-    from sn_graph.cli.conclusion import conclude, require_work
+    from sn_graph.cli.conclusion import conclude, require_all, require_work
     from sn_graph.model import require_writable
 
     settings.tell(model=str(model))
@@ -54,6 +54,7 @@ def run(
         result = api.apply(name, model, dict(map(_setting, option)), progress=progress, **options)
         if result.plan is not None:
             require_work(model, result, force)
+            require_all(result, writing.strict)
         proof = proofs.save(
             result,
             output,

@@ -15,6 +15,7 @@ def strip(
     output: o.Output,
     save_as_external_data: o.SaveExternal = None,
     no_sync: o.NoSync = False,
+    dry_run: o.DryRun = False,  # noqa: ARG001 (whoever calls it gives another place then)
     *,
     settings: Settings,
 ) -> None:
@@ -34,5 +35,6 @@ def strip(
     require_writable(output)
     with settings.progress() as progress:
         storage = o.storage_of(save_as_external_data)
-        proofs.save(api.strip(model), output, storage, sync=not no_sync, progress=progress)
+        proof = proofs.save(api.strip(model), output, storage, sync=not no_sync, progress=progress)
+    settings.tell(output=str(output), verified=proof.verified)
     settings.say(f"took the insertion out of {model} into {output}")

@@ -1,0 +1,5 @@
+"""`python -m sn_graph` is `sn-graph`."""
+
+from sn_graph.cli import main
+
+main()
