@@ -29,7 +29,7 @@ def completion(
     kind = get_completion_class(shell)
     if kind is None:
         raise UsageError(f"there is no completion for {shell}", do="choose bash, zsh or fish")
-    script = kind(app, {}, "sn-graph", "_SN_GRAPH_COMPLETE").source()
+    script = kind(app, {}, "sn-graph", "_SN_GRAPH_COMPLETE").source().rstrip()
     settings.tell(shell=shell, script=script)
     if not settings.json:
         print_text(script)
