@@ -136,9 +136,9 @@ class _Builder:
             self._network(walk, end, Sizes({}), 0, False) for (walk, _), end in zip(walks, ends, strict=True)
         )
         if more is None:
-            return agree([first, second])
+            return agree(first, second)
         # Of sizes other than the batch's, the second network has others: samples stand along the same axes there.
-        return agree([first, *third]) and sample_axes(second) == sample_axes(first)
+        return agree(first, *third) and sample_axes(second) == sample_axes(first)
 
     def _made(
         self,

@@ -132,19 +132,23 @@ def sample_axes(network: Network) -> dict[str, int] | None:
     return {name: axis for name, axis in axes.items() if axis is not None}
 
 
-def agree(networks: Sequence[Network]) -> bool:
-    """Say whether networks of one model, for batches of other sizes, do the same to each sample by itself.
+def agree(first: Network, *others: Network) -> bool:
+    """Say whether networks of one model, for a batch and for one sample, do the same to each sample by itself.
 
-    They do where samples stand along the same axes in all of them, the same steps are made, and all values have the
-    same shapes but for the size of those axes.
+    They do where samples go their own way in the first, the others make the same steps, and all values have the same
+    shapes there but for the size of the axes along which samples stand. Of one sample those axes can't be told from
+    others that are 1 long.
     """
-    found = [sample_axes(network) for network in networks]
-    first = found[0]
-    if first is None or any(axes != first for axes in found):
+    axes = sample_axes(first)
+    return axes is not None and all(_is_alike(first, axes, other) for other in others)
+
+
+def _is_alike(first: Network, axes: Mapping[str, int], other: Network) -> bool:
+    """Say whether a network is another one for another batch."""
+    kinds = [[(step.result, step.rule, type(step)) for step in network.steps] for network in (first, other)]
+    batch, shapes = other.sources[0].shape[0], other.shapes
+    if kinds[0] != kinds[1] or shapes.keys() != axes.keys():
         return False
-    kinds = [[(step.result, step.rule, type(step)) for step in network.steps] for network in networks]
-    shapes = [
-        {name: (*shape[: first[name]], *shape[first[name] + 1 :]) for name, shape in network.shapes.items()}
-        for network in networks
-    ]
-    return all(other == kinds[0] for other in kinds) and all(other == shapes[0] for other in shapes)
+    return all(
+        shapes[name] == (*shape[: axes[name]], batch, *shape[axes[name] + 1 :]) for name, shape in first.shapes.items()
+    )

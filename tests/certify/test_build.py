@@ -34,6 +34,17 @@ def test_a_network_of_samples_apart_holds_one(batch: int | str) -> None:
     assert not made.open
 
 
+def test_an_axis_of_1_before_the_samples_does_not_hide_them() -> None:
+    model = nodes(
+        ("Unsqueeze", ["x", "0"], "h"),
+        ("Relu", ["h"], "r"),
+        ("Squeeze", ["r", "0"], "y"),
+        x=("N", 4),
+        held={"0": shape(0)},
+    )
+    assert network(model).is_per_sample
+
+
 MIXING = {
     "a sum over samples": nodes(("ReduceMean", ["x"], "y", {"axes": [0]}), x=("N", 4)),
     "a matrix from the left": nodes(("MatMul", ["w", "x"], "y"), x=(3, 4), held={"w": drawn(3, 3)}),
