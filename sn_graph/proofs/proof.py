@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sn_graph.errors import SnGraphError, VerificationFailed
@@ -27,7 +27,7 @@ class Proof:
     verified: Verified
     note: str | None = None
     failed: bool = False
-    parity: ParityResult | None = None
+    parity: ParityResult | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
