@@ -51,6 +51,8 @@ def chain_bound(
     Raises:
         ValueError: Shapes or slopes don't fit.
     """
+    if not all(weight.dtype.kind == "f" and weight.dtype.itemsize <= 8 for weight in weights):
+        raise ValueError("a layer's weight is not of float64 or shorter floats")
     weights = [np.asarray(weight, dtype=np.float64) for weight in weights]
     sizes = [len(weight) for weight in weights[:-1]]
     lows, highs = ([_each(*pair) for pair in zip(ends, sizes, strict=True)] for ends in (low, high))
@@ -59,16 +61,19 @@ def chain_bound(
     total = sum(sizes)
     if not all(np.isfinite(weight).all() for weight in weights):
         return LmiBound(math.inf, np.zeros(total), 0, "none: a weight is NaN or infinite")
-    rows = min(weights[0].shape) + total
-    if rows <= SMALL_CHAIN or not sizes:
-        return lipschitz_bound(_problem(weights, lows, highs, given), deadline=deadline)
-    whole = rows <= WHOLE_CHAIN
-    bound = _by_blocks(weights, lows, highs, given, deadline, sweeps=2 if whole else SWEEPS)
-    if not whole or bound.value == 0.0 or (deadline is not None and time.monotonic() > deadline):
-        return bound
-    return min(
-        bound, lipschitz_bound(_problem(weights, lows, highs, given), deadline=deadline), key=attrgetter("value")
-    )
+    rows, found = min(weights[0].shape) + total, []
+    if rows > SMALL_CHAIN and sizes:
+        found.append(_by_blocks(weights, lows, highs, given, deadline, sweeps=2 if rows <= WHOLE_CHAIN else SWEEPS))
+    if not found or (rows <= WHOLE_CHAIN and not _is_over(deadline)):
+        found.append(lipschitz_bound(_problem(weights, lows, highs, given), deadline=deadline))
+    if len(found) == 1 and sizes and rows <= SMALL_CHAIN and (_is_over(deadline) or math.isinf(found[0].value)):
+        # The closed form, in case that what was found in time is more.
+        found.append(_by_blocks(weights, lows, highs, given, deadline, sweeps=0))
+    return min(found, key=attrgetter("value"))
+
+
+def _is_over(deadline: float | None) -> bool:
+    return deadline is not None and time.monotonic() > deadline
 
 
 def _by_blocks(

@@ -84,7 +84,7 @@ class LmiBound:
 
     Attributes:
         value: The constant is at most this, rounding errors included; infinity where nothing was proven.
-        multipliers: [m], of the neurons (0 for those that take no part), of the LMI that was proven; () for none.
+        multipliers: [m], of the neurons (0 for those that take no part), of the LMI that was proven, to a rounding.
         iterations: Steps of the solver.
         proven_by: What the proof rests on, or why there is none.
     """

@@ -96,14 +96,14 @@ def test_published_networks(depth: int, width: int, limit: float) -> None:
     assert chain_bound(weights, zeros, ones).value <= limit * norms
 
 
-@pytest.mark.parametrize(("depth", "width"), [(10, 60), (30, 20), (100, 20)])
+@pytest.mark.parametrize(("depth", "width"), [(3, 8), (5, 20), (10, 60), (30, 20), (100, 20)])
 def test_never_above_the_closed_form(depth: int, width: int) -> None:
     """Even where no time is left; the proof's rounding is the 1e-6."""
     weights = eclipse(depth, width)
     zeros, ones = [0.0] * (depth - 1), [1.0] * (depth - 1)
     bound = chain_bound(weights, zeros, ones, deadline=time.monotonic() - 1.0)
     assert bound.value <= fast(weights) * (1.0 + 1e-6)
-    assert bound.iterations == 0
+    assert bound.iterations <= 1
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -226,6 +226,11 @@ def test_what_cannot_be_used() -> None:
         chain_bound(weights, [1.0], [0.0])
     with pytest.raises(ValueError, match="not a finite number"):
         chain_bound(weights, [0.0], [1.0], errors=[-1.0, 0.0])
+    with pytest.raises(ValueError, match="not of float64 or shorter"):
+        chain_bound([weights[0].astype(np.longdouble), weights[1]], [0.0], [1.0])  # type: ignore[list-item]
+    shorter = [weight.astype(np.float32) for weight in weights]
+    wider = [weight.astype(np.float64) for weight in shorter]
+    assert chain_bound(shorter, [0.0], [1.0]).value == chain_bound(wider, [0.0], [1.0]).value  # type: ignore[arg-type]
     broken = [weights[0] * math.nan, weights[1]]
     assert chain_bound(broken, [0.0], [1.0]).value == math.inf
     assert by_blocks([weights[0] * 1e300, weights[1] * 1e300]).value == math.inf
