@@ -227,7 +227,7 @@ def test_what_cannot_be_used() -> None:
     with pytest.raises(ValueError, match="not a finite number"):
         chain_bound(weights, [0.0], [1.0], errors=[-1.0, 0.0])
     with pytest.raises(ValueError, match="not of float64 or shorter"):
-        chain_bound([weights[0].astype(np.longdouble), weights[1]], [0.0], [1.0])  # type: ignore[list-item]
+        chain_bound([weights[0].astype(np.longdouble), weights[1]], [0.0], [1.0])
     shorter = [weight.astype(np.float32) for weight in weights]
     wider = [weight.astype(np.float64) for weight in shorter]
     assert chain_bound(shorter, [0.0], [1.0]).value == chain_bound(wider, [0.0], [1.0]).value  # type: ignore[arg-type]
