@@ -123,17 +123,19 @@ def inspect(
         save_plan(made, plan)
     if paging and page:
         paging.write(page)
-    _conclude(settings, report)
+    _conclude(settings, report, inserted=opened.inserted is not None)
 
 
-def _conclude(settings: Settings, report: "Report") -> None:
-    from sn_graph.cli.render import explain_sites, print_report
+def _conclude(settings: Settings, report: "Report", inserted: bool = False) -> None:
+    from sn_graph.cli.render import explain_sites, print_report, what_it_is
 
     explain_sites(settings, report)
     settings.tell(**report.to_json())
     if settings.json:
         return
     print_report(report)
+    for sentence in what_it_is(report, inserted):
+        settings.say(sentence)
     eligible = sum(site.status == "eligible" for site in report.sites)
     settings.say(f"{eligible} of {len(report.sites)} weights can be normalized")
     if not settings.verbose:  # which has said it

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from sn_graph.cli.console import Settings, new_table, number, on_terminal, plain_text, print_rich
 from sn_graph.errors import printable
+from sn_graph.recognise import ANONYMOUS
 from sn_graph.report import Reading, Report, SiteRecord
 
 if TYPE_CHECKING:
@@ -22,7 +23,9 @@ def print_report(report: Report) -> None:
     if not report.sites:
         return
     if on_terminal():
-        print_rich(_narrow_table(report.sites), *_remark_lines(report.sites))
+        table, dropped = _narrow_table(report.sites)
+        told = [plain_text(f"left out for want of width: {', '.join(dropped)}; --json has them")] if dropped else []
+        print_rich(table, *told, *_remark_lines(report.sites))
     else:
         print_rich(_wide_table(report.sites))
 
@@ -32,6 +35,25 @@ def explain_sites(settings: Settings, report: Report) -> None:
     settings.explain(f"convention {report.convention}: {report.convention_reason}")
     for site in report.sites:
         settings.explain(f"{site.id}: {'; '.join([site.status, *_remarks(site)])}")
+
+
+def what_it_is(report: Report, inserted: bool) -> list[str]:
+    """Return what kind of a file a report is of, as far as spectral norm goes: a sentence each."""
+    found = []
+    if inserted:
+        found.append(f"{report.model} is inserted: each run normalizes its weights, which are measured as before that")
+    normalized = [site for site in report.sites if (site.form or "").startswith("spectral-norm")]
+    if normalized:
+        many = f"{len(normalized)} weights are" if len(normalized) > 1 else "1 weight is"
+        found.append(f"{many} normalized in the graph, as exporters leave it; sn-graph lift takes that out")
+    norms = [site.sigma for site in report.sites if site.status == "eligible" and site.sigma is not None]
+    alike = bool(norms) and max(norms) > 0.0 and max(norms) - min(norms) <= _EQUAL * max(norms)
+    if alike and not inserted and (len(norms) > 1 or abs(norms[0] - 1.0) <= _EQUAL):
+        found.append(f"every weight has the norm {norms[0]:.4g}, as after fold")
+    return found
+
+
+_EQUAL = 4e-6  # relative: what fold promises of each of two weights
 
 
 def _wide_table(sites: Iterable[SiteRecord]) -> "Table":
@@ -46,7 +68,7 @@ def _wide_table(sites: Iterable[SiteRecord]) -> "Table":
             for reading in site.readings
         ]
         cells = (
-            site.id,
+            _name(site),
             _purpose(site),
             site.dtype or "",
             _sizes(site.shape),
@@ -59,18 +81,29 @@ def _wide_table(sites: Iterable[SiteRecord]) -> "Table":
     return table
 
 
-def _narrow_table(sites: tuple[SiteRecord, ...]) -> "Table":
-    """Return the table without columns that say nothing, with a row for each other reading of a weight."""
+def _name(site: SiteRecord) -> str:
+    """Return a weight's name, and where an exporter made it up, that of a node which reads it."""
+    named = ANONYMOUS.match(site.id.removesuffix("_quantized")) is None or site.id.startswith("/")
+    return site.id if named or not site.consumers else f"{site.id} ← {site.consumers[0]}"
+
+
+def _narrow_table(sites: tuple[SiteRecord, ...]) -> tuple["Table", list[str]]:
+    """Return the table without columns that say nothing, with a row for each other reading of a weight.
+
+    The titles of those that found no room come with it.
+    """
     norms = [norm for norm in _NORMS if norm.known(sites) and not (norm.title == "σ used" and _says_nothing_new(sites))]
     titles = ["weight", "op", "type", "shape", "matrix", *(norm.title for norm in norms), "status"]
     rows = []
     for site in sites:
         about = [_purpose(site), site.dtype or "", _sizes(site.shape), _sizes(site.matrix)]
-        rows.append([site.id, *about, *(norm.text(site) for norm in norms), site.status])
+        rows.append([_name(site), *about, *(norm.text(site) for norm in norms), site.status])
         for reading in _others(site):
             sigmas = [number(reading.sigma) if norm.title == "σ" else "" for norm in norms]
             rows.append([f"  as {reading.convention}", "", "", "", _sizes(reading.matrix), *sigmas, ""])
-    shown = _columns_that_fit(titles, rows, one_type=len({site.dtype for site in sites if site.dtype}) < 2)
+    one_type = len({site.dtype for site in sites if site.dtype}) < 2
+    shown = _columns_that_fit(titles, rows, one_type)
+    dropped = [title for at, title in enumerate(titles) if at not in shown and not (one_type and title == "type")]
     table = new_table(*(titles[column] for column in shown))
     table.columns[0].min_width = _NAME
     for column in table.columns[1:]:
@@ -78,11 +111,25 @@ def _narrow_table(sites: tuple[SiteRecord, ...]) -> "Table":
     for row in rows:
         style = "" if row[-1] else "dim"  # another reading
         table.add_row(*(plain_text(row[column], style) for column in shown))
-    return table
+    return table, dropped
 
 
 _NAME = 20  # what a name has at least; it is wrapped
-_LEAST_WANTED = ("‖W‖F", "σ·√(in/out)", "stable rank", "1 step", "shape", "proven")
+# In this order, and never the status.
+_LEAST_WANTED = (
+    "‖W‖F",
+    "σ·√(in/out)",
+    "stable rank",
+    "1 step",
+    "shape",
+    "proven",
+    "type",
+    "operator",
+    "σ in graph",
+    "σ used",
+    "op",
+    "matrix",
+)
 
 
 def _columns_that_fit(titles: list[str], rows: list[list[str]], one_type: bool) -> list[int]:

@@ -146,3 +146,27 @@ def test_doctor_without_onnxruntime(program: Cli) -> None:
 
 def one_line_of(err: str) -> str:
     return next(line for line in err.splitlines() if line.startswith("sn-graph: error: "))
+
+
+def test_what_kind_of_a_file_it_is(cli: Cli, out: Path) -> None:
+    plain = Path(__file__).parents[2] / "models" / "keras_dcgan_discriminator.onnx"
+    said = [" is inserted: ", "every weight has the norm", "normalized in the graph"]
+    assert not any(sentence in cli("inspect", plain).err for sentence in said)
+    assert cli("fold", plain, "-o", out, "--bound", 2).code == 0
+    assert "every weight has the norm 2, as after fold\n" in cli("inspect", out).err
+    assert cli("insert", plain, "-o", out).code == 0
+    assert f"{out} is inserted: each run normalizes its weights" in cli("inspect", out).err
+    held = plain.with_name("torch_sngan_spectral_norm.onnx")
+    assert "7 weights are normalized in the graph" in cli("inspect", held).err
+
+
+def test_a_name_that_an_exporter_made_up_stands_beside_its_node(cli: Cli, model: Path) -> None:
+    proto = onnx.load(model)
+    for tensor, new in (("conv.weight", "onnx::Conv_27"), ("up.weight", "val_3")):
+        next(one for one in proto.graph.initializer if one.name == tensor).name = new
+        next(one for one in proto.graph.node if tensor in one.input).input[1] = new
+    onnx.save(proto, model)
+    told = cli("inspect", model).out
+    assert "onnx::Conv_27 ← /conv/Conv  " in told
+    assert "val_3 ← /up/ConvTranspose  " in told
+    assert cli("inspect", model, "--json").json["sites"][0]["id"] == "onnx::Conv_27"
