@@ -19,7 +19,7 @@ from sn_graph.cli.declare import EVERYWHERE, HEADING, Described, Headed, flag, p
 from sn_graph.cli.endings import Failure, failure_of
 from sn_graph.cli.files import Files, call_on_files
 from sn_graph.cli.places import call
-from sn_graph.errors import UsageError
+from sn_graph.errors import UsageError, printable
 from sn_graph.version import __version__
 
 # The commands under their headings, each with the first line of its help, so that `--help` imports none of them.
@@ -167,7 +167,7 @@ class _Application(click.Group):
         except click.ClickException as error:
             if "--json" in given:
                 _failure_of_usage(error).print({})
-            error.show()
+            _shown(error).show()
             code = error.exit_code
         sys.exit(code)
 
@@ -195,6 +195,12 @@ class _Application(click.Group):
         for heading, commands in COMMANDS.items():
             with formatter.section(heading):
                 formatter.write_dl(list(commands.items()))
+
+
+def _shown(error: click.ClickException) -> click.ClickException:
+    """Return an error of click's in one line in which nothing acts, whatever was typed."""
+    told = printable(" ".join(error.format_message().split()))
+    return click.UsageError(told, error.ctx) if isinstance(error, click.UsageError) else click.ClickException(told)
 
 
 def _failure_of_usage(error: click.ClickException) -> Failure:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from safetensors.numpy import save_file
 
 import sn_graph as sn
 from sn_graph.errors import printable
@@ -79,6 +80,45 @@ def test_no_name_acts_in_a_pipe_a_page_or_json(name: str, tmp_path: Path) -> Non
     found = invoke("inspect", paths["plain"], "--json")
     assert found.out.isascii()
     assert [site["id"] for site in json.loads(found.out)["sites"]] == [name, name + "2"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_name_acts_in_what_is_typed_or_read_beside_a_model(name: str, tmp_path: Path) -> None:
+    """Commands, options, plans, states, checkpoints and the pages of lift, verify and certify."""
+    plain, plan, state, page = (tmp_path / end for end in ("m.onnx", "p.json", "s.safetensors", "page.html"))
+    onnx.save(model(name), plain)
+    assert invoke("inspect", plain, "--plan", plan).code == 0
+    content = json.loads(plan.read_text())
+    content["sites"][0] |= {"id": name + "gone", "weight": name + "gone"}
+    plan.write_text(json.dumps(content))
+    save_file({name + ".v": np.ones(3, np.float32)}, state, {"convention": name, "model": name})
+    checkpoint = tmp_path / "c.safetensors"
+    save_file({name: drawn(6, 4)}, checkpoint, {name: name})
+    out = ["-o", tmp_path / "o.onnx"]
+    runs = [
+        (0, invoke("lift", plain, *out, "-v")),
+        (0, invoke("certify", plain, "-v", "--html", page)),
+        (3, invoke("fold", plain, *out, "--plan", plan)),
+        (3, invoke("insert", plain, *out, "--state", state)),
+        (0, invoke("inspect", checkpoint)),
+        (1, invoke("inspect", checkpoint, "--assert", "sigma < 0.01")),
+        (2, invoke(name, plain)),
+        (2, invoke("run", name, plain, *out)),
+        (2, invoke("inspect", plain, f"--{name}")),
+        (2, invoke("inspect", plain, "--op-type", name)),
+        (2, invoke("inspect", plain, "--convention", name)),
+        (2, invoke("verify", plain, "--providers", name)),
+        (2, invoke("verify", plain, "--dim", f"{name}=3")),
+        (2, invoke("inspect", plain, "--assert", f"{name} < 1")),
+    ]
+    assert [run.code for _, run in runs] == [code for code, _ in runs], runs
+    for _, run in runs:
+        assert acts(run.out + run.err) == []
+        assert not any(line.startswith("forged") for line in (run.out + run.err).splitlines())
+    told = page.read_text(encoding="utf-8")
+    assert acts(told) == []
+    assert not re.search(r"<script>alert|<img src|href=\"?javascript|onclick=\"b", told)
+    assert runs[3][1].err.count("\n") == runs[2][1].err.count("\n") == 1
 
 
 @pytest.mark.parametrize("name", NAMES)

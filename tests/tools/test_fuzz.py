@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import onnx
 import pytest
 
 import sn_graph as sn
+from tools.fuzz import guided
 from tools.fuzz.__main__ import judge
 from tools.fuzz.mutate import mutate
 from tools.fuzz.seeds import seeds
@@ -35,3 +38,24 @@ def test_the_judge_sees_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("sn_graph.api.fold", fail)
     (tmp_path / "case.onnx").write_bytes(seeds()[0])
     assert judge(tmp_path, prove=False).startswith("fold: exit 70")
+
+
+def test_what_is_guided_by_coverage_raises_faults_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    corpus = seeds()
+    for number in range(30):
+        guided.judge(mutate(corpus[0], random.Random(number), corpus), tmp_path / "case.onnx")
+
+    def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("sn_graph.api.lift", fail)
+    with pytest.raises(ZeroDivisionError):
+        guided.judge(corpus[0], tmp_path / "case.onnx")
+
+
+def test_coverage_guides_where_atheris_is(tmp_path: Path) -> None:
+    pytest.importorskip("atheris", reason="atheris is not installed; wheels are there for Linux")
+    command = [sys.executable, "-m", "tools.fuzz.guided", str(tmp_path / "corpus"), "-runs=3"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Done" in done.stderr

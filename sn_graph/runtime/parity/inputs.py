@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from sn_graph.errors import ModelError, UsageError
-from sn_graph.model import Model, Value, describe, walk_tensors
+from sn_graph.model import MAX_RANK, Model, Value, describe, walk_tensors
 from sn_graph.runtime.engine import EXTENDED, element_dtype
 from sn_graph.runtime.parity.ranges import trace
 from sn_graph.runtime.parity.signature import signature
@@ -73,6 +73,13 @@ def _require_modest(model: Model, inputs: tuple[Value, ...], dims: Mapping[str, 
     if len(inputs) > _MOST_INPUTS:
         raise ModelError(
             f"the model has {len(inputs):,} inputs", f"and runtimes take hours for more than {_MOST_INPUTS:,}"
+        )
+    deep = next((value for value in inputs if len(value.shape or ()) > MAX_RANK), None)
+    if deep is not None:
+        raise ModelError(
+            f"input {deep.name!r} has {len(deep.shape or ()):,} axes",
+            f"and arrays have {MAX_RANK} at most",
+            "reshape it",
         )
     stored = (model.payload(tensor) for _, tensor in walk_tensors(model.proto))
     most = max(_MOST_BYTES, _LARGER * sum(payload.size for payload in stored if payload is not None))

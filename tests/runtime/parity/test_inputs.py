@@ -286,3 +286,11 @@ def test_onnx_reference_runs_on_what_was_drawn() -> None:
     inputs = draw(model, dims={"N": 3})
     (found,) = ReferenceEvaluator(onnx.ModelProto.FromString(model.SerializeToString())).run(None, inputs)
     assert np.shape(found) == (3, 4, 3)
+
+
+def test_an_input_of_more_axes_than_arrays_have() -> None:
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1] * 71) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Abs", ["x"], ["y"])], "g", ends[:1], ends[1:])
+    proto = helper.make_model(graph)
+    with pytest.raises(ModelError, match="input 'x' has 71 axes, and arrays have 64 at most"):
+        make_inputs(Model.open(proto))
