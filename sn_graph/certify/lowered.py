@@ -13,10 +13,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from sn_graph.certify.rules.activations import relu
-from sn_graph.certify.rules.choices import Sorted
-from sn_graph.certify.rules.pairs import PairSort
-from sn_graph.certify.rules.pools import Largest
+from sn_graph.certify.rules import Largest, PairSort, Sorted, relu
 from sn_graph.certify.segments import Segment
 from sn_graph.certify.steps import (
     Bounded,
