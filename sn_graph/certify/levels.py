@@ -73,6 +73,8 @@ class _Search:
         self._known = [not any(name in network.dynamic for name in segment.shapes) for segment in self._cuts.segments]
         self._constants: dict[Run, float] = {}
         self._how: dict[Run, str] = {}
+        # Runs that took all of their time.
+        self._stopped: dict[Run, Inequality] = {}
         self._planned: dict[Run, Inequality | None] = {}
         # How much longer than estimated things took.
         self._pace = 1.0
@@ -87,6 +89,7 @@ class _Search:
             self._mirror()
             for stretch in stretches([self._known[i] and _bends(one) for i, one in enumerate(self._cuts.segments)]):
                 self._prove_partitions(stretch)
+            self._prove_again()
             found["lmi"] = self._least(found)
         way = least_product(self._constants, self._count)
         return Levels(found, way, {run: self._how[run] for run in way.runs})
@@ -134,11 +137,12 @@ class _Search:
             seconds = {run: self._seconds(one) for run, one in inequalities.items()}
             runs = _coarsest(places, seconds, tried, part * left)
             before = least_product(self._constants, self._count).bound
-            self._prove_all({run: inequalities[run] for run in runs if run not in tried}, part * left)
+            new = {run: inequalities[run] for run in runs if run not in tried}
+            self._prove_all(new, part * left)
             tried.update(runs)
             after = least_product(self._constants, self._count).bound
             is_whole = len(runs) == 1 and runs[0] == stretch
-            if is_whole or (tried and after > before * (1.0 - GAIN)):
+            if is_whole or (new and after > before * (1.0 - GAIN)):
                 return
 
     def _prove_all(self, inequalities: Mapping[Run, Inequality], seconds: float) -> None:
@@ -155,6 +159,12 @@ class _Search:
             self._prove(run, inequalities[run], min(limit, self._deadline))
             waiting = waiting[1:]
 
+    def _prove_again(self) -> None:
+        """Give the runs of the way that were stopped by their share of the time what is left of all of it."""
+        way = least_product(self._constants, self._count).runs
+        stopped = {run: one for run, one in self._stopped.items() if self._trimmed(run) in way}
+        self._prove_all(stopped, self._deadline - time.monotonic())
+
     def _places(self, stretch: Run) -> list[int]:
         """The cuts of a stretch at which a run may begin or end: those that part no two linear segments.
 
@@ -164,7 +174,7 @@ class _Search:
         inner = [
             place
             for place in range(stretch[0] + 1, stretch[1])
-            if not _is_free(segments[place]) and not (segments[place - 1].is_linear and segments[place].is_linear)
+            if not _is_activation(segments[place]) and not (segments[place - 1].is_linear and segments[place].is_linear)
         ]
         return [stretch[0], *inner, stretch[1]]
 
@@ -218,6 +228,8 @@ class _Search:
         except (np.linalg.LinAlgError, MemoryError):
             return  # what LAPACK can't do, and what does not fit, proves nothing
         self._take(inner, found.value, "lmi" if one.circle is None else "lmi of each frequency")
+        if time.monotonic() > deadline:
+            self._stopped[run] = one
         # What is solved at frequencies goes on as long as it may.
         spent = time.monotonic() - begun
         if one.circle is None and spent > 1.0:
@@ -248,12 +260,14 @@ def _bends(segment: Segment) -> bool:
 
 def _is_free(segment: Segment) -> bool:
     """Whether it is one activation, or moves elements."""
-    if len(segment.steps) != 1:
-        return False
-    (step,) = segment.steps
-    if isinstance(step, Linear):
-        return all(isinstance(part, (Reshaped, Transposed)) for part in step.parts) and len(step.parts) == 1
-    return isinstance(step, Elementwise)
+    if len(segment.steps) != 1 or not isinstance(segment.steps[0], Linear):
+        return _is_activation(segment)
+    parts = segment.steps[0].parts
+    return len(parts) == 1 and isinstance(parts[0], (Reshaped, Transposed))
+
+
+def _is_activation(segment: Segment) -> bool:
+    return len(segment.steps) == 1 and isinstance(segment.steps[0], Elementwise)
 
 
 def _level_one(segment: Segment, factors: Factors) -> float:
