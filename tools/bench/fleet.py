@@ -154,7 +154,7 @@ def by_weightwatcher(matrix: NDArray[np.float32]) -> float:
 
     layer = torch.nn.Linear(matrix.shape[1], matrix.shape[0], bias=False)
     layer.weight.data = torch.from_numpy(matrix.copy())
-    details = weightwatcher.WeightWatcher(model=torch.nn.Sequential(layer)).get_ESD(layer=0)
+    details = weightwatcher.WeightWatcher(model=torch.nn.Sequential(layer)).get_ESD(layer=1)
     return float(np.sqrt(max(details)))
 
 
