@@ -30,10 +30,8 @@ def fold(
         tuple[str, ...],
         Option("With --lipschitz: an input whose changes count, repeatable. [default: all float inputs]", "NAME"),
     ] = (),
-    dim: Annotated[
-        tuple[str, ...],
-        Option("With --lipschitz: the size of a dynamic dimension; repeatable.", "NAME=N"),
-    ] = (),
+    dim: o.Dim = (),
+    inputs: o.InputsFile = None,
     *,
     estimate: o.Estimate,
     normalization: o.Normalization,
@@ -116,6 +114,8 @@ def fold(
                 sync=writing.sync,
                 rtol=tolerances.rtol,
                 atol=tolerances.atol,
+                dims={name: size for name, size in o.dimensions(dim).items() if "[" not in name},
+                inputs=inputs,
                 progress=progress,
             )
     if result.lipschitz is not None and result.plan is not None:

@@ -29,6 +29,7 @@ def insert(
     scale: Annotated[ScaleChoice, Option("Divide what the nodes read by σ, or the weights.")] = "input",
     normalization: o.Normalization,
     writing: o.Writing,
+    runs: o.Runs,
     force: o.Force = False,
     html: o.Html = None,
     settings: Settings,
@@ -77,7 +78,15 @@ def insert(
         verify = not writing.no_verify
         with telling_failure(paging, result):
             proof = proofs.save(
-                result, output, writing.storage, verify=verify, force=force, sync=writing.sync, progress=progress
+                result,
+                output,
+                writing.storage,
+                verify=verify,
+                force=force,
+                sync=writing.sync,
+                dims=o.dimensions(runs.dim),
+                inputs=runs.inputs,
+                progress=progress,
             )
     conclude(settings, result, proof, output, paging=paging)
     if state_mode == "required" and result.plan is not None:

@@ -29,6 +29,7 @@ def lift(
     exclude: o.Exclude = (),
     *,
     writing: o.Writing,
+    runs: o.Runs,
     tolerances: o.Tolerances,
     force: o.Force = False,
     html: o.Html = None,
@@ -82,6 +83,8 @@ def lift(
             force=force,
             rtol=tolerances.rtol,
             atol=tolerances.atol,
+            dims=o.dimensions(runs.dim),
+            inputs=runs.inputs,
             progress=progress,
         )
     conclude(settings, result, proof, output, paging=paging)

@@ -28,6 +28,7 @@ def run(
     state: o.StateFile = None,
     normalization: o.Normalization,
     writing: o.Writing,
+    runs: o.Runs,
     tolerances: o.Tolerances,
     force: o.Force = False,
     settings: Settings,
@@ -64,6 +65,8 @@ def run(
             sync=writing.sync,
             rtol=tolerances.rtol,
             atol=tolerances.atol,
+            dims=o.dimensions(runs.dim),
+            inputs=runs.inputs,
             progress=progress,
         )
     conclude(settings, result, proof, output)

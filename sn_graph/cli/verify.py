@@ -26,10 +26,8 @@ def verify(
     b: Annotated[Path | None, Argument("[B]", "The model to compare it with: ONNX or Keras.")] = None,
     providers: Annotated[str, Option("Execution providers: cpu, cuda.", "P,P")] = "cpu",
     steps: Annotated[int, Option("How many runs to compare.", "N", minimum=1)] = 1,
-    inputs: Annotated[Path | None, Option("Inputs by name, as .npz. [default: random]", "FILE")] = None,
-    dim: Annotated[
-        tuple[str, ...], Option("The size of a dynamic dimension (2 unless given); repeatable.", "NAME=N")
-    ] = (),
+    inputs: o.InputsFile = None,
+    dim: o.Dim = (),
     seed: Annotated[int, Option("Of the random inputs.", "S", minimum=0)] = 0,
     *,
     tolerances: o.Tolerances,

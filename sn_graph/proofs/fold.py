@@ -45,7 +45,7 @@ def prove_fold(result: PassResult, source: Model, written: Path, terms: Terms) -
         return Proof("structure", f"it draws random numbers ({', '.join(drawn)}), so no two runs agree")
     reference = _reference(source, original, folded, expected, result.rescaled)
     try:
-        feeds = make_feeds(source, dims=terms.dims)
+        feeds = make_feeds(source, inputs=terms.inputs, dims=terms.dims)
         list(Side(source, "the original", optimize=False).run(feeds))
     except ModelError as error:
         return Proof("structure", f"the original can't be run, so there is nothing to compare with: {error.reason}")

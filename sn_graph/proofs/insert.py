@@ -41,7 +41,7 @@ def prove_insertion(result: InsertResult, source: Model, written: Path, terms: T
     if drawn:
         return Proof("structure", f"it draws random numbers ({', '.join(drawn)}), so no two runs agree")
     try:
-        feeds = make_feeds(source, dims=terms.dims)
+        feeds = make_feeds(source, inputs=terms.inputs, dims=terms.dims)
         list(Side(source, "the original").run(feeds))
     except ModelError as error:
         return Proof("structure", f"the original can't be run: {error}")

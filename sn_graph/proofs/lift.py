@@ -48,7 +48,7 @@ def prove_lift(result: LiftResult, source: Model, written: Path, terms: Terms) -
         passed = frozenset() if exact else _check_weights(source, model, result.settled)
         if _size(source) > _WHOLE and not any(one.scope for one in result.settled):
             return _loaded(model, exact)
-        feeds = make_feeds(source, dims=terms.dims)
+        feeds = make_feeds(source, inputs=terms.inputs, dims=terms.dims)
         original = _side(source, "the original")
         list(original.run(feeds))
     except (ModelError, UsageError) as error:

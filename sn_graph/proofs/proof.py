@@ -11,6 +11,7 @@ from sn_graph.model.remote import placed
 from sn_graph.progress import Progress, silent
 from sn_graph.report import Verified
 from sn_graph.runtime import ParityResult
+from sn_graph.runtime.parity import Inputs
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,14 @@ class Terms:
     Attributes:
         rtol, atol: What outputs may differ by; None for what follows from the type.
         dims: Sizes of dynamic dimensions by name.
+        inputs: Arrays by name, or an .npz file of them; None for ones that are drawn.
         progress: Told the steps of the proof.
     """
 
     rtol: float | None = None
     atol: float | None = None
     dims: Mapping[str, int] | None = None
+    inputs: Inputs | None = None
     progress: Progress = silent
 
 

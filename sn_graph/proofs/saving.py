@@ -1,6 +1,7 @@
 """Saving a result: written, proved by the proof of the pass that made it, and put in place."""
 
 import os
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from sn_graph.proofs.lift import prove_carried, prove_lift
 from sn_graph.proofs.proof import Proof, Terms, save_proven
 from sn_graph.proofs.sameness import first_difference
 from sn_graph.proofs.strip import prove_strip
+from sn_graph.runtime.parity import Inputs, make_feeds
 
 
 def save(
@@ -27,6 +29,8 @@ def save(
     force: bool = False,
     rtol: float | None = None,
     atol: float | None = None,
+    dims: Mapping[str, int] | None = None,
+    inputs: Inputs | None = None,
     sync: bool = True,
     progress: Progress = silent,
 ) -> Proof:
@@ -38,20 +42,26 @@ def save(
         verify: Whether to prove it at all.
         force: Put it in place even where the proof fails.
         rtol, atol: What outputs may differ by; by default they follow from the type.
+        dims, inputs: Sizes of dynamic dimensions, and what both models are run on: as for `compare`.
         sync: Whether the files are on the disk before the model takes its place, for a power cut.
         progress: Told the bytes written, then the steps of the proof.
 
     Raises:
         VerificationFailed: The written file is not what it should be; nothing is put in place.
         EnvironmentUnavailable: The folder can't be written, or onnxruntime is missing.
-        UsageError: The result does not know the model that it came from.
+        UsageError: The result does not know the model that it came from, or no input has a dimension of that name.
+        ModelError: The inputs given don't fit the model.
 
     >>> import tempfile, sn_graph as sn
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     save(sn.fold("models/keras_dcgan_discriminator.onnx"), f"{folder}/folded.onnx").verified
     'run'
     """
-    prover = partial(prove, result, terms=Terms(rtol, atol, progress=progress)) if verify else None
+    if verify and result.source is not None and (inputs is not None or dims):
+        # What does not fit is an error, and not a model that can't be run.
+        make_feeds(result.source, inputs=inputs, dims=dims)
+    terms = Terms(rtol, atol, dims, inputs, progress)
+    prover = partial(prove, result, terms=terms) if verify else None
     return save_proven(result.model, path, storage, prover, force=force, sync=sync, progress=progress)
 
 
