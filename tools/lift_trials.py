@@ -302,7 +302,7 @@ class Trial:
 
     def layer_of(self, array: NDArray[Any]) -> Layer | None:
         """Return the layer whose weight has these numbers, in any order and by any factor."""
-        for one in self.module.known:
+        for one in sorted(self.module.known, key=lambda one: one.way == "plain"):  # which of two numbers, if 1×1
             weight = one.weight() if one.way != "weight norm" else one.normalized()
             if weight.size == array.size:
                 left, right = _sorted(array), _sorted(weight)

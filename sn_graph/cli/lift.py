@@ -47,7 +47,8 @@ def lift(
     stored beside each weight, by the export's own matrix, number of iterations, gain and cap.
 
     OUT is verified before it takes its place: onnxruntime computes the same weights of MODEL's arithmetic, and the same
-    outputs; what --to insert writes is proved as insert's is.
+    outputs, but of a model of more than 128 MiB, where all else is shown to be MODEL's; what --to insert writes is
+    proved as insert's is.
 
     \b
     sn-graph inspect disc.onnx                                what each weight is, its σ in the graph and exact
