@@ -7,7 +7,7 @@ or one whose line is asked for, are worked on by other processes, each running t
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -237,6 +237,10 @@ def output_of(function: Callable[..., None], values: Mapping[str, Any]) -> str |
     return str(values["output"]) if places(function).get("output") else None
 
 
+def _absolute(value: Any) -> Any:
+    return value.absolute() if isinstance(value, Path) else value
+
+
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
 
@@ -309,6 +313,8 @@ def run_command(
     if len(inputs) == 1 and inputs[0].missing is not None and asked.jsonl is None:
         raise ModelError(f"{inputs[0].location} can't be read", inputs[0].missing, "give the path of a model")
     work = work_of(function, command, values, files)
+    if asked.dask is not None:  # whose workers may run in another folder
+        work = replace(work, values={name: _absolute(value) for name, value in work.values.items()})
     with settings.progress() as progress:
         outcomes = run_many(
             work,

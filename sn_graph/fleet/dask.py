@@ -4,7 +4,9 @@ The scheduler gives what a worker had in hand when it died to another; each resu
 alone writes the lines.
 """
 
+import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sn_graph.errors import EnvironmentUnavailable
@@ -34,7 +36,7 @@ class DaskWorkers:
 
     def submit(self, task: Task) -> None:
         """Take a task."""
-        self._given.append(task)
+        self._given.append(replace(task, base=os.getcwd()))
 
     def results(self) -> Iterator[tuple[Task, Result]]:
         """Yield each task with its result as it is done; more may be given meanwhile."""

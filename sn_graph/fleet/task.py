@@ -69,6 +69,7 @@ class Task:
         known: The line of an earlier run; where the file is still the same, nothing is done.
         part: The part of the file that is worked on.
         size: Bytes that are read, for progress and for the order.
+        base: The folder that relative paths start from, where it may not be that of the process that does it.
     """
 
     input: Input
@@ -76,6 +77,11 @@ class Task:
     known: Line | None = None
     part: str | None = None
     size: int = 0
+    base: str = ""
+
+    def place(self, location: str) -> str:
+        """Return a path from the task's own base, or a URL as it is."""
+        return location if is_url(location) else os.path.join(self.base, location)
 
 
 @dataclass(frozen=True)
@@ -113,7 +119,7 @@ def perform(task: Task, progress: Progress = silent, *, divide: bool = False) ->
     begin = time.monotonic()
     try:
         if task.part is not None:
-            with _part_at_hand(task.input.location, task.part) as path:
+            with _part_at_hand(task.place(task.input.location), task.part) as path:
                 return task.work(path, None, progress)
         return _performed(task, progress, divide, begin)
     except Exception as error:
@@ -123,12 +129,15 @@ def perform(task: Task, progress: Progress = silent, *, divide: bool = False) ->
 
 
 def _performed(task: Task, progress: Progress, divide: bool, begin: float) -> Result:
-    location, output = task.input.location, task.input.output
+    location, output = task.place(task.input.location), task.input.output
+    output = None if output is None else task.place(output)
     known = task.known
     if task.input.missing is not None:
         if known is not None and known["sha256"] is None:
             return Unchanged(known)
-        ending = Ending({}, _parts(f"{location} can't be read", task.input.missing, "give the path of a model", 3))
+        ending = Ending(
+            {}, _parts(f"{task.input.location} can't be read", task.input.missing, "give the path of a model", 3)
+        )
         return line_of(task, None, ending, 0.0)
     if divide and isinstance(task.work, DivisibleWork):
         division = _divided(task, task.work)
@@ -165,7 +174,7 @@ def _made_room(output: Path) -> Path:
 
 
 def _divided(task: Task, work: DivisibleWork) -> Division | Unchanged | None:
-    location = task.input.location
+    location = task.place(task.input.location)
     if is_url(location) and location.lower().endswith(".gguf"):  # whose header tells its own length only at its end
         return None
     with _part_at_hand(location, None) as path:

@@ -69,6 +69,16 @@ def test_a_worker_that_is_killed_loses_nothing(cluster: Any, work: Counting, tmp
     assert len(ledger.read_text().splitlines()) == 19
 
 
+def test_paths_are_relative_to_this_process(
+    cluster: Any, work: Counting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "models/a.onnx").write_text("xy")
+    monkeypatch.chdir(tmp_path)  # the workers stay where they were started
+    (outcome,) = run_many(work, find_inputs(["models"], [".onnx"], "out"), dask=cluster.scheduler_address)
+    assert (outcome.line["input"], outcome.line["output"]) == ("models/a.onnx", "out/a.onnx")
+    assert (tmp_path / "out/a.onnx").read_text() == "2"
+
+
 def test_files_are_divided_among_workers(cluster: Any, work: Counting, tmp_path: Path) -> None:
     (tmp_path / "models/a.onnx").write_text("zyxwvuabc")
     (tmp_path / "models/b.onnx").write_text("xy")
