@@ -23,7 +23,7 @@ _LARGE = 1 << 16  # elements that are made float64 where they are used, not wher
 _KEPT = 1 << 20  # elements of values that are kept for the next one to ask
 
 _LEAST_ROOM, _TIMES = 1 << 22, 4  # elements of a result: so many, and this for each byte of the model's tensors
-_DEEPEST = 250  # operators in a row that are computed, each of which takes three of Python's 1,000 frames
+DEEPEST = 250  # operators in a row that are computed, each of which takes three of Python's 1,000 frames
 # What takes numbers that multiply the size of its result.
 _SIZED = frozenset(
     {
@@ -65,8 +65,8 @@ class Evaluator:
             return self._values[place]
         if place in self._asked:
             raise NotComputable(f"{name} depends on itself")
-        if len(self._asked) >= _DEEPEST:
-            raise NotComputable(f"more than {_DEEPEST} operators in a row make {name}")
+        if len(self._asked) >= DEEPEST:
+            raise NotComputable(f"more than {DEEPEST} operators in a row make {name}")
         self._asked.add(place)
         try:
             found = self._made(owner, name)

@@ -8,7 +8,7 @@ import numpy as np
 from onnx import AttributeProto, TensorProto
 
 from sn_graph.model import Graph, Node, Scope
-from sn_graph.recognise.evaluate import Evaluator, NotComputable, Place, defined
+from sn_graph.recognise.evaluate import DEEPEST, Evaluator, NotComputable, Place, defined
 from sn_graph.recognise.operations import Array
 
 
@@ -42,6 +42,7 @@ class Tracer:
         self.evaluator = evaluator
         self._shapes: dict[Place, tuple[int, ...]] = {}
         self._nodes: dict[Place, tuple[Node, ...]] = {}
+        self._depth = 0
 
     def seen(self, scope: Scope, name: str) -> Value:
         """Return the value that a scope sees under a name. Raises NotComputable where there is none."""
@@ -62,7 +63,13 @@ class Tracer:
     def shape(self, value: Value) -> tuple[int, ...]:
         """Return a value's shape. Raises NotComputable."""
         if value.place not in self._shapes:
-            self._shapes[value.place] = self._shape(value)
+            if self._depth >= DEEPEST:
+                raise NotComputable(f"more than {DEEPEST} operators in a row make {value.name}")
+            self._depth += 1
+            try:
+                self._shapes[value.place] = self._shape(value)
+            finally:
+                self._depth -= 1
         return self._shapes[value.place]
 
     def _shape(self, value: Value) -> tuple[int, ...]:

@@ -316,7 +316,7 @@ def test_a_weight_of_no_known_type_is_only_computed(attributes: dict[str, Any]) 
     assert found.form is Form.COMPUTED
 
 
-@pytest.mark.parametrize("op_type", ["Relu", "Neg", "Sqrt"])
+@pytest.mark.parametrize("op_type", ["Relu", "Neg", "Sqrt", "Abs"])
 def test_more_operators_in_a_row_than_are_computed(op_type: str) -> None:
     nodes = [node(op_type, [f"c{place}" if place else "w"], [f"c{place + 1}"]) for place in range(3000)]
     proto = model([*nodes, node("MatMul", ["x", "c3000"])], {"w": drawn(4, 6)}).to_proto()
