@@ -91,7 +91,7 @@ class Matrices:
     def identity(self, shape: Shape) -> Matrix | None:
         """See `Forms`."""
         size = math.prod(shape)
-        return Matrix(size, size) if size**2 <= self._largest else None
+        return Matrix(size, size) if 0 < size**2 <= self._largest else None
 
     def through(self, part: LinearMap, form: Matrix) -> Matrix | None:
         """See `Forms`."""
@@ -105,7 +105,7 @@ class Matrices:
         if isinstance(part, Reshaped):
             return form
         size = math.prod(part.output_shape)
-        if size * form.input_size > self._largest:
+        if not 0 < size * form.input_size <= self._largest:
             return None
         factor = _written_out(part) if form.values is None else None
         if factor is not None:

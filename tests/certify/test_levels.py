@@ -286,3 +286,17 @@ def test_long_chains() -> None:
     found = levels(made, 20.0)
     assert found.bounds["lmi"] < 0.05 * found.bounds["product"]
     assert quotient(made, tries=10) <= found.bounds["lmi"]
+
+
+def test_values_without_elements() -> None:
+    """What leads through nothing at all adds nothing, and stops nothing."""
+    held = {"none": np.zeros((6, 0)), "back": np.zeros((0, 6)), "a": A}
+    parts = [
+        ("MatMul", ["x", "none"], "n"),
+        ("MatMul", ["n", "back"], "m"),
+        ("MatMul", ["x", "a"], "c"),
+        ("Relu", ["c"], "r"),
+        ("Add", ["m", "r"], "y"),
+    ]
+    found = levels(network(nodes(*parts, x=(1, 6), held=held)))
+    assert found.bounds["lmi"] == pytest.approx(np.linalg.norm(A, 2))

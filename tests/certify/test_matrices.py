@@ -71,6 +71,12 @@ def test_what_is_too_large_is_not_written_out() -> None:
     assert form.norm() == 1.0
 
 
+def test_what_is_empty_is_not_written_out() -> None:
+    forms = Matrices()
+    assert forms.identity((1, 0)) is None
+    assert forms.through(Multiplied.by((1, 3), np.zeros((3, 0))), held(forms.identity((1, 3)))) is None
+
+
 def test_many_at_once() -> None:
     rng = np.random.default_rng(2)
     arrays: Array = rng.standard_normal((3, 2, 4))
