@@ -62,6 +62,10 @@ class Frame:
     attributes: Mapping[str, onnx.AttributeProto] = field(default_factory=dict)
 
 
+# What Python and NumPy raise where a node is not of the form that its operator has.
+_MISSHAPEN = (ValueError, IndexError, KeyError, TypeError, AttributeError, ArithmeticError, RuntimeError)
+
+
 class Walk:
     """Makes the steps of a model, at known sizes of its inputs.
 
@@ -174,7 +178,10 @@ class Walk:
             return None
         results = self._results(frame, node)
         opset = self._graph.opset(node.domain) or 1
-        found = pattern_of(_Sight(self, frame), Call(node, path, opset, (), results, self._evaluate))
+        try:
+            found = pattern_of(_Sight(self, frame), Call(node, path, opset, (), results, self._evaluate))
+        except _MISSHAPEN:  # then the node's own rule says so
+            return None
         if found is None:
             return None
         x, made = found
@@ -285,7 +292,7 @@ class Walk:
         opset = self._graph.opset(node.domain) or 1
         try:
             made = rule(Call(node, path, opset, tuple(operands), results, self._evaluate))
-        except (ValueError, IndexError, ZeroDivisionError, OverflowError) as error:
+        except _MISSHAPEN as error:
             raise ModelError(
                 f"node '{path}' ({node.op_type}) can't read what it is given",
                 " ".join(str(error).split()),

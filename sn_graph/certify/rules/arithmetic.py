@@ -131,6 +131,9 @@ def _concat(call: Call) -> Made:
     axis = call.node.integer("axis", 1 if call.opset < 4 else 0)
     rank = len(operands[0].shape)
     axis %= rank
+    rest = {(*one.shape[:axis], *one.shape[axis + 1 :]) for one in operands}
+    if len(rest) > 1:
+        raise ValueError("parts of different shapes")
     shape = list(operands[0].shape)
     shape[axis] = sum(one.shape[axis] for one in operands)
     parts: list[tuple[Operand, LinearMap]] = []

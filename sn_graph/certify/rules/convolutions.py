@@ -30,6 +30,8 @@ def fused_conv(call: Call) -> Made:
     inner = call if not name else call.renamed(0, f"{call.results[0]}~linear")
     made = _convolution(inner, transposed=False)
     added = call.given(3)
+    if added is not None and np.broadcast_shapes(added.shape, made.shape) != made.shape:
+        raise ValueError(f"Z of {list(added.shape)} for {list(made.shape)}")
     if added is not None:
         if added.is_constant:
             own = call.offset(3)
@@ -81,6 +83,9 @@ def of_node(call: Call, weight: Array, size: Sequence[int], transposed: bool) ->
         transposed=transposed,
         output_padding=(node.integers("output_padding") or (0,) * rank) if transposed else (),
     )
+    lengths = len(made.strides), len(made.dilations), len(made.pads) // 2
+    if lengths != (rank,) * 3 or min(*made.strides, *made.dilations, made.group) < 1 or weight.shape[0] % made.group:
+        raise ValueError(f"strides, dilations, pads or groups that do not fit a weight of {list(weight.shape)}")
     auto, taps = node.text("auto_pad", "NOTSET"), weight.shape[2:]
     if transposed:
         shape = node.integers("output_shape")

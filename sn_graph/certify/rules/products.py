@@ -53,6 +53,8 @@ def gemm(call: Call) -> Made:
     if call.given(2) is None or not isinstance(step, Linear):
         return step
     added, beta = call.operand(2), node.number("beta", 1.0)
+    if np.broadcast_shapes(added.shape, step.shape) != step.shape:
+        raise ValueError(f"C of {list(added.shape)} for {list(step.shape)}")
     if added.is_constant:
         return replace(step, offset=beta * call.offset(2))
     parts: list[LinearMap] = [broadcast(added.shape, step.shape)]

@@ -167,7 +167,16 @@ class Call:
         note: str = "",
         output: int = 0,
     ) -> Linear:
-        """Make a linear step of the node out of its operands and what is done to each."""
+        """Make a linear step of the node out of its operands and what is done to each.
+
+        Raises ValueError where the results, or the offset, do not fit.
+        """
+        shapes = {part.output_shape for _, part in parts}
+        fitting = shapes if offset is None else {np.broadcast_shapes(offset.shape, *shapes)}
+        if len(shapes) != 1 or fitting != shapes or any(one.shape != part.input_shape for one, part in parts):
+            raise ValueError(
+                f"shapes that do not fit: {', '.join(str(list(shape)) for shape in sorted(shapes | fitting))}"
+            )
         return Linear(
             node=self.node,
             rule=rule or self.node.op_type,

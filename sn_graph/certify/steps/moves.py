@@ -72,6 +72,8 @@ class Transposed(LinearMap):
     @classmethod
     def of(cls, shape: Shape, perm: Sequence[int]) -> "Transposed":
         """Transpose arrays of a shape."""
+        if sorted(perm) != list(range(len(shape))):
+            raise ValueError(f"{list(perm)} is no order of {len(shape)} axes")
         return cls(shape, tuple(shape[axis] for axis in perm), tuple(perm))
 
     def forward(self, x: Array) -> Array:
