@@ -20,7 +20,6 @@ from sn_graph.certify.steps import (
     SIZES,
     Array,
     Call,
-    LinearMap,
     Made,
     NoBound,
     Operand,
@@ -330,11 +329,6 @@ def _trilu(call: Call) -> Made:
 
 def _reverse_sequence(call: Call) -> Made:
     return _asked(call, 1)
-
-
-def reshaped_to(operand: Operand, shape: Shape) -> LinearMap:
-    """Return the isometry to another shape."""
-    return Reshaped(operand.shape, shape)
 
 
 RULES: dict[str, Callable[[Call], Made]] = {

@@ -92,11 +92,6 @@ class LinearMap(ABC):
         """How far the map of `forward`, whose coefficients are rounded, may be from the exact one, ‖·‖₂."""
         return 0.0
 
-    @property
-    def is_isometry(self) -> bool:
-        """Whether it only moves elements, each to one place, and drops none."""
-        return False
-
 
 @dataclass(frozen=True, eq=False)
 class Composed(LinearMap):

@@ -53,11 +53,6 @@ class Reshaped(LinearMap):
         )
         return next(found, None)
 
-    @property
-    def is_isometry(self) -> bool:
-        """See `LinearMap`."""
-        return True
-
 
 @dataclass(frozen=True, eq=False)
 class Transposed(LinearMap):
@@ -95,11 +90,6 @@ class Transposed(LinearMap):
     def carry(self, axis: int) -> int | None:
         """See `LinearMap`."""
         return self.perm.index(axis)
-
-    @property
-    def is_isometry(self) -> bool:
-        """See `LinearMap`."""
-        return True
 
 
 @dataclass(frozen=True, eq=False)
