@@ -101,6 +101,9 @@ class _Finder:
         unknown = next((use.reason for use in uses if use.reason is not None), _too_many_axes(tensor.dims, uses))
         if unknown is not None:
             return unknown
+        groups = min((use.slot.group for use in uses if use.slot is not None), default=1)
+        if groups < 1:
+            return f"its convolution has {groups} groups, which none has; export the model again"
         if 0 in tensor.dims:
             return "empty: its shape has a zero"
         readings = [use.quantization for use in uses]

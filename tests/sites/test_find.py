@@ -268,3 +268,9 @@ def test_a_scale_of_more_axes_than_arrays_have() -> None:
     proto = model(nodes, {"q": np.ones((4, 6), np.int8)}).to_proto()
     proto.graph.initializer.append(scale)
     assert only_site(Model.open(proto)).reason == "the scale of its DequantizeLinear is not a constant"
+
+
+@pytest.mark.parametrize("group", [0, -3])
+def test_groups_that_no_convolution_has(group: int) -> None:
+    found = only_site(model([node("Conv", ["x", "w"], group=group)], {"w": drawn(3, 3, 2, 2)}))
+    assert found.reason == f"its convolution has {group} groups, which none has; export the model again"

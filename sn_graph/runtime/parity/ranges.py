@@ -186,5 +186,5 @@ def _source(at: Reached[_Turns]) -> Reached[_Turns] | None:
 
 def _turned(shape: Shape, turns: _Turns) -> Shape:
     for perm in reversed(turns):
-        shape = shape[::-1] if perm is None else tuple(shape[axis] for axis in perm)
+        shape = shape[::-1] if perm is None else tuple(shape[axis] for axis in perm if -len(shape) <= axis < len(shape))
     return shape
