@@ -296,3 +296,16 @@ def _multiple_of(view: View, name: str) -> str | None:
 
 # More axes than a value has; where an anchor is only looked for.
 _ANY = 64
+
+
+def kept_axes(view: View, node: Node, rank: int) -> tuple[int, ...] | None:
+    """Return the axes of a reduction that keeps its dimensions; None where it does not, or they are not known."""
+    if not node.integer("keepdims", 1):
+        return None
+    axes = node.integers("axes")
+    if axes is None and len(node.proto.input) > 1:
+        value = view.value(node.proto.input[1])
+        if not isinstance(value, Operand) or value.array is None or value.depends:
+            return None
+        axes = tuple(int(axis) for axis in value.array.reshape(-1))
+    return tuple(sorted({axis % rank for axis in axes})) if axes else None

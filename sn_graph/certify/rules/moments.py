@@ -9,10 +9,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sn_graph.certify.rules.formulas import View, number, varying
+from sn_graph.certify.rules.formulas import View, kept_axes, number, varying
 from sn_graph.certify.rules.normalizations import normalized
 from sn_graph.certify.steps import Array, Call, LinearMap, Made, Operand
-from sn_graph.model import Node
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ def _variance(view: View, name: str, rank: int) -> _Spread | None:
         added, inner = number(view, epsilon, rank), view.node(mean)
         if added is None or inner is None or inner.op_type != "ReduceMean":
             continue
-        axes, square = _axes(view, inner, rank), view.node(inner.proto.input[0])
+        axes, square = kept_axes(view, inner, rank), view.node(inner.proto.input[0])
         if axes is None or square is None:
             continue
         squared = list(square.proto.input)
@@ -69,19 +68,6 @@ def _variance(view: View, name: str, rank: int) -> _Spread | None:
         ):
             return _Spread(squared[0], axes, added)
     return None
-
-
-def _axes(view: View, node: Node, rank: int) -> tuple[int, ...] | None:
-    """Return the axes of a reduction that keeps its dimensions; None where it does not, or they are not known."""
-    if not node.integer("keepdims", 1):
-        return None
-    axes = node.integers("axes")
-    if axes is None and len(node.proto.input) > 1:
-        value = view.value(node.proto.input[1])
-        if not isinstance(value, Operand) or value.array is None or value.depends:
-            return None
-        axes = tuple(int(axis) for axis in value.array.reshape(-1))
-    return tuple(sorted({axis % rank for axis in axes})) if axes else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +112,7 @@ def centered(view: View, call: Call) -> tuple[Operand, Made] | None:
     mean, x = view.node(right), varying(view, left)
     if mean is None or x is None or mean.op_type != "ReduceMean" or mean.proto.input[0] != left:
         return None
-    axes = _axes(view, mean, len(x.shape))
+    axes = kept_axes(view, mean, len(x.shape))
     if axes is None or 0 in x.shape:
         return None
     return x, call.linear([(x, Centered(x.shape, x.shape, axes))], rule="centre")

@@ -1,6 +1,7 @@
-"""Pairs: concat(max(a, b), min(a, b)) of two parts of one value, MaxMin: sorted pairs, which come no further apart.
+"""Pairs: sorted pairs, which come no further apart (GroupSort, MaxMin: Anil et al., 2019, 1811.05381).
 
-Anil et al., 2019, 1811.05381 (GroupSort).
+concat(max(a, b), min(a, b))                                 of two parts of one value
+concat(ReduceMin(x), ReduceMax(x))                           of an axis that is 2 long
 """
 
 import math
@@ -9,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from sn_graph.certify.rules.formulas import View
+from sn_graph.certify.rules.formulas import View, kept_axes, varying
 from sn_graph.certify.steps import (
     Array,
     Call,
@@ -81,17 +82,42 @@ def max_min(view: View, call: Call) -> tuple[Operand, Made] | None:
     if first is None or second is None or first[0].name != second[0].name:
         return None
     x, parts = first[0], (first[1], second[1])
-    shape = parts[0].output_shape
-    if parts[1].output_shape != shape or not all(map(_only_moves, parts)) or not _disjoint(parts, x.shape):
+    if parts[1].output_shape != parts[0].output_shape or not all(map(_only_moves, parts)):
         return None
+    if not _disjoint(parts, x.shape):
+        return None
+    return x, _sorted(call, x, parts, largest_first=kinds[0] == "Max")
+
+
+def extremes(view: View, call: Call) -> tuple[Operand, Made] | None:
+    """Find a concatenation of the least and the greatest along an axis that is 2 long."""
+    nodes = [view.node(name) for name in call.node.proto.input]
+    kinds = [node.op_type if node is not None else "" for node in nodes]
+    if sorted(kinds) != ["ReduceMax", "ReduceMin"] or nodes[0] is None or nodes[1] is None:
+        return None
+    name = nodes[0].proto.input[0]
+    x = varying(view, name)
+    if x is None or nodes[1].proto.input[0] != name:
+        return None
+    axes = [kept_axes(view, node, len(x.shape)) for node in nodes if node is not None]
+    if axes[0] is None or axes[0] != axes[1] or len(axes[0]) != 1 or x.shape[axes[0][0]] != 2 or x.dynamic:
+        return None
+    places = [[slice(None)] * len(x.shape) for _ in range(2)]
+    places[0][axes[0][0]], places[1][axes[0][0]] = slice(0, 1), slice(1, 2)
+    parts = Sliced.by(x.shape, places[0]), Sliced.by(x.shape, places[1])
+    return x, _sorted(call, x, parts, largest_first=kinds[0] == "ReduceMax")
+
+
+def _sorted(call: Call, x: Operand, parts: tuple[LinearMap, LinearMap], *, largest_first: bool) -> Made:
+    shape = parts[0].output_shape
     axis = call.node.integer("axis", 0) % len(shape)
     result: Shape = (*shape[:axis], 2 * shape[axis], *shape[axis + 1 :])
     kept = {at for at in range(len(shape)) if at != axis and all(part.carry(at) == at for part in parts)}
-    function = PairSort(parts, axis, kinds[0] == "Max")
+    function = PairSort(parts, axis, largest_first)
     mixed = frozenset(range(len(shape))) - kept
     # At another size the parts may overlap.
     everywhere = None if x.dynamic else 1.0
-    return x, call.bounded([x], result, function, [1.0], over_all_sizes=[everywhere], mixed=mixed, rule="maxmin")
+    return call.bounded([x], result, function, [1.0], over_all_sizes=[everywhere], mixed=mixed, rule="maxmin")
 
 
 def _only_moves(part: LinearMap) -> bool:

@@ -1,12 +1,12 @@
 """Patterns: nodes that together are one function with a constant, where each by itself has none or a larger one.
 
 The names of the values that are read back are those of one scope. One kind a file: `gates`, `pieces`, `moments`,
-`pairs`.
+`pairs`, `lengths`.
 """
 
 from collections.abc import Callable
 
-from sn_graph.certify.rules import gates, moments, pairs, pieces
+from sn_graph.certify.rules import gates, lengths, moments, pairs, pieces
 from sn_graph.certify.rules.formulas import View
 from sn_graph.certify.steps import Call, Made, Operand
 
@@ -33,7 +33,9 @@ _PATTERNS: dict[str, tuple[Finder, ...]] = {
     "Mul": (gates.gated, moments.standardized),
     "Div": (gates.divided, moments.standardized),
     "Sub": (moments.centered,),
-    "Concat": (pairs.max_min,),
+    "Concat": (pairs.max_min, pairs.extremes),
+    "Sqrt": (lengths.length,),
+    "Pow": (lengths.length,),
     "Max": (pieces.hinge,),
     "Min": (pieces.hinge,),
     "Where": (pieces.branches,),
