@@ -1,5 +1,6 @@
 """What holds for every test: one BLAS thread, set before numpy is imported, for test matrices are small."""
 
+import importlib.util
 import os
 
 for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -10,6 +11,9 @@ import pytest  # noqa: E402
 from tests.support.onnx_text import op, text  # noqa: E402
 
 __all__ = ["op", "text"]
+
+# Its docstrings are looked at for doctests, for which it is imported.
+collect_ignore = [] if importlib.util.find_spec("torch") else ["support/torch_discriminators.py"]
 
 
 @pytest.fixture(autouse=True)
