@@ -193,7 +193,7 @@ def test_levels_that_are_asked_for() -> None:
     made = network(nodes(*SKIPPED["residual"], x=(1, 6), held=HELD))
     assert list(levels(made, lmi=False).bounds) == ["product", "fused"]
     found = levels(made)
-    assert list(found.bounds) == ["product", "fused", "lmi"]
+    assert list(found.bounds) == ["product", "fused", "fast", "lmi"]
     assert found.bounds["lmi"] < found.bounds["fused"]
     assert found.how == {(0, 1): "lmi"}
 
