@@ -74,7 +74,10 @@ SaveExternal = Annotated[
 NoVerify = Annotated[bool, Option("Do not verify what was written; needs no onnxruntime.")]
 NoSync = Annotated[bool, Option("Do not wait until the disk has OUT; faster, and a power cut may tear it.")]
 InputsFile = Annotated[Path | None, Option("Inputs by name, as .npz. [default: random]", "FILE", ("--inputs",))]
-Dim = Annotated[tuple[str, ...], Option("The size of a dynamic dimension (2 unless given); repeatable.", "NAME=N")]
+Dim = Annotated[
+    tuple[str, ...],
+    Option("The size of a dynamic dimension. Repeatable. [default: 2, or what fits the weights]", "NAME=N"),
+]
 DryRun = Annotated[bool, Option("Do and prove everything, and write nothing.")]
 Strict = Annotated[
     bool, Option("End with exit code 1, and write nothing, where a weight is skipped that no option chose.")

@@ -54,7 +54,7 @@ def prove_fold(result: PassResult, source: Model, written: Path, terms: Terms) -
     side = Side(Model.open(written), "the folded model", optimize=False)
     proof = prove_outputs(source, result.plan, reference, side, feeds, terms, "the folded model")
     terms.progress("verifying", _STEPS, _STEPS)
-    return proof
+    return proof.with_note(feeds.note)
 
 
 _STEPS = 4  # structure, norms, the original's run, the comparison

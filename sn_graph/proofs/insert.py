@@ -60,7 +60,7 @@ def prove_insertion(result: InsertResult, source: Model, written: Path, terms: T
     proof = prove_outputs(source, plan, reference, side, feeds, Terms(), "the inserted model")
     if proof.verified != "run" or find_steps(source).nodes:
         _check_sigmas(folded, inserted, side, feeds)
-    return proof
+    return proof.with_note(feeds.note)
 
 
 def _check_sigmas(folded: PassResult, inserted: Inserted, side: Side, feeds: Feeds) -> None:

@@ -57,12 +57,13 @@ def prove_lift(result: LiftResult, source: Model, written: Path, terms: Terms) -
     try:
         if exact:
             list(lifted.run(feeds))
-            return Proof("run", "its outputs are not the export's, because σ is exact: each stored norm was looked at")
+            why = "its outputs are not the export's, because σ is exact: each stored norm was looked at"
+            return Proof("run", why).with_note(feeds.note)
         parity = compare_sides(original, lifted, feeds, rtol=terms.rtol, atol=terms.atol, passed=passed)
     except ModelError as error:
         raise VerificationFailed("the lifted model does not run", str(error)) from None
     parity.raise_if_different()
-    return Proof("run", parity.doubt, parity=parity)
+    return Proof("run", parity.doubt, parity=parity).with_note(feeds.note)
 
 
 def _loaded(model: Model, exact: bool) -> Proof:

@@ -114,12 +114,15 @@ def verify_state(
     rows: list[Comparison] = []
     notes: dict[str, None] = {}
     with watched(model):
-        (feed,) = make_feeds(model, inputs=inputs, seed=seed, dims=dims)
+        feeds = make_feeds(model, inputs=inputs, seed=seed, dims=dims)
+        (feed,) = feeds
         for provider in providers:
             require_provider(provider)
             found, reasons = _examine(model, inserted, provider, feed, seed)
             rows += found
             notes |= dict.fromkeys(reasons)
+    if not notes and feeds.note is not None:  # beside findings it would read as one
+        notes[feeds.note] = None
     return LivenessResult(tuple(rows), tuple(notes))
 
 

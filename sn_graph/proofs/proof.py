@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from sn_graph.errors import SnGraphError, VerificationFailed
@@ -29,6 +29,11 @@ class Proof:
     note: str | None = None
     failed: bool = False
     parity: ParityResult | None = field(default=None, compare=False)
+
+    def with_note(self, note: str | None) -> "Proof":
+        """Return the proof with one more thing to tell of it, if there is one."""
+        told = "; ".join(filter(None, (self.note, note)))
+        return replace(self, note=told or None)
 
 
 @dataclass(frozen=True)

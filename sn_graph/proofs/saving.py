@@ -17,7 +17,7 @@ from sn_graph.proofs.lift import prove_carried, prove_lift
 from sn_graph.proofs.proof import Proof, Terms, save_proven
 from sn_graph.proofs.sameness import first_difference
 from sn_graph.proofs.strip import prove_strip
-from sn_graph.runtime.parity import Inputs, make_feeds
+from sn_graph.runtime.parity import Inputs, make_feeds, make_inputs
 
 
 def save(
@@ -57,9 +57,12 @@ def save(
     ...     save(sn.fold("models/keras_dcgan_discriminator.onnx"), f"{folder}/folded.onnx").verified
     'run'
     """
-    if verify and result.source is not None and (inputs is not None or dims):
+    if verify and result.source is not None:
         # What does not fit is an error, and not a model that can't be run.
-        make_feeds(result.source, inputs=inputs, dims=dims)
+        if inputs is not None:
+            make_feeds(result.source, inputs=inputs)
+        if dims:
+            make_inputs(result.source, dims=dims)
     terms = Terms(rtol, atol, dims, inputs, progress)
     prover = partial(prove, result, terms=terms) if verify else None
     return save_proven(result.model, path, storage, prover, force=force, sync=sync, progress=progress)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -21,9 +21,10 @@ from sn_graph.report import Shown, Table, number, one_line
 from sn_graph.runtime.engine import require_provider
 from sn_graph.runtime.parity.difference import difference, tolerances
 from sn_graph.runtime.parity.evidence import doubts
-from sn_graph.runtime.parity.inputs import load_inputs, make_inputs
+from sn_graph.runtime.parity.growing import fitting_sizes
+from sn_graph.runtime.parity.inputs import DYNAMIC_SIZE, load_inputs, make_inputs
 from sn_graph.runtime.parity.side import Side
-from sn_graph.runtime.parity.signature import first_difference
+from sn_graph.runtime.parity.signature import first_difference, signature
 
 Source = ModelSource
 Inputs = str | os.PathLike[str] | Mapping[str, NDArray[Any]]
@@ -170,7 +171,7 @@ def compare(
         provider: "cpu" or "cuda"; TF32 is off.
         inputs: Arrays by name or an .npz file of them, used at every step; by default each step draws its own.
         seed: Of the inputs drawn (standard normal; integers within the tables that they index).
-        dims: Sizes of dynamic dimensions by name; 2 by default.
+        dims: Sizes of dynamic dimensions by name; by default 2, or what the weights ask for (growing.py).
         rtol, atol: For floats of any type; by default they follow from the type (difference.py).
         steps: How many runs to compare, counted from 0.
 
@@ -230,7 +231,8 @@ def verify(
             compare_sides(left, right, feeds, rtol=rtol, atol=atol)
             for left, right in _choose_sides(model, other, providers)
         ]
-    notes = dict.fromkeys(note for result in results for note in result.notes)
+    told = [feeds.note] if feeds.note is not None else []
+    notes = dict.fromkeys([*told, *(note for result in results for note in result.notes)])
     return ParityResult(tuple(one for result in results for one in result.comparisons), tuple(notes))
 
 
@@ -277,6 +279,18 @@ def compare_sides(
     return ParityResult(tuple(rows), tuple(notes))
 
 
+class Feeds(list[dict[str, NDArray[Any]]]):
+    """The feeds of some runs, one a run.
+
+    Attributes:
+        note: What shapes were made up, where those are not 2 for all that is dynamic; else None.
+    """
+
+    def __init__(self, feeds: Iterable[dict[str, NDArray[Any]]], note: str | None = None) -> None:
+        super().__init__(feeds)
+        self.note = note
+
+
 def make_feeds(
     model: Model,
     *,
@@ -284,7 +298,7 @@ def make_feeds(
     seed: int = 0,
     dims: Mapping[str, int] | None = None,
     steps: int = 1,
-) -> list[dict[str, NDArray[Any]]]:
+) -> Feeds:
     """Return the feeds of some runs of a model: drawn for each, or the inputs given at every one.
 
     Args:
@@ -295,11 +309,28 @@ def make_feeds(
     Raises:
         ModelError: The inputs don't fit the model, or none can be drawn for it.
         UsageError: No input has a dynamic dimension of a name in `dims`.
+        EnvironmentUnavailable: onnxruntime, which tells what sizes fit, is missing.
     """
-    if inputs is None:
-        return [make_inputs(model, seed=seed, step=step, dims=dims) for step in range(steps)]
-    arrays = dict(inputs) if isinstance(inputs, Mapping) else load_inputs(inputs, model)
-    return [arrays] * steps
+    if inputs is not None:
+        arrays = dict(inputs) if isinstance(inputs, Mapping) else load_inputs(inputs, model)
+        return Feeds([arrays] * steps)
+    sizes = fitting_sizes(model, seed=seed, dims=dims)
+    feeds = [make_inputs(model, seed=seed, step=step, dims=dims, sizes=sizes) for step in range(steps)]
+    return Feeds(feeds, _chosen(model, feeds[0], dims or {}) if feeds else None)
+
+
+def _chosen(model: Model, feed: Mapping[str, NDArray[Any]], dims: Mapping[str, int]) -> str | None:
+    """Say which shapes were chosen for inputs, where a size that nobody gave is not the usual one."""
+    told = [
+        f"{value.name} {list(feed[value.name].shape)}"
+        for value in signature(model).inputs
+        if value.shape is None
+        or any(
+            size != DYNAMIC_SIZE and not isinstance(dim, int) and (dim or "") not in dims
+            for dim, size in zip(value.shape, feed[value.name].shape, strict=True)
+        )
+    ]
+    return f"run on made-up inputs of sizes that fit the weights: {', '.join(told)}" if told else None
 
 
 def _choose_sides(model: Model, other: Model | None, providers: Sequence[str]) -> Iterator[tuple[Side, Side]]:

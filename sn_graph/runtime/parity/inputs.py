@@ -1,9 +1,10 @@
 """Inputs for a model: drawn from its own signature, or read from a file and checked against it.
 
 Floats are standard normal; integers lie within the table that they index (ranges.py), else they are 0 or 1, and so are
-floats that are cast to indices; booleans and strings ("a", "b") are drawn evenly. A dynamic dimension has size 2,
-the same wherever its name stands. An input of unknown rank gets the shape that its first Conv, ConvTranspose, Gemm
-or MatMul can take ((2, channels, 16, …) or (2, features)), else (2, 2).
+floats that are cast to indices; booleans and strings ("a", "b") are drawn evenly. A dynamic dimension has the size that
+the first weight which reads it asks for (channels.py), else 2, the same wherever its name stands. An input of unknown
+rank gets the shape that its first Conv, ConvTranspose, Gemm or MatMul can take ((2, channels, 16, …) or
+(2, features)), else (2, 2). Sizes with which the model runs are looked for in growing.py.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import math
 import os
 import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from onnx import TensorProto
 from sn_graph.errors import ModelError, UsageError
 from sn_graph.model import MAX_RANK, Model, Value, describe, walk_tensors
 from sn_graph.runtime.engine import EXTENDED, element_dtype
+from sn_graph.runtime.parity.channels import asked_sizes
 from sn_graph.runtime.parity.ranges import trace
 from sn_graph.runtime.parity.signature import signature
 
@@ -35,8 +38,16 @@ _FLOATS = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16} | {
 _COMPLEX = {TensorProto.COMPLEX64, TensorProto.COMPLEX128}
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of the dynamic dimensions that nothing decides: of those on axis 0, and of all others."""
+
+    batch: int = DYNAMIC_SIZE
+    other: int = DYNAMIC_SIZE
+
+
 def make_inputs(
-    model: Model, *, seed: int = 0, step: int = 0, dims: Mapping[str, int] | None = None
+    model: Model, *, seed: int = 0, step: int = 0, dims: Mapping[str, int] | None = None, sizes: Sizes | None = None
 ) -> dict[str, NDArray[Any]]:
     """Draw inputs for one run of a model, by name; the same for the same seed and step.
 
@@ -44,18 +55,20 @@ def make_inputs(
         model: The model; inputs that have defaults, and the state of an insertion, are left out.
         seed: With `step`, the seed of `numpy.random.default_rng`.
         step: Which of several runs the inputs are for, from 0.
-        dims: Sizes of dynamic dimensions by name; 2 by default.
+        dims: Sizes of dynamic dimensions by name; by default what weights ask for, else 2.
+        sizes: What to take in place of 2.
 
     Raises:
         UsageError: A name in `dims` is not that of a dynamic dimension of an input, or a size is negative.
         ModelError: An input is a sequence, a map or a sparse tensor; there are too many; or they are too large.
     """
-    dims = dims or {}
+    dims, sizes = dims or {}, sizes or Sizes()
     inputs = signature(model).inputs
     _check_dims(dims, inputs)
-    _require_modest(model, inputs, dims)
-    known = {value.name: _resolve(value, dims) for value in inputs if value.shape is not None}
-    trails = trace(model, known)
+    _require_possible(inputs)
+    known = _resolve(model, inputs, dims, sizes)
+    _require_modest(model, inputs, known)
+    trails = trace(model, known, sizes.other)
     rng = np.random.default_rng([seed, step])
     drawn = {}
     for value in inputs:
@@ -68,8 +81,20 @@ def make_inputs(
     return drawn
 
 
-def _require_modest(model: Model, inputs: tuple[Value, ...], dims: Mapping[str, int]) -> None:
-    """Raise ModelError for inputs that a small file asks for and no ordinary machine holds."""
+def has_open_sizes(model: Model, dims: Mapping[str, int] | None = None) -> bool:
+    """Say whether sizes of the inputs are neither in the model, nor in `dims`, nor a batch's.
+
+    An input of unknown rank is one.
+    """
+    return any(
+        value.shape is None
+        or any(not isinstance(dim, int) and (dim or "") not in (dims or {}) for dim in value.shape[1:])
+        for value in signature(model).inputs
+    )
+
+
+def _require_possible(inputs: tuple[Value, ...]) -> None:
+    """Raise ModelError for more inputs, or more axes, than runtimes take."""
     if len(inputs) > _MOST_INPUTS:
         raise ModelError(
             f"the model has {len(inputs):,} inputs", f"and runtimes take hours for more than {_MOST_INPUTS:,}"
@@ -81,12 +106,16 @@ def _require_modest(model: Model, inputs: tuple[Value, ...], dims: Mapping[str, 
             f"and arrays have {MAX_RANK} at most",
             "reshape it",
         )
+
+
+def _require_modest(model: Model, inputs: tuple[Value, ...], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise ModelError for inputs that a small file asks for and no ordinary machine holds."""
     stored = (model.payload(tensor) for _, tensor in walk_tensors(model.proto))
     most = max(_MOST_BYTES, _LARGER * sum(payload.size for payload in stored if payload is not None))
     size = 0
     for value in inputs:
-        if value.shape is not None and value.element_type != TensorProto.UNDEFINED:
-            size += math.prod(_resolve(value, dims)) * element_dtype(value.element_type).itemsize
+        if value.name in shapes and value.element_type != TensorProto.UNDEFINED:
+            size += math.prod(shapes[value.name]) * element_dtype(value.element_type).itemsize
     if size > most:
         raise ModelError(
             f"the model's inputs take {size / 1e6:,.0f} MB",
@@ -132,9 +161,34 @@ def _check_dims(dims: Mapping[str, int], inputs: tuple[Value, ...]) -> None:
             raise UsageError(f"dimension {name!r} can't have the size {size}", do="give 0 or more")
 
 
-def _resolve(value: Value, dims: Mapping[str, int]) -> tuple[int, ...]:
-    sizes = (dim if isinstance(dim, int) else dims.get(dim or "", DYNAMIC_SIZE) for dim in value.shape or ())
-    return tuple(sizes)
+def _resolve(
+    model: Model, inputs: tuple[Value, ...], dims: Mapping[str, int], sizes: Sizes
+) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the inputs whose rank is known."""
+    shapes = {value.name: value.shape for value in inputs if value.shape is not None}
+    if all(isinstance(dim, int) for shape in shapes.values() for dim in shape):
+        return {name: tuple(dim for dim in shape if isinstance(dim, int)) for name, shape in shapes.items()}
+    static = {
+        name: tuple(dim if isinstance(dim, int) else dims.get(dim or "") for dim in shape)
+        for name, shape in shapes.items()
+    }
+    asked = asked_sizes(model, static)
+    named: dict[str, int] = {}  # what is decided at one place holds wherever the name stands
+    for (name, axis), size in asked.items():
+        named.setdefault(str(shapes[name][axis] or ""), size)
+    for shape in shapes.values():
+        if shape and isinstance(shape[0], str):
+            named.setdefault(shape[0], sizes.batch)
+    named.pop("", None)
+
+    def size_of(name: str, axis: int, dim: int | str | None) -> int:
+        known = static[name][axis]
+        if known is not None:
+            return known
+        usual = sizes.other if axis else sizes.batch
+        return named.get(str(dim or ""), asked.get((name, axis), usual))
+
+    return {name: tuple(size_of(name, axis, dim) for axis, dim in enumerate(shape)) for name, shape in shapes.items()}
 
 
 def _draw(rng: np.random.Generator, element_type: int, shape: tuple[int, ...], limit: int | None) -> NDArray[Any]:

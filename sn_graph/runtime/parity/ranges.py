@@ -46,7 +46,7 @@ _INDEXES: dict[str, tuple[tuple[int, int], ...]] = {
 }
 _KEEPS_SHAPE = {"Identity", "Cast", "DequantizeLinear", "QuantizeLinear"}
 _PRODUCTS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
-_SPATIAL = 16  # the size of an image of which not even the rank is known
+_SPATIAL = 16  # the least size of an image of which not even the rank is known
 
 
 @dataclass
@@ -57,16 +57,19 @@ class Trails:
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
 
-def trace(model: Model, shapes: Mapping[str, Shape]) -> Trails:
-    """Follow every graph input of `model`; `shapes` are those of the inputs, where known."""
+def trace(model: Model, shapes: Mapping[str, Shape], size: int = _SPATIAL) -> Trails:
+    """Follow every graph input of `model`; `shapes` are those of the inputs, where known.
+
+    An image of unknown rank gets `size`, or 16 where that is less.
+    """
     graph, trails = model.graph, Trails()
-    known = _Shapes(graph, shapes)
+    known = Shapes(graph, shapes)
     for name in graph.main.inputs:
         met = sorted(follow(graph, Reached(graph.main, name, True), _onward, _through), key=_order)
         sizes = [size for reading in met for size in _indexed_sizes(reading, known)]
         if sizes:
             trails.limits[name] = min(sizes)
-        fitting = next((shape for reading in met if (shape := _fitting_shape(reading, known))), None)
+        fitting = next((shape for reading in met if (shape := _fitting_shape(reading, known, size))), None)
         if fitting is not None:
             trails.shapes[name] = fitting
     return trails
@@ -89,7 +92,7 @@ def _order(reading: Reading[bool]) -> tuple[int, ...]:
     return (*(call.order for call in reading.value.calls), -1 if node is None else node.order)
 
 
-def _indexed_sizes(reading: Reading[bool], known: _Shapes) -> Iterator[int]:
+def _indexed_sizes(reading: Reading[bool], known: Shapes) -> Iterator[int]:
     """Yield how many entries of tables the value chooses from at a use, by their shapes, as far as known."""
     node, index, calls = reading.use.node, reading.use.index, reading.value.calls
     if node is None:
@@ -115,7 +118,7 @@ def _indexed_size(node: Node, table: Shape | None, indices: Shape | None) -> int
     return table[axis] if -len(table) <= axis < len(table) else None
 
 
-def _fitting_shape(reading: Reading[bool], known: _Shapes) -> tuple[int, ...]:
+def _fitting_shape(reading: Reading[bool], known: Shapes, size: int) -> tuple[int, ...]:
     """Return a shape for input 0 of a node that reads the value there; empty where its weight's is not known."""
     node = reading.use.node
     if node is None or reading.use.index != 0 or node.op_type not in _PRODUCTS or len(node.proto.input) < 2:
@@ -123,10 +126,11 @@ def _fitting_shape(reading: Reading[bool], known: _Shapes) -> tuple[int, ...]:
     weight = known.of(node, 1, reading.value.calls) or ()
     if len(weight) < 2 or weight[0] is None or weight[1] is None:
         return ()
+    spatial = [max(size, _SPATIAL)] * (len(weight) - 2)
     if node.op_type == "Conv":
-        return (2, weight[1] * node.integer("group", 1), *[_SPATIAL] * (len(weight) - 2))
+        return (2, weight[1] * node.integer("group", 1), *spatial)
     if node.op_type == "ConvTranspose":
-        return (2, weight[0], *[_SPATIAL] * (len(weight) - 2))
+        return (2, weight[0], *spatial)
     transposed = node.op_type == "Gemm" and node.integer("transB", 0) == 1
     contracted = weight[1] if transposed else weight[-2]
     return (2, contracted) if contracted is not None else ()
@@ -135,7 +139,7 @@ def _fitting_shape(reading: Reading[bool], known: _Shapes) -> tuple[int, ...]:
 _Turns = tuple[tuple[int, ...] | None, ...]  # the perm of each Transpose passed on the way back; None reverses the axes
 
 
-class _Shapes:
+class Shapes:
     """The shapes of values, as far as the model says or they follow from others."""
 
     def __init__(self, graph: Graph, inputs: Mapping[str, Shape]) -> None:
