@@ -25,6 +25,7 @@ def conclude(
     output: Path,
     source: Path | None = None,
     paging: Paging | None = None,
+    done: str | None = None,
 ) -> None:
     """Print the report of a written model and a closing line, and write it as a page.
 
@@ -35,6 +36,7 @@ def conclude(
         output: Where it is.
         source: The model's file where it is not an ONNX one.
         paging: Where the page goes, if one is asked for; of an ONNX model alone.
+        done: What was done, where the numbers of weights don't tell.
 
     Raises:
         VerificationFailed: The model was written though its proof failed.
@@ -53,8 +55,8 @@ def conclude(
     if proof.note:
         settings.say(proof.note if proof.verified == "run" else f"verified by structure only: {proof.note}")
     counts = Counter[str](site.status for site in report.sites)
-    done = [f"{counts[status]} {status}" for status in _COUNTED if counts[status]]
-    settings.say(f"{', '.join(done) or _nothing(result)}: {output}, {_CHECKED[proof.verified]}")
+    counted = ", ".join(f"{counts[status]} {status}" for status in _COUNTED if counts[status])
+    settings.say(f"{done or counted or _nothing(result)}: {output}, {_CHECKED[proof.verified]}")
 
 
 def _nothing(result: PassResult | CheckpointResult) -> str:

@@ -8,7 +8,7 @@ from sn_graph.cli import options as o
 from sn_graph.cli.app import command
 from sn_graph.cli.console import Settings
 from sn_graph.cli.declare import Argument, Option
-from sn_graph.errors import UsageError
+from sn_graph.errors import ModelError, UsageError
 
 
 @command
@@ -94,6 +94,13 @@ def export_keras(
         from sn_graph.proofs.keras import save_export
 
         model = frontend.load(file)
+        bare = not frontend.wrappers(model)
+        if bare and form != "plain" and not force:
+            raise ModelError(
+                f"{file}: nothing to do",
+                "because the Keras model has no SpectralNormalization layer",
+                f"export it without --as {form}, which works, and let sn-graph {form} normalize all its weights",
+            )
         exported = frontend.export(model, opset=opset, progress=progress).planned(
             include=include,
             exclude=exclude,
@@ -112,4 +119,5 @@ def export_keras(
         )
     for note in exported.notes:
         settings.say(note)
-    conclude(settings, result, proof, output, source=file)
+    done = "exported as it is, without a SpectralNormalization layer to plan for" if bare else None
+    conclude(settings, result, proof, output, source=file, done=done)
