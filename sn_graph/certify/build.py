@@ -6,6 +6,7 @@ apart, and nothing that decides what a step does follows from the batch's size. 
 example, and the steps' constants must then hold for all sizes.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ from onnx import TensorProto, helper
 
 from sn_graph.certify.network import Network, Source, agree, sample_axes
 from sn_graph.certify.question import FLOATS, Question
-from sn_graph.certify.steps import OpenSize, Operand, Shape, Unbounded
+from sn_graph.certify.steps import MOST, OpenSize, Operand, Shape, Unbounded
 from sn_graph.certify.walk import Walk
 from sn_graph.errors import ModelError
 from sn_graph.model import Model, Value
@@ -25,8 +26,6 @@ from sn_graph.model import Model, Value
 EXAMPLES = (32, 64, 28, 224, 16, 8, 4, 2, 128, 256, 299, 512, 12, 1)
 # Batches at which it is proven that samples go their own way: at both, and not by chance of one number.
 BATCHES = (2, 3)
-# More elements than that are not made for an input.
-MOST = 1 << 27
 
 
 @dataclass(frozen=True)
@@ -193,7 +192,7 @@ class _Builder:
         shape = [sizes.known[key] if isinstance(key, str) else key for key in keys]
         if sizes.batch is not None and keys[:1] == (self._question.batch(),):
             shape[0] = sizes.batch
-        if np.prod(shape, dtype=float) > MOST:
+        if math.prod(shape) > MOST:
             raise ModelError(
                 f"input '{value.name}' of shape {shape} has more elements than are made", do="give smaller ones"
             )

@@ -17,6 +17,7 @@ from sn_graph.certify.network import needed
 from sn_graph.certify.rules import pattern_of, rule_of
 from sn_graph.certify.sizes import goes_on, opened
 from sn_graph.certify.steps import (
+    MOST,
     ROUNDED,
     SIZES,
     Call,
@@ -32,7 +33,7 @@ from sn_graph.certify.steps import (
 )
 from sn_graph.errors import ModelError
 from sn_graph.model import RANDOM_OPS, Model, Node, Scope, constant_tensor
-from sn_graph.recognise import Evaluator, NotComputable
+from sn_graph.recognise import Evaluator, NotComputable, TooLarge
 
 # What makes one of all that is spatial, so that its size is known whatever theirs are.
 CLOSING = frozenset({"GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"})
@@ -231,7 +232,7 @@ class Walk:
         if node.op_type in RANDOM_OPS:
             raise NoBound(f"{node.op_type} is random", "export the model for inference")
         if all(operand.is_constant for operand in known):
-            made = self._constants(node, results, operands)
+            made = self._constants(node, path, results, operands)
             self.shapes.update((operand.name, operand.shape) for operand in made)
             return made
         if any(operand.depends & {ROUNDED} for operand in known):
@@ -252,7 +253,9 @@ class Walk:
         depends = frozenset({SIZES}) if open_.any() else frozenset[str]()
         return Operand(result, array.shape, array, depends, dtype=array.dtype, open=open_)
 
-    def _constants(self, node: Node, results: Sequence[str], operands: Sequence[Operand | None]) -> Sequence[Operand]:
+    def _constants(
+        self, node: Node, path: str, results: Sequence[str], operands: Sequence[Operand | None]
+    ) -> Sequence[Operand]:
         """Evaluate a node that reads constants only."""
         if node.is_standard and node.op_type == "Constant":
             tensor = constant_tensor(node)
@@ -264,6 +267,14 @@ class Walk:
         arrays = [None if operand is None else operand.array for operand in operands]
         try:
             made = self._evaluator.run(node, arrays) if node.op_type != "Constant" else [self._evaluator.held(node)]
+        except TooLarge as error:
+            if error.elements <= MOST:
+                raise NoBound(f"the constant that it makes can't be computed ({error})") from None
+            raise ModelError(
+                f"the constant that node '{path}' ({node.op_type}) makes can't be computed",
+                f"it may have {error.elements:,} elements",
+                "repair what it reads, or its attributes",
+            ) from None
         except NotComputable as error:
             raise NoBound(f"the constant that it makes can't be computed ({error})") from None
         known = [operand for operand in operands if operand is not None]

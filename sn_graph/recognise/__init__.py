@@ -1,7 +1,7 @@
 """Recognition: spectral norm that exporters left in a graph as arithmetic, told from everything else."""
 
 from sn_graph.recognise.carry import Carry, carry
-from sn_graph.recognise.evaluate import Evaluator, NotComputable
+from sn_graph.recognise.evaluate import Evaluator, NotComputable, TooLarge
 from sn_graph.recognise.forms import Explanation, Form
 from sn_graph.recognise.names import ANONYMOUS, framework_name
 from sn_graph.recognise.recognise import reads_inputs, recognise
@@ -16,6 +16,7 @@ __all__ = [
     "Form",
     "Multiple",
     "NotComputable",
+    "TooLarge",
     "Value",
     "carry",
     "framework_name",

@@ -39,6 +39,18 @@ class NotComputable(Exception):
     """A value that can't be computed from constants: it depends on an input, or on an unknown operator."""
 
 
+class TooLarge(NotComputable):
+    """A value that is not computed because it may be far larger than the model.
+
+    Attributes:
+        elements: How many it may have.
+    """
+
+    def __init__(self, op_type: str, elements: int, most: int) -> None:
+        super().__init__(f"{op_type} would make more than {most} elements")
+        self.elements = elements
+
+
 class Evaluator:
     """Evaluates values of one model; what it has found it keeps.
 
@@ -121,8 +133,9 @@ class Evaluator:
         if self._most is None:
             payloads = (self._model.payload(tensor) for _, tensor in walk_tensors(self._model.proto))
             self._most = _LEAST_ROOM + _TIMES * sum(payload.size for payload in payloads if payload is not None)
-        if _largest_result(node, inputs) > self._most:
-            raise NotComputable(f"{node.op_type} would make more than {self._most} elements")
+        largest = _largest_result(node, inputs)
+        if largest > self._most:
+            raise TooLarge(node.op_type, largest, self._most)
 
     def _keeps_width(self, node: Node, inputs: Sequence[Array | None]) -> bool:
         """Say whether a Cast is one from floats to floats, which rounds nothing where all are wide."""
@@ -219,13 +232,19 @@ def tensor_of(array: Array, name: str) -> onnx.TensorProto:
 def _largest_result(node: Node, inputs: Sequence[Array | None]) -> int:
     """Return how many elements an operator's result may have, by what it is given."""
     arrays = [array for array in inputs if array is not None]
-    most = sum(array.size for array in arrays)
+    most = sum(array.size for array in arrays) * _asked_for(node)
     if node.op_type in ("MatMul", "Gemm", "Einsum"):
         sides = [array.size // max(1, min(array.shape, default=1)) for array in arrays[:2]]
         return max(most, int(math.prod(sides)) if node.op_type != "MatMul" else _product_size(arrays))
+    if node.op_type == "Range" and len(arrays) == 3 and all(array.size == 1 for array in arrays):
+        start, limit, delta = (float(array.reshape(-1)[0]) for array in arrays)
+        length = (limit - start) / delta if delta else 0.0
+        return math.ceil(length) if 0.0 < length < math.inf else most
     if node.op_type in _SIZED:
         for array in arrays:
-            if array.dtype.kind in "iu" and array.size <= _AXES:
+            if node.op_type == "Resize" and array.dtype.kind in "iu" and array.size == arrays[0].ndim:
+                most = max(most, math.prod(map(int, array)))  # the sizes of all axes
+            elif array.dtype.kind in "iu" and array.size <= _AXES:
                 most *= math.prod(max(1, abs(int(number))) for number in array.reshape(-1))
         return most
     try:
@@ -235,6 +254,24 @@ def _largest_result(node: Node, inputs: Sequence[Array | None]) -> int:
 
 
 _AXES = 64
+# Attributes that multiply the size of a result, or of a table on its way, and the least number that is beyond any use.
+_SIZING = frozenset(
+    {
+        "pads", "paddings", "output_padding", "output_shape", "kernel_shape", "strides", "dilations", "scales",
+        "height_scale", "width_scale", "blocksize", "size",
+    }
+)  # fmt: skip
+_ABSURD = 1 << 20
+
+
+def _asked_for(node: Node) -> int:
+    """Return by how much the attributes of a node may multiply what it makes; 1 where their numbers are ordinary."""
+    most = 1
+    for attribute in node.proto.attribute:
+        if attribute.name in _SIZING:
+            numbers = (attribute.i, attribute.f, *attribute.ints, *attribute.floats)
+            most *= math.prod(int(abs(one)) for one in numbers if _ABSURD < abs(one) < math.inf)
+    return most
 
 
 def _product_size(arrays: Sequence[Array]) -> int:

@@ -137,6 +137,7 @@ def _concat(call: Call) -> Made:
     shape = list(operands[0].shape)
     shape[axis] = sum(one.shape[axis] for one in operands)
     parts: list[tuple[Operand, LinearMap]] = []
+    call.require_room(shape)
     offset = np.zeros(tuple(shape)) if any(one.is_constant for one in operands) else None
     start = 0
     for place, operand in enumerate(operands):

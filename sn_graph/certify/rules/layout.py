@@ -212,6 +212,8 @@ def _split(call: Call) -> Made:
     x = call.varying()
     axis = call.node.integer("axis", 0) % len(x.shape)
     size, count = x.shape[axis], len(call.results)
+    if call.node.integer("num_outputs", count) != count:
+        raise ValueError(f"{call.node.integer('num_outputs', count)} parts for {count} outputs")
     sizes = _numbers(call, 1, "split")
     if sizes is None:
         most = -(-size // count)
@@ -231,6 +233,8 @@ def _split(call: Call) -> Made:
 def _gather(call: Call) -> Made:
     x, axis = call.varying(), call.node.integer("axis", 0)
     indices = np.asarray(call.constant(1, "indices"), np.int64)
+    axis = axis + len(x.shape) if axis < 0 else axis
+    call.require_room((*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]))
     places = np.take(places_of(x.shape), indices, axis)
     # An index from the end may be the same as one from the start.
     counts = [
@@ -253,6 +257,7 @@ def _expand(call: Call) -> Made:
     x = call.varying()
     target = np.asarray(call.constant(1, "shape"), np.int64).reshape(-1)
     shape = np.broadcast_shapes(x.shape, tuple(int(size) for size in target))
+    call.require_room(shape)
     most = None if x.dynamic else math.prod(shape) // max(1, math.prod(x.shape))
     return selected(call, x, np.broadcast_to(places_of(x.shape), shape), most)
 
@@ -260,6 +265,8 @@ def _expand(call: Call) -> Made:
 def _tile(call: Call) -> Made:
     x = call.varying()
     repeats = [int(count) for count in np.asarray(call.constant(1, "repeats")).reshape(-1)]
+    lengths = [*(1 for _ in repeats[len(x.shape) :]), *x.shape]
+    call.require_room([size * count for size, count in zip(lengths, repeats, strict=True)])
     return selected(call, x, np.tile(places_of(x.shape), repeats), math.prod(repeats))
 
 
@@ -281,6 +288,7 @@ def _pad(call: Call) -> Made:
         slice(max(0, -begin), size - max(0, -end)) for (begin, end), size in zip(pads, x.shape, strict=True)
     )
     added = [(max(0, begin), max(0, end)) for begin, end in pads]
+    call.require_room([begin + size + end for (begin, end), size in zip(added, x.shape, strict=True)])
     if mode != "constant":
         # Cropping comes last, because what is reflected is the whole input.
         padded = np.pad(places, added, mode="edge" if mode == "edge" else "wrap" if mode == "wrap" else "reflect")

@@ -199,6 +199,8 @@ def _instance(call: Call) -> Made:
 def _group(call: Call) -> Made:
     x, groups = call.varying(), call.node.integer("num_groups", 1)
     n, channels, *spatial = x.shape
+    if groups < 1 or channels % groups:
+        raise ValueError(f"{channels} channels in {groups} groups")
     scale, bias = call.finite(1, "scale"), call.finite(2, "bias")
     if scale.size != channels:  # one number a group, as below opset 21
         scale, bias = (np.repeat(one, channels // groups) for one in (scale, bias))
@@ -230,7 +232,8 @@ class LocalResponse:
         self._a, self._beta, self._bias = alpha / size, beta, bias
 
     def _summed(self, x: Array, before: int, behind: int) -> Array:
-        """Sum over channels from `before` below to `behind` above."""
+        """Sum over channels from `before` below to `behind` above, of which the others are none."""
+        before, behind = min(before, x.shape[1]), min(behind, x.shape[1])
         padded = np.pad(x, [(0, 0), (before, behind), *[(0, 0)] * (x.ndim - 2)])
         return np.asarray(sum(padded[:, i : i + x.shape[1]] for i in range(before + behind + 1)))
 

@@ -65,15 +65,18 @@ def windows(call: Call, shape: Shape) -> list[Axis]:
     if auto != "NOTSET":
         pads = resolve_pads(auto, size, taps, strides, dilations)
     ceiled = bool(node.integer("ceil_mode", 0)) and auto in ("NOTSET", "")
-    return [_axis(size[i], taps[i], strides[i], dilations[i], pads[i], pads[i + rank], ceiled) for i in range(rank)]
+    return [
+        _axis(call, size[i], taps[i], strides[i], dilations[i], pads[i], pads[i + rank], ceiled) for i in range(rank)
+    ]
 
 
-def _axis(size: int, taps: int, stride: int, dilation: int, begin: int, end: int, ceiled: bool) -> Axis:
+def _axis(call: Call, size: int, taps: int, stride: int, dilation: int, begin: int, end: int, ceiled: bool) -> Axis:
     room = size + begin + end - dilation * (taps - 1) - 1
     # Where a window is longer than all it could read, runtimes still make one: they divide as C++ does, towards 0.
     count = max(0, (-(-room // stride) if ceiled else int(room / stride)) + 1)
     if ceiled and (count - 1) * stride >= size + begin:
         count -= 1  # the last window must begin inside the input or before it
+    call.require_room((max(1, count), taps), "a table of windows")
     reads = np.arange(count)[:, None] * stride + np.arange(taps)[None, :] * dilation - begin
     return Axis(size, count, reads, stride, taps, dilation, size + end)
 
@@ -85,14 +88,14 @@ def _average(call: Call) -> Made:
     everywhere = 1.0
     plain = True
     for axis in windows(call, x.shape):
+        call.require_room((axis.count, axis.size), "a matrix")
         matrix = np.zeros((axis.count, axis.size))
         # A window that leaves the padded input, as the last may with ceil_mode, counts what is left of it.
         held = (axis.reads < axis.padded).sum(axis=1) if counted else axis.inside.sum(axis=1)
         with np.errstate(divide="ignore"):
             share = np.where(held > 0, 1.0 / held, 0.0)
-        for tap in range(axis.taps):
-            rows = np.flatnonzero(axis.inside[:, tap])
-            matrix[rows, axis.reads[rows, tap]] += share[rows]
+        rows, taps = np.nonzero(axis.inside)
+        np.add.at(matrix, (rows, axis.reads[rows, taps]), share[rows])
         matrices.append(matrix)
         # By Schur's test, where all windows are whole: √(row sum 1 · column sum overlap/taps).
         plain &= bool((held == axis.taps).all())
@@ -119,8 +122,9 @@ class Windows:
     shape: Shape
 
     @classmethod
-    def of(cls, axes: Sequence[Axis], lead: Shape) -> "Windows":
+    def of(cls, call: Call, axes: Sequence[Axis], lead: Shape) -> "Windows":
         """Combine the axes."""
+        call.require_room([axis.reads.size for axis in axes], "a table of windows")
         flat = np.zeros((1, 1), np.int64)
         for axis in axes:
             own = np.where(axis.inside, axis.reads, -1)
@@ -218,7 +222,7 @@ def _max(call: Call) -> Made:
     axes = windows(call, x.shape)
     if any(axis.count and not axis.inside.any(axis=1).all() for axis in axes):
         raise NoBound("a window of it lies in the padding as a whole")
-    made = Windows.of(axes, x.shape[:2])
+    made = Windows.of(call, axes, x.shape[:2])
     factor = root(float(math.prod(axis.overlap() for axis in axes)))
     everywhere = root(float(math.prod(axis.overlap_over_all_sizes() for axis in axes)))
     mixed = frozenset(range(1, len(x.shape)))
@@ -228,7 +232,7 @@ def _max(call: Call) -> Made:
 def _lp(call: Call) -> Made:
     x, p = call.varying(), call.node.integer("p", 2)
     axes = windows(call, x.shape)
-    made = Windows.of(axes, x.shape[:2])
+    made = Windows.of(call, axes, x.shape[:2])
     overlap = math.prod(axis.overlap() for axis in axes)
     everywhere = math.prod(axis.overlap_over_all_sizes() for axis in axes)
     return _lengths(call, made, p, overlap, everywhere)

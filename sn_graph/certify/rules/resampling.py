@@ -95,6 +95,8 @@ def _resampled(
             raise NoBound(
                 "with align_corners and a size that is rounded, runtimes do not agree", "give sizes, not scales"
             )
+        call.require_room((*x.shape[:axis], count, *x.shape[axis + 1 :]))
+        call.require_room((count, size), "a matrix")
         places = _places(count, size, scale, where)
         if mode == "nearest":
             matrices.append(_nearest(places, size, rounding))

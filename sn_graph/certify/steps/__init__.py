@@ -1,6 +1,6 @@
 """Steps: linear maps, activations and other functions with their Jacobians and proven constants."""
 
-from sn_graph.certify.steps.call import ROUNDED, SIZES, Call, Made, Operand
+from sn_graph.certify.steps.call import MOST, ROUNDED, SIZES, Call, Made, Operand
 from sn_graph.certify.steps.maps import Array, Composed, LinearMap, Scaled, Shape, Summed, copied_axes, unbroadcast
 from sn_graph.certify.steps.moves import Placed, Reshaped, Selected, Sliced, Transposed
 from sn_graph.certify.steps.products import Convolved, Multiplied, Separable
@@ -21,6 +21,7 @@ from sn_graph.certify.steps.step import (
 )
 
 __all__ = [
+    "MOST",
     "ROUNDED",
     "SIZES",
     "UNIT",

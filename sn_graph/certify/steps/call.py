@@ -1,5 +1,6 @@
 """Calls: a node as its rule sees it: what it reads, how often it is called, and how its steps are made."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -27,6 +28,9 @@ SIZES = "a size"
 
 ROUNDED = "a size, in steps"
 """What they depend on besides, where arithmetic made them that may do something else from some size on."""
+
+MOST = 1 << 27
+"""More elements than that are not made for a value: 1 GiB in float64."""
 
 _FLOAT: np.dtype[Any] = np.dtype(np.float32)
 
@@ -155,6 +159,23 @@ class Call:
         self.require_finite(array, operand.name)
         return array
 
+    def require_room(self, shape: Sequence[int], what: str = "a value") -> None:
+        """Raise ModelError where something would have more elements than are made.
+
+        A few bytes of attributes can ask for terabytes. Rules that make arrays of a size which the node chooses ask
+        this before they do; `linear` and `bounded` ask it for every step.
+
+        Args:
+            shape: Its shape.
+            what: How to call it: "a table of windows".
+        """
+        if math.prod(shape) > MOST:
+            raise ModelError(
+                f"node '{self.path}' ({self.node.op_type}) asks for {what} of shape {[int(size) for size in shape]}",
+                f"which has more than the {MOST:,} elements that are made at most",
+                "give smaller inputs with --dim name=N, or repair its attributes",
+            )
+
     # Making steps
 
     def linear(
@@ -172,6 +193,8 @@ class Call:
         Raises ValueError where the results, or the offset, do not fit.
         """
         shapes = {part.output_shape for _, part in parts}
+        for shape in shapes:
+            self.require_room(shape)
         fitting = shapes if offset is None else {np.broadcast_shapes(offset.shape, *shapes)}
         if len(shapes) != 1 or fitting != shapes or any(one.shape != part.input_shape for one, part in parts):
             raise ValueError(
@@ -234,6 +257,7 @@ class Call:
         output: int = 0,
     ) -> Bounded:
         """Make a step of another kind, with its constants."""
+        self.require_room(shape)
         return Bounded(
             node=self.node,
             rule=rule or self.node.op_type,

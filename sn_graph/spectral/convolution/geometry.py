@@ -91,8 +91,9 @@ def _trimmed(large: int, small: int, stride: int, offset: int, taps: int) -> Pie
     inputs_from = min(stride * low + tap for tap, low, _ in reach) - offset
     inputs_to = max(stride * high + tap for tap, _, high in reach) - offset + 1
     return Piece(
-        # A single output has every tap in a phase of its own: then the symbol is constant, which is exact.
-        stride=stride if outputs_to - outputs_from > 1 else max(stride, taps_to - taps_from),
+        # A single output has every tap in a phase of its own: then the symbol is constant, which is exact. A longer
+        # stride would only be phases without taps, of which memory holds no 10⁹.
+        stride=stride if outputs_to - outputs_from > 1 else taps_to - taps_from,
         taps=taps_to - taps_from,
         offset=offset - taps_from - stride * outputs_from + inputs_from,
         small=outputs_to - outputs_from,
