@@ -27,7 +27,8 @@ DEEPEST = 250  # operators in a row that are computed, each of which takes three
 # What takes numbers that multiply the size of its result.
 _SIZED = frozenset(
     {
-        "ConstantOfShape", "Tile", "Expand", "Pad", "Resize", "Upsample", "Range", "OneHot", "CenterCropPad",
+        "ConstantOfShape", "Tile", "Expand", "Pad", "Resize", "Upsample", "Range", "CenterCropPad", "Col2Im",
+        "HannWindow", "HammingWindow", "BlackmanWindow",
     }
 )  # fmt: skip
 
@@ -240,6 +241,13 @@ def _largest_result(node: Node, inputs: Sequence[Array | None]) -> int:
         start, limit, delta = (float(array.reshape(-1)[0]) for array in arrays)
         length = (limit - start) / delta if delta else 0.0
         return math.ceil(length) if 0.0 < length < math.inf else most
+    if node.op_type == "OneHot" and len(arrays) == 3 and arrays[1].size == 1:
+        depth = float(arrays[1].reshape(-1)[0])
+        return arrays[0].size * int(max(1.0, depth)) if depth < math.inf else most
+    if node.op_type in ("Resize", "Upsample"):  # the numbers are scales
+        for array in arrays[1:]:
+            if array.dtype.kind == "f" and array.size == arrays[0].ndim:
+                most *= math.prod(math.ceil(one) for one in array.reshape(-1) if 1.0 < one < math.inf)
     if node.op_type in _SIZED:
         for array in arrays:
             if node.op_type == "Resize" and array.dtype.kind in "iu" and array.size == arrays[0].ndim:

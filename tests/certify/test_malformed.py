@@ -136,7 +136,18 @@ TOO_LARGE = {
     "a constant, tiled": _added("Tile", drawn(1, 8), _sizes(BEYOND, 1)),
     "a constant, padded": _added("Pad", drawn(1, 8), _sizes(0, BEYOND, 0, 0)),
     "a constant, one hot": _added("OneHot", _sizes(1), _sizes(BEYOND), np.array([0, 1], np.float32)),
-    "a constant, resized": _added("Conv", drawn(1, 1, 8, 8), drawn(1, 1, 2, 2), pads=[BEYOND, 0, 0, 0]),
+    "a constant, one hot, of a depth in floats": _added(
+        "OneHot", _sizes(1), np.array([BEYOND], np.float32), np.array([0, 1], np.float32)
+    ),
+    "a constant, upsampled": nodes(
+        ("Upsample", ["w", "s"], "e"),
+        ("Add", ["x", "e"], "y"),
+        x=(1, 8),
+        held={"w": drawn(1, 8), "s": np.array([1, BEYOND], np.float32)},
+        opset=9,
+    ),
+    "a window of numbers": _added("HannWindow", _sizes(BEYOND)),
+    "a constant, convolved": _added("Conv", drawn(1, 1, 8, 8), drawn(1, 1, 2, 2), pads=[BEYOND, 0, 0, 0]),
 }  # fmt: skip
 
 
