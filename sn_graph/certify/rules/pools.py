@@ -10,6 +10,7 @@ Global…       one window
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,18 +25,23 @@ class Axis:
 
     Attributes:
         size, count: How many places it has, and windows.
-        reads: [count, taps], the place that each tap of each window reads; none of the axis in the padding.
+        begin: How much padding there is before it.
         stride, taps, dilation: As the node's attributes say.
         padded: The first place behind the padding.
     """
 
     size: int
     count: int
-    reads: NDArray[np.int64]
+    begin: int
     stride: int
     taps: int
     dilation: int
     padded: int
+
+    @cached_property
+    def reads(self) -> NDArray[np.int64]:
+        """[count, taps], the place that each tap of each window reads; none of the axis in the padding."""
+        return np.arange(self.count)[:, None] * self.stride + np.arange(self.taps) * self.dilation - self.begin
 
     @property
     def inside(self) -> NDArray[np.bool_]:
@@ -65,20 +71,20 @@ def windows(call: Call, shape: Shape) -> list[Axis]:
     if auto != "NOTSET":
         pads = resolve_pads(auto, size, taps, strides, dilations)
     ceiled = bool(node.integer("ceil_mode", 0)) and auto in ("NOTSET", "")
-    return [
-        _axis(call, size[i], taps[i], strides[i], dilations[i], pads[i], pads[i + rank], ceiled) for i in range(rank)
-    ]
+    axes = [_axis(size[i], taps[i], strides[i], dilations[i], pads[i], pads[i + rank], ceiled) for i in range(rank)]
+    call.require_room((*shape[:2], *(axis.count for axis in axes)))
+    for axis in axes:
+        call.require_room((max(1, axis.count), axis.taps), "a table of windows")
+    return axes
 
 
-def _axis(call: Call, size: int, taps: int, stride: int, dilation: int, begin: int, end: int, ceiled: bool) -> Axis:
+def _axis(size: int, taps: int, stride: int, dilation: int, begin: int, end: int, ceiled: bool) -> Axis:
     room = size + begin + end - dilation * (taps - 1) - 1
     # Where a window is longer than all it could read, runtimes still make one: they divide as C++ does, towards 0.
     count = max(0, (-(-room // stride) if ceiled else int(room / stride)) + 1)
     if ceiled and (count - 1) * stride >= size + begin:
         count -= 1  # the last window must begin inside the input or before it
-    call.require_room((max(1, count), taps), "a table of windows")
-    reads = np.arange(count)[:, None] * stride + np.arange(taps)[None, :] * dilation - begin
-    return Axis(size, count, reads, stride, taps, dilation, size + end)
+    return Axis(size, count, begin, stride, taps, dilation, size + end)
 
 
 def _average(call: Call) -> Made:
@@ -124,7 +130,7 @@ class Windows:
     @classmethod
     def of(cls, call: Call, axes: Sequence[Axis], lead: Shape) -> "Windows":
         """Combine the axes."""
-        call.require_room([axis.reads.size for axis in axes], "a table of windows")
+        call.require_room([axis.count * axis.taps for axis in axes], "a table of windows")
         flat = np.zeros((1, 1), np.int64)
         for axis in axes:
             own = np.where(axis.inside, axis.reads, -1)
