@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sn_graph.errors import ModelError, leave_out
 from sn_graph.model import Model, Node, Shapes
 from sn_graph.plan import Target
 from sn_graph.sites import Action, WeightUse, product_perm
@@ -30,6 +31,8 @@ MADE_ZERO = (
 )
 # What float64 sums of fewer than 2^40 numbers may lose.
 _SUMMED = 1.0 + 2.0**-10
+# Elements of an input or output that no array of float64 has: below, the system says itself that memory ends.
+_MOST = 1 << 47
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,22 @@ class Operators:
             transposed=transposed,
             output_padding=(node.integers("output_padding") or (0,) * rank) if transposed else (),
         )
-        return made if made.input_size is None else replace(made, pads=_pads(use, made, made.input_size))
+        if made.group < 1 or kernel.shape[0] % made.group:
+            raise ModelError(
+                f"node '{node.path}' has {made.group} groups",
+                f"into which the {kernel.shape[0]} channels of its weight can't be divided",
+                leave_out(target.site.weight),
+            )
+        if made.input_size is None:
+            return made
+        made = replace(made, pads=_pads(use, made, made.input_size))
+        if max(math.prod(made.input_shape), math.prod(made.output_shape)) > _MOST:
+            raise ModelError(
+                f"node '{node.path}' maps {list(made.input_shape)} to {list(made.output_shape)}",
+                "which no memory holds",
+                leave_out(target.site.weight),
+            )
+        return made
 
     def magnitude(self, target: Target) -> float:
         """Bound the norm of what the consumers would do with |W|: rounding each element of W adds a fraction of it.

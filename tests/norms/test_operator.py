@@ -13,12 +13,14 @@ from onnx import helper
 
 import sn_graph as sn
 from sn_graph.choices import ConventionChoice, SigmaChoice
+from sn_graph.errors import ModelError
 from sn_graph.model import Model, Shapes
 from sn_graph.norms.operator import Enclosure, Operators
 from sn_graph.plan import make_plan
 from sn_graph.rewrite import emit
 from sn_graph.spectral.convolution import adjoint
 from tests.support.builders import Array, constant, drawn, model_of, network, node, value
+from tests.support.certified import one_node
 from tests.support.oracle import sigma_max
 from tests.support.places import MODELS
 from tests.support.runs import Feeds, check, session
@@ -302,3 +304,18 @@ def test_no_attack_on_a_layer_of_a_folded_discriminator_exceeds_the_bound(bound:
 
 def norm_of(x: Array) -> float:
     return float(np.linalg.norm(x.ravel()))
+
+
+@pytest.mark.parametrize(
+    ("op_type", "attributes", "said"),
+    [
+        ("Conv", {"group": 10**9}, "1000000000 groups"),
+        ("Conv", {"group": 2}, "2 groups"),
+        ("ConvTranspose", {"strides": [10**9] * 2}, "no memory holds"),
+    ],
+)
+def test_convolutions_that_nothing_runs_are_refused(op_type: str, attributes: dict[str, Any], said: str) -> None:
+    made = one_node(op_type, (1, 3, 8, 8), drawn(3, 3, 2, 2), **attributes)
+    with pytest.raises(ModelError, match=said) as caught:
+        sn.fold(made, norm="operator")
+    assert "--exclude" in str(caught.value)
