@@ -237,11 +237,11 @@ def _largest_result(node: Node, inputs: Sequence[Array | None]) -> int:
     if node.op_type in ("MatMul", "Gemm", "Einsum"):
         sides = [array.size // max(1, min(array.shape, default=1)) for array in arrays[:2]]
         return max(most, int(math.prod(sides)) if node.op_type != "MatMul" else _product_size(arrays))
-    if node.op_type == "Range" and len(arrays) == 3 and all(array.size == 1 for array in arrays):
+    if node.op_type == "Range" and len(arrays) == 3 and all(map(_is_number, arrays)):
         start, limit, delta = (float(array.reshape(-1)[0]) for array in arrays)
         length = (limit - start) / delta if delta else 0.0
         return math.ceil(length) if 0.0 < length < math.inf else most
-    if node.op_type == "OneHot" and len(arrays) == 3 and arrays[1].size == 1:
+    if node.op_type == "OneHot" and len(arrays) == 3 and _is_number(arrays[1]):
         depth = float(arrays[1].reshape(-1)[0])
         return arrays[0].size * int(max(1.0, depth)) if depth < math.inf else most
     if node.op_type in ("Resize", "Upsample"):  # the numbers are scales
@@ -251,7 +251,7 @@ def _largest_result(node: Node, inputs: Sequence[Array | None]) -> int:
     if node.op_type in _SIZED:
         for array in arrays:
             if node.op_type == "Resize" and array.dtype.kind in "iu" and array.size == arrays[0].ndim:
-                most = max(most, math.prod(map(int, array)))  # the sizes of all axes
+                most = max(most, math.prod(map(int, array.reshape(-1))))  # the sizes of all axes
             elif array.dtype.kind in "iu" and array.size <= _AXES:
                 most *= math.prod(max(1, abs(int(number))) for number in array.reshape(-1))
         return most
@@ -259,6 +259,10 @@ def _largest_result(node: Node, inputs: Sequence[Array | None]) -> int:
         return max(most, int(math.prod(np.broadcast_shapes(*(array.shape for array in arrays)))))
     except ValueError:
         return most
+
+
+def _is_number(array: Array) -> bool:
+    return array.size == 1 and array.dtype.kind in "iuf"
 
 
 _AXES = 64
