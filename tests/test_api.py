@@ -161,6 +161,24 @@ def test_what_only_some_runs_need_is_imported_by_those() -> None:
     assert ended.stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize("command", [["inspect"], ["fold", "--no-verify", "-o"]])
+def test_a_command_on_one_file_imports_nothing_of_pages_and_many_files(
+    command: list[str], path: Path, tmp_path: Path
+) -> None:
+    unused = ("sn_graph.pages", "sn_graph.fleet.", "sn_graph.report.html", "sn_graph.report.drawing", "jinja2", "xml.")
+    arguments = [command[0], str(path), *command[1:], *([str(tmp_path / "out.onnx")] if "-o" in command else [])]
+    code = (
+        "import sys\nfrom sn_graph.cli.app import app\n"
+        f"sys.argv = ['sn-graph', *{arguments}]\n"
+        "try:\n    app()\nfinally:\n    print(*sys.modules, file=sys.stderr)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    modules = ended.stderr.splitlines()[-1].split()
+    assert "sn_graph.api" in modules
+    assert [name for name in modules if name.startswith(unused)] == []
+    assert sum(name.startswith("sn_graph.") for name in modules) < 200
+
+
 @pytest.mark.parametrize("first", ["sn_graph", "sn_graph.certify", "sn_graph.certify.steps", "sn_graph.api"])
 def test_certify_is_the_function_whatever_was_imported_before(first: str) -> None:
     """Python binds a subpackage in its package when it is imported, and there is one of the function's name."""

@@ -185,9 +185,11 @@ class Asked:
 
     def gate(self) -> "Gate | None":
         """Return the condition, read. Raises UsageError where it is none."""
+        if self.condition is None:
+            return None
         from sn_graph.fleet import Gate
 
-        return None if self.condition is None else Gate.parse(self.condition)
+        return Gate.parse(self.condition)
 
     def is_many(self, arguments: Sequence[str], files: Files) -> bool:
         """Say whether more than one file is meant, or one is to be done as one of many."""
