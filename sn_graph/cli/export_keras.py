@@ -80,9 +80,10 @@ def export_keras(
     from sn_graph.cli.native import quiet_libraries
     from sn_graph.frontends.keras import sidecars
     from sn_graph.model import require_writable
+    from sn_graph.plan import patterns
 
     settings.tell(model=str(file))
-
+    patterns((*include, *exclude))  # a wrong one is told before the model is loaded
     for path in (output, *sidecars(output)):
         o.require_apart(path, Keras_model=file)
         if file.is_dir() and path.exists() and path.resolve().is_relative_to(file.resolve()):

@@ -202,12 +202,14 @@ def test_files_are_divided_among_processes(folder: Path, work: Counting, tmp_pat
 
 
 RUN = """
+import signal
 import sys
 from pathlib import Path
 from sn_graph.fleet import find_inputs, run_many
 from tests.fleet.works import Counting
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background job ignores
     folder, notes, out, ledger, jobs, seconds = sys.argv[1:]
     run_many(
         Counting(Path(notes), float(seconds)),

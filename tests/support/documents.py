@@ -76,7 +76,9 @@ def surroundings(folder: Path) -> dict[str, str]:
     path = os.pathsep.join([str(programs), os.environ["PATH"]])
     node = {"NODE_PATH": os.environ["SN_GRAPH_NODE_MODULES"]} if "SN_GRAPH_NODE_MODULES" in os.environ else {}
     plain = {"PATH": path, "PYTHONPATH": str(ROOT), "TERM": "xterm", "NO_COLOR": "1", "LC_ALL": "C.UTF-8"}
-    return {**os.environ, **plain, **node}
+    # Processes that run tests side by side tell their children the size of a terminal.
+    inherited = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    return {**inherited, **plain, **node}
 
 
 def run_shell(example: Any) -> str | None:
