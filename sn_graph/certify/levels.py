@@ -180,7 +180,7 @@ class _Search:
                 return
             run = waiting[0]
             share = inequalities[run].seconds / math.fsum(inequalities[one].seconds for one in waiting)
-            limit = now + max(share * (end - now), 2.0 * self._seconds(inequalities[run]))
+            limit = now + max(share * (end - now), 1.25 * self._seconds(inequalities[run]))
             self._prove(run, inequalities[run], min(limit, self._deadline))
             waiting = waiting[1:]
 
