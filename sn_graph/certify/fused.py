@@ -24,8 +24,8 @@ from sn_graph.certify.segments import Segment
 from sn_graph.certify.stencils import Stencils
 from sn_graph.certify.steps import Linear, product, total
 
-# Elements of a matrix whose norm is worth its factorization.
-DENSE = 1 << 21
+# Elements of a matrix whose norm is worth its factorization, and of those of all steps together.
+DENSE, TOGETHER = 1 << 23, 1 << 27
 
 
 class Normed(Protocol):
@@ -57,7 +57,8 @@ def fused_bound(segment: Segment, factors: Factors, deadline: float | None = Non
     """
     known = _walked(segment, factors, {})
     known = _tightened(segment, factors, Stencils(), known, deadline)
-    return _tightened(segment, factors, Matrices(DENSE), known, deadline)[segment.end]
+    matrices = Matrices(min(DENSE, TOGETHER // max(1, len(segment.steps))))
+    return _tightened(segment, factors, matrices, known, deadline)[segment.end]
 
 
 def _tightened(

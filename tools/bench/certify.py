@@ -23,11 +23,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sn_graph.spectral.lmi import chain_bound
+from tools.bench.certify_exports import exports
 from tools.bench.certify_nets import (
     DEPTHS,
     ROOT,
@@ -43,6 +45,7 @@ from tools.bench.certify_nets import (
 from tools.bench.common import blas, clock, markdown_table, versions
 
 FAMILIES = ("SLL", "CPL", "AOL")
+CORPUS = ROOT.parent / "shared" / "corpus"
 # ECLipsE's networks that are shown unless all are asked for.
 SHOWN = ((2, 80), (5, 20), (10, 60), (20, 40), (50, 20), (100, 20))
 
@@ -147,8 +150,16 @@ def nets(part: str, whole: bool) -> Iterator[Net]:
             yield from (dense_layers(family) for family in FAMILIES)
             yield from (convolutional_layers(family) for family in FAMILIES)
         case "models":
-            for path in sorted((ROOT / "models").glob("*.onnx")):
-                yield Net(path.name, None, lambda path=path: path)  # type: ignore[misc]
+            yield from _files(ROOT / "models")
+        case "corpus":
+            yield from _files(CORPUS)
+        case "exports":
+            yield from exports()
+
+
+def _files(folder: Path) -> Iterator[Net]:
+    for path in sorted(folder.rglob("*.onnx")):
+        yield Net(path.name, None, lambda path=path: path)  # type: ignore[misc]
 
 
 def one(part: str, index: int, way: str, whole: bool, budget: float) -> Figures:
@@ -216,8 +227,8 @@ def report(part: str, arguments: argparse.Namespace) -> None:
 def main() -> None:
     """Run the parts that are asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts = ["lipsdp", "eclipse", "layers", "models"]
-    parser.add_argument("--parts", nargs="+", default=parts, choices=parts)
+    parts = ["lipsdp", "eclipse", "layers", "exports", "models"]
+    parser.add_argument("--parts", nargs="+", default=parts, choices=[*parts, "corpus"])
     parser.add_argument("--ways", nargs="+", choices=["certify", *ON_WEIGHTS])
     parser.add_argument("--all", action="store_true", help="all 40 of ECLipsE's standard networks")
     parser.add_argument("--budget", type=float, default=20.0, help="seconds that sn-graph may take for a network")
