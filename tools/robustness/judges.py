@@ -30,7 +30,7 @@ class Unjudged(Exception):
 
 def judge_fold(source: Path, written: Path, sites: list[Site], plan: Mapping[str, Any]) -> str | None:
     """Judge a folded file: each weight the original's times one number, with norm 1; all else as it was; outputs."""
-    before, after = onnx.load(source), onnx.load(written)
+    before, after = _read(source), _read(written)
     old, new = dict(_constants(before)), dict(_constants(after))
     views = {view["id"]: view for view in plan["sites"]}
     for site in (site for site in sites if site["status"] == "folded"):
@@ -61,7 +61,7 @@ def judge_fold(source: Path, written: Path, sites: list[Site], plan: Mapping[str
 
 def judge_insertion(source: Path, written: Path, sites: list[Site]) -> str | None:
     """Judge an inserted file: its σ is within the norm, and its outputs are those of the weights divided by it."""
-    before, after = onnx.load(source), onnx.load(written)
+    before, after = _read(source), _read(written)
     feeds = _feeds(before)
     outputs = _run(after, feeds, optimize=True)
     done = [site for site in sites if site["status"] == "inserted"]
@@ -123,6 +123,18 @@ def _difference(expected: Mapping[str, Any], actual: Mapping[str, Any]) -> str |
         if apart > worst:
             worst, where = apart, name
     return f"output {where!r} is off by {worst:.3g} times what rounding explains" if worst > 1.0 else None
+
+
+def _read(path: Path) -> onnx.ModelProto:
+    """Read a model, its sparse weights as the dense ones that they stand for."""
+    model = onnx.load(path)
+    for sparse in model.graph.sparse_initializer:
+        values, places = numpy_helper.to_array(sparse.values), numpy_helper.to_array(sparse.indices)
+        dense = np.zeros(tuple(sparse.dims), values.dtype)
+        dense[np.unravel_index(places, dense.shape) if places.ndim == 1 else tuple(places.T)] = values
+        model.graph.initializer.append(numpy_helper.from_array(dense, sparse.values.name))
+    del model.graph.sparse_initializer[:]
+    return model
 
 
 def _constants(model: onnx.ModelProto) -> Iterator[tuple[str, Array]]:
