@@ -69,3 +69,25 @@ def test_judges_see_what_is_wrong(folder: Path, tmp_path: Path) -> None:
     assert judges.judge_strip(source, source) is None
     with pytest.raises(judges.Unjudged):
         judges.judge_outputs(sn.Model.open(folder / "inner" / "idle.onnx").proto, onnx.ModelProto())
+
+
+@pytest.mark.parametrize("flat", [True, False])
+def test_a_folded_sparse_weight_is_judged_as_the_dense_one(flat: bool, tmp_path: Path) -> None:
+    dense = drawn(6, 5) * (drawn(6, 5, seed=1) > 0.0)
+    model = network([node("MatMul", ["x", "w"])], {"w": dense}, {"x": (2, 6)})
+    places = np.flatnonzero(dense) if flat else np.argwhere(dense)
+    values = numpy_helper.from_array(dense[dense != 0.0], "w")
+    indices = numpy_helper.from_array(places.astype(np.int64), "places")
+    model.graph.sparse_initializer.append(onnx.helper.make_sparse_tensor(values, indices, dense.shape))
+    del model.graph.initializer[:]
+    source, plan, written = tmp_path / "sparse.onnx", tmp_path / "plan.json", tmp_path / "out.onnx"
+    onnx.save(model, source)
+    assert invoke("inspect", source, "--plan", plan, "--json").code == 0
+    sites, views = invoke("fold", source, "-o", written, "--json").json["sites"], json.loads(plan.read_text())
+    assert [site["status"] for site in sites] == ["folded"]
+    assert judges.judge_fold(source, written, sites, views) is None
+    folded = onnx.load(written)
+    held = folded.graph.sparse_initializer[0].values
+    held.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(held) * np.float32(1.01), "w"))
+    onnx.save(folded, written)
+    assert judges.judge_fold(source, written, sites, views)
