@@ -51,17 +51,19 @@ def chains(tracer: Tracer, slot: Value) -> list[Chain]:
     if node is None or not node.is_standard:
         return []
     inputs = tracer.inputs(node)
-    if node.op_type in _REARRANGED:
+    if node.op_type in _REARRANGED and inputs:
         in_order = node.op_type in _IN_ORDER
         return [replace(one, in_order=one.in_order and in_order) for one in chains(tracer, inputs[0])]
     if node.op_type == "Concat":
         parts = [chains(tracer, one) for one in inputs]
         found = {id(one.node): replace(one, in_order=False) for part in parts for one in part}
         return list(found.values()) if all(parts) else []
+    if len(inputs) != 2:  # of a file that lacks one
+        return []
+    first, second = inputs
     if node.op_type == "Div":
-        return _scaled(tracer, node, inputs[0], inputs[1], inverse=True)
+        return _scaled(tracer, node, first, second, inverse=True)
     if node.op_type == "Mul":
-        first, second = inputs
         return _scaled(tracer, node, first, second, inverse=False) or _scaled(
             tracer, node, second, first, inverse=False
         )

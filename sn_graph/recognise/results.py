@@ -104,9 +104,9 @@ def multiple_of(tracer: Tracer, value: Value) -> Multiple | None:
     if not node.is_standard:
         return None
     inputs = tracer.inputs(node)
-    if node.op_type in _IN_ORDER:
+    if node.op_type in _IN_ORDER and inputs:
         return multiple_of(tracer, inputs[0])
-    if node.op_type in ("Mul", "Div"):
+    if node.op_type in ("Mul", "Div") and len(inputs) == 2:
         for tensor, scalar in ((inputs[0], inputs[1]), (inputs[1], inputs[0])):
             number = tracer.number(scalar) if tracer.is_fixed(scalar) else None
             if number:

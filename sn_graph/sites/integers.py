@@ -86,7 +86,7 @@ def _scale_behind(graph: Graph, node: Node, index: int) -> tuple[Node, int] | st
     value = cast[0].proto.output[0]
     while not (constants and dynamic):
         reader = _only_reader(graph, node.scope, value)
-        if reader is None or reader[0].op_type != "Mul" or not reader[0].is_standard:
+        if reader is None or not _is_product(reader[0]):
             break
         for place in _factors(graph, reader[0], 1 - reader[1]):
             name = place[0].proto.input[place[1]]
@@ -111,6 +111,11 @@ def _only_reader(graph: Graph, scope: Scope, value: str) -> tuple[Node, int] | N
     return None if node is None or node.scope is not scope else (node, uses[0].index)
 
 
+def _is_product(node: Node) -> bool:
+    """Whether a node multiplies two values; one of a damaged file may lack an input."""
+    return node.is_standard and node.op_type == "Mul" and len(node.proto.input) == 2
+
+
 def _factors(graph: Graph, node: Node, index: int) -> Iterator[tuple[Node, int]]:
     """Yield where the factors of a node's input are read: by itself, or by the Mul that makes it for it alone."""
     waiting, seen = [(node, index)], set[int]()
@@ -118,7 +123,7 @@ def _factors(graph: Graph, node: Node, index: int) -> Iterator[tuple[Node, int]]
         name = reader.proto.input[place]
         maker = graph.producer(reader.scope, name)
         alone = maker is not None and _only_reader(graph, maker.scope, name) is not None
-        if maker is None or not alone or not maker.is_standard or maker.op_type != "Mul" or id(maker) in seen:
+        if maker is None or not alone or not _is_product(maker) or id(maker) in seen:
             yield reader, place
             continue
         seen.add(id(maker))
