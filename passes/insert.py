@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sn_graph.errors import ModelError, UsageError
+from sn_graph.errors import ModelError, UsageError, leave_out
 from sn_graph.model import Model
 from sn_graph.norms import (
     KERAS_FLOOR,
@@ -166,7 +166,14 @@ class Insert(Pass[InsertOptions]):
         weights = self.options.scale is Scale.WEIGHT
         insertion = Insertion(model, plan, self.options.layout, self.options.mode, weights=weights)
         for start in starts:
-            insertion.add(start, sites[hoisted.weights[start.target.id]])
+            site = sites.get(hoisted.weights[start.target.id])
+            if site is None:
+                raise ModelError(
+                    f"no node reads weight '{start.target.site.weight}' once the functions on its way are written out",
+                    "as where a call leaves out an input of its function",
+                    leave_out(start.target.site.weight),
+                )
+            insertion.add(start, site)
         inserted = insertion.finish() if starts else insertion.nothing()
         write_inserted(model, replace(inserted, model=skeleton_hash(original), original=packed))
         model.edited()

@@ -43,3 +43,22 @@ def test_products_behind_integers(place: int, command: str, tmp_path: Path) -> N
     ended = invoke(command, path, *([] if command == "inspect" else ["-o", out]))
     assert ended.code in (0, 1, 3), ended.err
     assert "internal error" not in ended.err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_call_that_leaves_out_the_weight_of_its_function(command: str, tmp_path: Path) -> None:
+    """As fuzzing found it: the weight comes first of two inputs, and once the body stands in the graph none reads it."""
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("local", 1)]
+    inner = helper.make_function("local", "Inner", ["a", "w"], ["b"], [node("MatMul", ["a", "w"], ["b"])], opsets)
+    calls = [
+        helper.make_node("Inner", ["a", "w"], ["h"], domain="local"),
+        helper.make_node("Inner", ["h", "w"], ["b"], domain="local"),
+    ]
+    outer = helper.make_function("local", "Outer", ["a", "w"], ["b"], calls, opsets)
+    nodes, weights = [helper.make_node("Outer", ["w"], ["y"], domain="local")], [initializer("w", drawn(6, 6))]
+    graph = helper.make_graph(nodes, "g", [value("x", (1, 6))], [value("y")], weights)
+    model = helper.make_model(graph, opset_imports=opsets, functions=[inner, outer], ir_version=8)
+    path, out = saved(model, tmp_path / "m.onnx"), tmp_path / "out.onnx"
+    ended = invoke(command, path, *([] if command == "inspect" else ["-o", out]))
+    assert ended.code in (0, 1, 3), ended.err
+    assert "internal error" not in ended.err
