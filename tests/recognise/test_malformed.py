@@ -47,7 +47,7 @@ def test_products_behind_integers(place: int, command: str, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_call_that_leaves_out_the_weight_of_its_function(command: str, tmp_path: Path) -> None:
-    """As fuzzing found it: the weight comes first of two inputs, and once the body stands in the graph none reads it."""
+    """As fuzzing found it: the weight is the first of two inputs, and once bodies stand in the graph none reads it."""
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid("local", 1)]
     inner = helper.make_function("local", "Inner", ["a", "w"], ["b"], [node("MatMul", ["a", "w"], ["b"])], opsets)
     calls = [
