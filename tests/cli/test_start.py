@@ -267,7 +267,10 @@ def test_a_plan_and_a_page_are_two_files(cli: Cli, model: Path) -> None:
 
 
 def test_the_first_milliseconds(model: Path) -> None:
-    """From when Python itself has started, an interruption is one line whenever it comes."""
+    """From when Python itself has started, an interruption is told last, without a traceback, whenever it comes.
+
+    Before it may stand how far the command had come: what was written, or that onnxruntime's import was broken off.
+    """
     for delay in (0.15, 0.25, 0.4):
         with started("fold", model, "-o", model.with_name("out.onnx"), before="print('up', flush=True)") as process:
             assert process.stdout is not None
@@ -276,4 +279,6 @@ def test_the_first_milliseconds(model: Path) -> None:
             process.send_signal(signal.SIGINT)
             _, err = process.communicate(timeout=60)
         if process.returncode:
-            assert (process.returncode, err) == (130, "sn-graph: interrupted\n")
+            assert process.returncode == 130
+            assert err.splitlines()[-1].startswith("sn-graph: interrupted")
+            assert "Traceback" not in err
