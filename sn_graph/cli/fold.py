@@ -63,7 +63,8 @@ def fold(
     """
     from sn_graph import api, proofs
     from sn_graph.cli.conclusion import conclude, require_all, require_work
-    from sn_graph.cli.paging import Paging, telling_failure
+    from sn_graph.cli.paging import Paging
+    from sn_graph.cli.saving import save
     from sn_graph.model import require_writable
     from sn_graph.model.checkpoint import is_checkpoint
 
@@ -72,7 +73,7 @@ def fold(
     require_writable(output)
     paging = Paging.to(html, output, model=model, plan=normalization.plan, state=estimate.state)
     with settings.progress() as progress:
-        options = normalization.plan_options(estimate)
+        options, sizes = normalization.plan_options(estimate), o.dimensions(dim)
         if is_checkpoint(model):
             if lipschitz is not None:
                 raise UsageError("--lipschitz is of a graph", "and a checkpoint has none", "leave --lipschitz out")
@@ -97,27 +98,24 @@ def fold(
             seed=estimate.seed,
             lipschitz=lipschitz,
             input=input,
-            dims=o.dimensions(dim),
+            dims=sizes,
             force=force,
             progress=progress,
             **options,
         )
         require_work(model, result, force)
         require_all(result, writing.strict)
-        with telling_failure(paging, result):
-            proof = proofs.save(
-                result,
-                output,
-                writing.storage,
-                verify=not writing.no_verify,
-                force=force,
-                sync=writing.sync,
-                rtol=tolerances.rtol,
-                atol=tolerances.atol,
-                dims={name: size for name, size in o.dimensions(dim).items() if "[" not in name},
-                inputs=inputs,
-                progress=progress,
-            )
+        proof = save(
+            result,
+            output,
+            writing,
+            force=force,
+            progress=progress,
+            tolerances=tolerances,
+            dims={name: size for name, size in sizes.items() if "[" not in name},
+            inputs=inputs,
+            paging=paging,
+        )
     if result.lipschitz is not None and result.plan is not None:
         _tell_constant(settings, result.plan.bound, result.lipschitz)
     if sigma != "power" and result.options.state is None:  # nor of a model that was inserted

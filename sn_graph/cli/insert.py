@@ -48,9 +48,10 @@ def insert(
     sn-graph insert disc.onnx -o disc.sn.onnx --sigma exact --bound 2 --clip
     sn-graph insert disc.onnx -o disc.sn.onnx --norm operator   the iteration runs through the nodes themselves
     """
-    from sn_graph import api, proofs
+    from sn_graph import api
     from sn_graph.cli.conclusion import conclude, require_all, require_work
-    from sn_graph.cli.paging import Paging, telling_failure
+    from sn_graph.cli.paging import Paging
+    from sn_graph.cli.saving import save
     from sn_graph.model import require_writable
 
     settings.tell(model=str(model))
@@ -75,19 +76,16 @@ def insert(
         )
         require_work(model, result, force)
         require_all(result, writing.strict)
-        verify = not writing.no_verify
-        with telling_failure(paging, result):
-            proof = proofs.save(
-                result,
-                output,
-                writing.storage,
-                verify=verify,
-                force=force,
-                sync=writing.sync,
-                dims=o.dimensions(runs.dim),
-                inputs=runs.inputs,
-                progress=progress,
-            )
+        proof = save(
+            result,
+            output,
+            writing,
+            force=force,
+            progress=progress,
+            dims=o.dimensions(runs.dim),
+            inputs=runs.inputs,
+            paging=paging,
+        )
     conclude(settings, result, proof, output, paging=paging)
     if state_mode == "required" and result.plan is not None:
         begins = "the leading singular vectors" if sigma != "power" else result.plan.state

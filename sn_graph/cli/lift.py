@@ -56,12 +56,14 @@ def lift(
     sn-graph lift disc.onnx -o disc.exact.onnx --sigma exact  each weight over its exact norm
     sn-graph lift disc.onnx -o disc.sn.onnx --to insert       for StatefulSession, from the module's own u
     """
-    from sn_graph import api, proofs
+    from sn_graph import api
     from sn_graph.cli.conclusion import conclude, require_all
-    from sn_graph.cli.paging import Paging, telling_failure
+    from sn_graph.cli.paging import Paging
+    from sn_graph.cli.saving import save
     from sn_graph.model import require_writable
 
     settings.tell(model=str(model))
+    o.require_apart(output, data_of=model)
     require_writable(output)
     paging = Paging.to(html, output, model=model)
     with settings.progress() as progress:
@@ -74,18 +76,16 @@ def lift(
             exclude=exclude,
             progress=progress,
         )
-        with telling_failure(paging, result):
-            require_all(result, writing.strict)
-        proof = proofs.save(
+        require_all(result, writing.strict)
+        proof = save(
             result,
             output,
-            writing.storage,
-            verify=not writing.no_verify,
+            writing,
             force=force,
-            rtol=tolerances.rtol,
-            atol=tolerances.atol,
+            progress=progress,
+            tolerances=tolerances,
             dims=o.dimensions(runs.dim),
             inputs=runs.inputs,
-            progress=progress,
+            paging=paging,
         )
     conclude(settings, result, proof, output, paging=paging)

@@ -43,8 +43,9 @@ def run(
     sn-graph run fold disc.onnx -o folded.onnx --set sigma=power --set seed=3
     sn-graph run insert disc.onnx -o disc.sn.onnx --bound 2
     """
-    from sn_graph import api, proofs
+    from sn_graph import api
     from sn_graph.cli.conclusion import conclude, require_all, require_work
+    from sn_graph.cli.saving import save
     from sn_graph.model import require_writable
 
     settings.tell(model=str(model))
@@ -56,18 +57,15 @@ def run(
         if result.plan is not None:
             require_work(model, result, force)
             require_all(result, writing.strict)
-        proof = proofs.save(
+        proof = save(
             result,
             output,
-            writing.storage,
-            verify=not writing.no_verify,
+            writing,
             force=force,
-            sync=writing.sync,
-            rtol=tolerances.rtol,
-            atol=tolerances.atol,
+            progress=progress,
+            tolerances=tolerances,
             dims=o.dimensions(runs.dim),
             inputs=runs.inputs,
-            progress=progress,
         )
     conclude(settings, result, proof, output)
 
