@@ -8,7 +8,7 @@ from sn_graph.certify.build import build
 from sn_graph.certify.certificate import CAVEAT, Certificate, Stop
 from sn_graph.certify.levels import higher_levels
 from sn_graph.certify.network import Network
-from sn_graph.certify.product import Bound, product_bounds
+from sn_graph.certify.product import Bound, output_bound, product_bounds
 from sn_graph.certify.question import Question
 from sn_graph.certify.steps import Unbounded
 from sn_graph.certify.witness import Witness, witnesses
@@ -65,7 +65,7 @@ def certify(
     bounds = product_bounds(network, begun + PRODUCT[level is Level.PRODUCT] * budget)
     if isinstance(bounds, Unbounded):
         return _unbounded(model, question, bounds), None, []
-    levels = {"product": _product(network, bounds)}
+    levels = {"product": output_bound(network, bounds)}
     if bounds and level is not Level.PRODUCT and levels["product"] > 0.0:
         end = begun + (1.0 - SEARCH) * budget
         levels.update(higher_levels(network, bounds, lmi=level is not Level.FUSED, deadline=end).bounds)
@@ -86,13 +86,6 @@ def certify(
         notes=tuple(_notes(network, question, bool(found))),
     )
     return certificate, network, found
-
-
-def _product(network: Network, bounds: Sequence[Bound]) -> float:
-    """Return what level 1 gives; of an input that leaves as it came 1, of a constant 0."""
-    if network.constant is not None:
-        return 0.0
-    return next((one.bound for one in reversed(bounds) if one.step.result == network.output), 1.0)
 
 
 def _notes(network: Network, question: Question, searched: bool) -> Iterator[str]:

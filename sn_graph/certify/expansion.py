@@ -6,28 +6,49 @@ Atoms are the values that the segment begins with, the results of steps that are
 which a form of maps does not compose any further. The forms are matrices (`matrices`) or stencils (`stencils`).
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 from sn_graph.certify.segments import Segment
-from sn_graph.certify.steps import Linear, LinearMap, Shape, Step
+from sn_graph.certify.steps import Composed, Linear, LinearMap, Shape, Step, Summed
 
 F = TypeVar("F")
 
 
-class Forms(Protocol[F]):
+class Forms(ABC, Generic[F]):
     """A form of linear maps that can be composed, and says where it can't."""
 
+    @abstractmethod
     def identity(self, shape: Shape) -> F | None:
         """Return the identity of arrays of a shape; None where the form does not hold it."""
 
-    def through(self, part: LinearMap, form: F) -> F | None:
-        """Return `part` behind a map; None where that is not of the form."""
+    @abstractmethod
+    def single(self, part: LinearMap, form: F) -> F | None:
+        """Return `part`, no composition and no sum, behind a map; None where that is not of the form."""
 
+    @abstractmethod
     def added(self, first: F, second: F) -> F | None:
         """Return the sum of two maps between the same shapes; None where that is not of the form."""
+
+    def through(self, part: LinearMap, form: F) -> F | None:
+        """Return `part` behind a map; None where that is not of the form."""
+        if isinstance(part, Composed):
+            made: F | None = form
+            for one in part.maps:
+                made = None if made is None else self.through(one, made)
+            return made
+        if not isinstance(part, Summed):
+            return self.single(part, form)
+        total: F | None = None
+        for one in part.maps:
+            term = self.through(one, form)
+            total = term if total is None or term is None else self.added(total, term)
+            if total is None:
+                return None
+        return total
 
 
 class Kind(StrEnum):

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sn_graph.certify.expansion import Forms
 from sn_graph.certify.steps import (
     Array,
     Composed,
@@ -78,7 +79,7 @@ class Matrix:
         return total((upper_bound(self.values), self.error))
 
 
-class Matrices:
+class Matrices(Forms[Matrix]):
     """The form of maps that are written out: see `expansion.Forms`.
 
     Args:
@@ -93,15 +94,8 @@ class Matrices:
         size = math.prod(shape)
         return Matrix(size, size) if 0 < size**2 <= self._largest else None
 
-    def through(self, part: LinearMap, form: Matrix) -> Matrix | None:
+    def single(self, part: LinearMap, form: Matrix) -> Matrix | None:
         """See `Forms`."""
-        if isinstance(part, Composed):
-            made: Matrix | None = form
-            for one in part.maps:
-                made = None if made is None else self.through(one, made)
-            return made
-        if isinstance(part, Summed):
-            return self._summed(part, form)
         if isinstance(part, Reshaped):
             return form
         size = math.prod(part.output_shape)
@@ -116,15 +110,6 @@ class Matrices:
         error = total((norm * form.error, (part.error + rounding) * frobenius, lost)) * (1.0 + 16.0 * UNIT)
         values = _columns(part, form)
         return Matrix(form.input_size, size, values, error) if math.isfinite(error) else None
-
-    def _summed(self, part: Summed, form: Matrix) -> Matrix | None:
-        total: Matrix | None = None
-        for one in part.maps:
-            made = self.through(one, form)
-            if made is None:
-                return None
-            total = made if total is None else self.added(total, made)
-        return total
 
     def added(self, first: Matrix, second: Matrix) -> Matrix | None:
         """See `Forms`."""

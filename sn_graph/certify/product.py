@@ -72,6 +72,13 @@ def product_bounds(
     return made
 
 
+def output_bound(network: Network, bounds: Sequence[Bound]) -> float:
+    """Return what level 1 gives; of an input that leaves as it came 1, of a constant 0."""
+    if network.constant is not None:
+        return 0.0
+    return next((one.bound for one in reversed(bounds) if one.step.result == network.output), 1.0)
+
+
 def _beyond(network: Network, deadline: float) -> set[str]:
     """Take the norms of convolutions as far as there is time; return the values of the steps for which there was none.
 

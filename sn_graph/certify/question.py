@@ -48,9 +48,7 @@ class Question:
                 "so no constant holds from run to run",
                 "fold it, or strip it, and certify the result",
             )
-        graph = model.proto.graph
-        held = {tensor.name for tensor in graph.initializer} | {one.values.name for one in graph.sparse_initializer}
-        values = [describe(info) for info in graph.input if info.name not in held]
+        values, ends = _ends(model)
         floats = [value for value in values if value.element_type in FLOATS]
         sources = _chosen("input", inputs, floats, values)
         if len(sources) > 1 and not inputs:
@@ -60,7 +58,6 @@ class Question:
                 "and their constants are different",
                 "name one with --input, or several for that of all jointly",
             )
-        ends = list({info.name: describe(info) for info in graph.output}.values())
         wanted = [value for value in ends if value.element_type in FLOATS] or ends
         targets = _chosen("output", [] if output is None else [output], wanted, ends)
         if len(targets) > 1:
@@ -117,11 +114,16 @@ class Question:
 
 def float_names(model: Model) -> tuple[list[str], list[str]]:
     """Return the names of a model's float inputs, and of its float outputs."""
+    inputs, outputs = ([value.name for value in part if value.element_type in FLOATS] for part in _ends(model))
+    return inputs, outputs
+
+
+def _ends(model: Model) -> tuple[list[Value], list[Value]]:
+    """Return what is fed to a model, and what it gives."""
     graph = model.proto.graph
     held = {tensor.name for tensor in graph.initializer} | {one.values.name for one in graph.sparse_initializer}
-    inputs = [describe(info) for info in graph.input if info.name not in held]
-    outputs = [describe(info) for info in graph.output]
-    return tuple([one.name for one in part if one.element_type in FLOATS] for part in (inputs, outputs))  # type: ignore[return-value]
+    outputs = {info.name: describe(info) for info in graph.output}
+    return [describe(info) for info in graph.input if info.name not in held], list(outputs.values())
 
 
 def _chosen(what: str, names: Sequence[str], floats: Sequence[Value], values: Sequence[Value]) -> list[Value]:

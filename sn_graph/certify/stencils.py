@@ -18,9 +18,9 @@ from itertools import product as cartesian
 
 import numpy as np
 
+from sn_graph.certify.expansion import Forms
 from sn_graph.certify.steps import (
     Array,
-    Composed,
     Convolved,
     LinearMap,
     Placed,
@@ -29,7 +29,6 @@ from sn_graph.certify.steps import (
     Separable,
     Shape,
     Sliced,
-    Summed,
     raised,
 )
 from sn_graph.spectral.convolution import Convolution, operator_norm
@@ -125,7 +124,7 @@ class Stencil:
         return raised(upper + float(np.linalg.norm(self.error)) * (1.0 + gamma(self.error.size + 8)))
 
 
-class Stencils:
+class Stencils(Forms[Stencil]):
     """The form of maps that are stencils: see `expansion.Forms`."""
 
     def identity(self, shape: Shape) -> Stencil | None:
@@ -134,15 +133,8 @@ class Stencils:
             return None
         return Stencil.identity(shape[1], tuple(shape[2:]))
 
-    def through(self, part: LinearMap, form: Stencil) -> Stencil | None:
+    def single(self, part: LinearMap, form: Stencil) -> Stencil | None:
         """See `Forms`."""
-        if isinstance(part, Composed):
-            made: Stencil | None = form
-            for one in part.maps:
-                made = None if made is None else self.through(one, made)
-            return made
-        if isinstance(part, Summed):
-            return self._summed(part, form)
         if isinstance(part, Reshaped):
             return form if part.input_shape == part.output_shape else None
         if part.output_shape[:1] != (1,) or len(part.output_shape) != len(part.input_shape) or 0 in part.output_shape:
@@ -153,17 +145,6 @@ class Stencils:
             return _placed(part, form)
         own = stencil_of(part)
         return None if own is None else behind(own, form)
-
-    def _summed(self, part: Summed, form: Stencil) -> Stencil | None:
-        total: Stencil | None = None
-        for one in part.maps:
-            made = self.through(one, form)
-            if made is None:
-                return None
-            total = made if total is None else self.added(total, made)
-            if total is None:
-                return None
-        return total
 
     def added(self, first: Stencil, second: Stencil) -> Stencil | None:
         """See `Forms`."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from sn_graph.certify.build import network_of
 from sn_graph.certify.network import Network
-from sn_graph.certify.product import product_bounds
+from sn_graph.certify.product import output_bound, product_bounds
 from sn_graph.certify.question import float_names
 from sn_graph.certify.steps import Unbounded, root_of_squares
 from sn_graph.errors import ModelError
@@ -191,10 +191,5 @@ def _unbounded(found: Unbounded) -> ModelError:
 
 
 def _constant(network: Network, factors: Factors) -> float:
-    """Return the product over the graph; of an input that leaves as it came 1, of a constant 0."""
-    if network.constant is not None:
-        return 0.0
     bounds = product_bounds(network, known=factors)
-    if isinstance(bounds, Unbounded):
-        return math.inf
-    return next((one.bound for one in reversed(bounds) if one.step.result == network.output), 1.0)
+    return math.inf if isinstance(bounds, Unbounded) else output_bound(network, bounds)

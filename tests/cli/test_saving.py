@@ -1,4 +1,4 @@
-"""Every command that changes a model writes it alike: synced unless told not to, with a page of what turns out wrong."""
+"""Every command that changes a model writes it alike: synced unless told not to, with a page of what went wrong."""
 
 from __future__ import annotations
 
