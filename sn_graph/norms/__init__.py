@@ -2,6 +2,7 @@
 
 from sn_graph.norms.against import Base, base_of_checkpoint, base_of_model
 from sn_graph.norms.checkpoint import CHECKPOINT_CONVENTION, CHECKPOINT_REASON, checkpoint_records, inspect_checkpoint
+from sn_graph.norms.convolution import convolution_of, with_resolved_pads
 from sn_graph.norms.divisor import Divider, Divisors, SigmaMethod, require_divisor
 from sn_graph.norms.drawn import draw
 from sn_graph.norms.inspect import inspect, totals
@@ -26,6 +27,7 @@ __all__ = [
     "base_of_checkpoint",
     "base_of_model",
     "checkpoint_records",
+    "convolution_of",
     "doubt",
     "draw",
     "exact_sigma",
@@ -40,4 +42,5 @@ __all__ = [
     "require_finite",
     "require_finite_values",
     "totals",
+    "with_resolved_pads",
 ]

@@ -10,7 +10,7 @@ Where a weight has several consumers, the largest norm counts.
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from sn_graph.errors import ModelError, leave_out
 from sn_graph.model import Model, Node, Shapes
+from sn_graph.norms.convolution import convolution_of, with_resolved_pads
 from sn_graph.plan import Target
 from sn_graph.sites import Action, WeightUse, product_perm
 from sn_graph.spectral.matrix import bracket
@@ -80,23 +81,10 @@ class Operators:
 
     def convolution(self, target: Target, use: WeightUse, stored: NDArray[Any] | None = None) -> "Convolution":
         """Return the map of a Conv or ConvTranspose; of unknown size where any part of that is not known."""
-        from sn_graph.spectral.convolution import Convolution
-
         kernel = _read(use, target.array(self._model) if stored is None else stored)
         transposed = use.operator.action is Action.TRANSPOSED_CONVOLUTION
-        rank = kernel.ndim - 2
-        plain = (1,) * rank
         node = use.node
-        made = Convolution(
-            kernel=kernel,
-            strides=node.integers("strides") or plain,
-            dilations=node.integers("dilations") or plain,
-            pads=node.integers("pads") or (0,) * (2 * rank),
-            group=node.integer("group", 1),
-            input_size=self._input_size(use, rank),
-            transposed=transposed,
-            output_padding=(node.integers("output_padding") or (0,) * rank) if transposed else (),
-        )
+        made = convolution_of(node, kernel, self._input_size(use, kernel.ndim - 2), transposed=transposed)
         if made.group < 1 or kernel.shape[0] % made.group:
             raise ModelError(
                 f"node '{node.path}' has {made.group} groups",
@@ -105,7 +93,7 @@ class Operators:
             )
         if made.input_size is None:
             return made
-        made = replace(made, pads=_pads(use, made, made.input_size))
+        made = with_resolved_pads(node, made, made.input_size)
         if max(math.prod(made.input_shape), math.prod(made.output_shape)) > _MOST:
             raise ModelError(
                 f"node '{node.path}' maps {list(made.input_shape)} to {list(made.output_shape)}",
@@ -247,21 +235,3 @@ def _transposed(node: Node, index: int, operand: NDArray[Any]) -> NDArray[Any]:
     """Return an operand of a product as the node's attributes transpose it."""
     perm = product_perm(node, index, operand.ndim)
     return operand if perm is None else operand.transpose(perm)
-
-
-def _pads(use: WeightUse, made: "Convolution", size: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the pads that the attributes stand for at a known input size."""
-    from sn_graph.spectral.convolution import resolve_pads, resolve_transposed_pads
-
-    node = use.node
-    auto_pad = node.text("auto_pad", "NOTSET")
-    taps = made.kernel.shape[2:]
-    if made.transposed:
-        shape = node.integers("output_shape")
-        if auto_pad == "NOTSET" and not shape:
-            return made.pads
-        given = shape[-made.rank :] if shape else None
-        return resolve_transposed_pads(auto_pad, size, taps, made.strides, made.dilations, made.output_padding, given)
-    if auto_pad == "NOTSET":
-        return made.pads
-    return resolve_pads(auto_pad, size, taps, made.strides, made.dilations)

@@ -11,7 +11,8 @@ import numpy as np
 from sn_graph.certify.rules.activations import fused_activation
 from sn_graph.certify.steps import Array, Call, Convolved, Linear, Made, NoBound, Reshaped
 from sn_graph.errors import ModelError
-from sn_graph.spectral.convolution import Convolution, resolve_pads, resolve_transposed_pads
+from sn_graph.norms import convolution_of, with_resolved_pads
+from sn_graph.spectral.convolution import Convolution
 
 
 def conv(call: Call) -> Made:
@@ -72,33 +73,11 @@ def of_node(call: Call, weight: Array, size: Sequence[int], transposed: bool) ->
     node, rank = call.node, weight.ndim - 2
     if not 1 <= rank <= 3:
         raise NoBound(f"convolutions with {rank} spatial axes have no rule")
-    plain = (1,) * rank
-    made = Convolution(
-        kernel=weight,
-        strides=node.integers("strides") or plain,
-        dilations=node.integers("dilations") or plain,
-        pads=node.integers("pads") or (0,) * (2 * rank),
-        group=node.integer("group", 1),
-        input_size=tuple(size),
-        transposed=transposed,
-        output_padding=(node.integers("output_padding") or (0,) * rank) if transposed else (),
-    )
+    made = convolution_of(node, weight, tuple(size), transposed=transposed)
     lengths = len(made.strides), len(made.dilations), len(made.pads) // 2
     if lengths != (rank,) * 3 or min(*made.strides, *made.dilations, made.group) < 1 or weight.shape[0] % made.group:
         raise ValueError(f"strides, dilations, pads or groups that do not fit a weight of {list(weight.shape)}")
-    auto, taps = node.text("auto_pad", "NOTSET"), weight.shape[2:]
-    if transposed:
-        shape = node.integers("output_shape")
-        if auto == "NOTSET" and not shape:
-            return made
-        given = shape[-rank:] if shape else None
-        pads = resolve_transposed_pads(
-            auto, tuple(size), taps, made.strides, made.dilations, made.output_padding, given
-        )
-        return replace(made, pads=pads)
-    if auto == "NOTSET":
-        return made
-    return replace(made, pads=resolve_pads(auto, tuple(size), taps, made.strides, made.dilations))
+    return with_resolved_pads(node, made, tuple(size))
 
 
 RULES = {"Conv": conv, "ConvTranspose": conv_transpose}
