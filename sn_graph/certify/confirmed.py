@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sn_graph.certify.network import Network
 from sn_graph.certify.steps import Array
-from sn_graph.certify.witness import Witness, measured, quotient_of
+from sn_graph.certify.witness import Witness, distance_of, measured, quotient_of
 
 Run = Callable[[Mapping[str, NDArray[Any]]], NDArray[Any]]
 """Runs the model: returns the output in question for an array by each input's name."""
@@ -20,9 +20,9 @@ Run = Callable[[Mapping[str, NDArray[Any]]], NDArray[Any]]
 # further apart, by these factors: the rounding stays, and the difference of the outputs grows.
 CLOSE = 1e-4
 FACTORS = (1.0, 4.0, 16.0, 64.0, 256.0)
-# By how much of itself, and of the largest value over the distance, a quotient of float64 may exceed what is proven
-# before the proof is held to be wrong.
-SLACK = 1e-6
+# By how much of itself a quotient of float64 may exceed what is proven before the proof is held to be wrong, and by how
+# much of the largest value over the distance.
+SLACK, NOISE = 1e-6, 1e-10
 
 
 def confirm(
@@ -73,26 +73,25 @@ def _ran(witness: Witness, run: Run) -> float:
 def _further(network: Network, witness: Witness, factor: float) -> Witness:
     """Return two inputs on the same line, so many times as far apart, about the same middle."""
     ends: list[list[Array]] = [[], []]
-    for source in network.sources:
-        samples = slice(0, source.shape[0] if source.shape else None)
-        a, b = (
-            np.asarray(x[source.name], np.float64)[samples] if source.shape else np.asarray(x[source.name], np.float64)
-            for x in (witness.x0, witness.x1)
-        )
+    for a, b in zip(_own(network, witness.x0), _own(network, witness.x1), strict=True):
         middle, half = (a + b) / 2.0, (b - a) * (factor / 2.0)
         ends[0].append(middle - half)
         ends[1].append(middle + half)
     return measured(network, *ends)
 
 
+def _own(network: Network, x: Mapping[str, NDArray[Any]]) -> list[Array]:
+    """Return a witness's inputs as the network reads them: as many samples, float64."""
+    return [np.asarray(x[one.name][tuple(map(slice, one.shape[:1]))], np.float64) for one in network.sources]
+
+
 def _require_below(network: Network, witness: Witness, proven: float) -> None:
     if witness.quotient <= proven * (1.0 + SLACK):
         return
-    x = [np.asarray(witness.x0[one.name], np.float64)[: one.shape[0]] for one in network.sources]
+    x = _own(network, witness.x0)
     size = max(float(np.linalg.norm(value)) for value in network.values(x).values())
-    moved = [np.subtract(witness.x1[name], witness.x0[name], dtype=np.float64) for name in witness.x0]
-    distance = float(np.linalg.norm([np.linalg.norm(part) for part in moved]))
-    if witness.quotient > proven * (1.0 + SLACK) + 1e-10 * size / distance:
+    distance = distance_of((witness.x0[name], witness.x1[name]) for name in witness.x0)
+    if witness.quotient > proven * (1.0 + SLACK) + NOISE * size / distance:
         raise RuntimeError(
             f"two inputs whose outputs are {witness.quotient:.9g} times as far apart contradict the bound {proven:.9g}"
         )

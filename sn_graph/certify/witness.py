@@ -1,7 +1,7 @@
 """Witnesses: the two inputs of a network that attain the lower end of its constant."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -88,11 +88,16 @@ def measured(network: Network, first: Sequence[Array], second: Sequence[Array]) 
 
 def quotient_of(*pairs: Sequence[NDArray[Any]]) -> float:
     """Return how far the last pair of arrays lies apart, by how far those before it do together, or 0."""
-    with np.errstate(all="ignore"):
-        *inputs, outputs = [float(np.linalg.norm(np.subtract(b, a, dtype=np.float64))) for a, b in pairs]
-    moved = math.hypot(*inputs)
-    quotient = outputs / moved if moved > 0.0 else 0.0
+    *inputs, outputs = pairs
+    moved = distance_of(inputs)
+    quotient = distance_of([outputs]) / moved if moved > 0.0 else 0.0
     return quotient if math.isfinite(quotient) else 0.0
+
+
+def distance_of(pairs: Iterable[Sequence[NDArray[Any]]]) -> float:
+    """Return how far pairs of arrays lie apart, together."""
+    with np.errstate(all="ignore"):
+        return math.hypot(*(float(np.linalg.norm(np.subtract(b, a, dtype=np.float64))) for a, b in pairs))
 
 
 def _whole(network: Network, witness: Witness) -> Witness:
