@@ -1,4 +1,4 @@
-"""Fuzz sn-graph for a while: `python -m tools.fuzz --seconds 60 --seed 0`.
+"""Fuzz sn-graph for a while: `python -m tools.fuzz --seconds 60 --seed 0`, or for so many cases: `--cases 1000`.
 
 Each case is a seed, changed by `mutate`, and put to: opening and saving again, which must give the same bytes;
 inspect, fold, insert, strip, lift and verify, with and without their proofs. A case fails where a command ends with
@@ -32,22 +32,26 @@ _PATIENCE = 60.0  # seconds by the clock before a case is ended; what counts is 
 
 
 def main() -> int:
-    """Run cases until the time is over, print what failed, and return the exit code."""
+    """Run cases until the time is over or all are done, print what failed, and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tools.fuzz", description=__doc__.partition("\n")[0])
-    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--seconds", type=float, default=60.0, help="When to end at the latest. [default: 60]")
+    parser.add_argument(
+        "--cases", type=int, default=sys.maxsize, help="How many cases to run at most: the same on any machine."
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, help="The folder for files that fail. [default: a new temporary one]")
     options = parser.parse_args()
     keep = options.keep or Path(tempfile.mkdtemp(prefix="sn-graph-fuzz."))
     keep.mkdir(parents=True, exist_ok=True)
-    end = time.monotonic() + options.seconds
+    begin = time.monotonic()
+    end = begin + options.seconds
     verdicts: Counter[str] = Counter()
     failed = 0
     with tempfile.TemporaryDirectory() as folder:
         number = 0
-        while time.monotonic() < end:
+        while number < options.cases and time.monotonic() < end:
             parent, child = multiprocessing.Pipe()
-            arguments = (child, Path(folder), options.seed, number, end)
+            arguments = (child, Path(folder), options.seed, range(number, options.cases), end)
             worker = multiprocessing.get_context("fork").Process(target=_work, args=arguments, daemon=True)
             worker.start()
             child.close()
@@ -68,7 +72,7 @@ def main() -> int:
             worker.kill()
             worker.join()
     counts = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items()) or "none"
-    print(f"fuzz: {sum(verdicts.values())} cases in {options.seconds:g} s: {counts}")
+    print(f"fuzz: {sum(verdicts.values())} cases in {time.monotonic() - begin:.0f} s: {counts}")
     return 1 if failed else 0
 
 
@@ -88,10 +92,12 @@ def _blame(verdict: str, folder: Path) -> str:
     return "in onnxruntime" if (folder / "proving").exists() and "exit" not in verdict else "failed"
 
 
-def _work(results: Connection, folder: Path, seed: int, number: int, end: float) -> None:
+def _work(results: Connection, folder: Path, seed: int, numbers: range, end: float) -> None:
     """Send the verdict of case after case; stop behind one that failed, because what it took stays taken."""
     corpus = seeds()
-    while time.monotonic() < end:
+    for number in numbers:
+        if time.monotonic() >= end:
+            break
         draw = random.Random(f"{seed}:{number}")
         data = mutate(draw.choice(corpus), draw, corpus)
         (folder / "case.onnx").write_bytes(data)
@@ -99,8 +105,7 @@ def _work(results: Connection, folder: Path, seed: int, number: int, end: float)
         results.send((number, verdict))
         if verdict != "ok":
             return
-        number += 1
-    results.send((number, "over"))
+    results.send((numbers.stop, "over"))
 
 
 def judge(folder: Path, prove: bool) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import os
 import zipfile
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,11 +95,14 @@ def has_open_sizes(model: Model, dims: Mapping[str, int] | None = None) -> bool:
 
 
 def _require_possible(inputs: tuple[Value, ...]) -> None:
-    """Raise ModelError for more inputs, or more axes, than runtimes take."""
+    """Raise ModelError for more inputs, or more axes, than runtimes take, and for two inputs of one name."""
     if len(inputs) > _MOST_INPUTS:
         raise ModelError(
             f"the model has {len(inputs):,} inputs", f"and runtimes take hours for more than {_MOST_INPUTS:,}"
         )
+    twice = [name for name, count in Counter(value.name for value in inputs).items() if count > 1]
+    if twice:
+        raise ModelError(f"the model has two inputs of the name {twice[0]!r}", "and no runtime runs it", "rename one")
     deep = next((value for value in inputs if len(value.shape or ()) > MAX_RANK), None)
     if deep is not None:
         raise ModelError(

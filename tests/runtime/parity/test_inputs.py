@@ -294,3 +294,11 @@ def test_an_input_of_more_axes_than_arrays_have() -> None:
     proto = helper.make_model(graph)
     with pytest.raises(ModelError, match="input 'x' has 71 axes, and arrays have 64 at most"):
         make_inputs(Model.open(proto))
+
+
+def test_two_inputs_of_one_name() -> None:
+    ends = [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape) for shape in ([2, 3], [2, 3, 4])]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)]
+    proto = helper.make_model(helper.make_graph([helper.make_node("Abs", ["x"], ["y"])], "g", ends, outputs))
+    with pytest.raises(ModelError, match="the model has two inputs of the name 'x', and no runtime runs it"):
+        make_inputs(Model.open(proto))
