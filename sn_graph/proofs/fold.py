@@ -20,6 +20,7 @@ from onnx import numpy_helper
 from sn_graph.errors import ModelError, VerificationFailed
 from sn_graph.model import Graph, Key, Model, constants_by_key, random_ops, sparse_constants, without_data
 from sn_graph.passes import PassResult
+from sn_graph.proofs.integers import check_integers
 from sn_graph.proofs.norms import check_norms
 from sn_graph.proofs.outputs import prove_outputs
 from sn_graph.proofs.proof import Proof, Terms
@@ -33,9 +34,10 @@ def prove_fold(result: PassResult, source: Model, written: Path, terms: Terms) -
     terms.progress("verifying", 0, _STEPS)
     original = _Loaded.of(Graph(_load(source)))
     folded = _Loaded.of(_named_alike(Graph(onnx.load(written)), original.graph))
-    expected, originals = _expected(original, result.rescaled), _originals(result)
+    expected, originals = _expected(original, folded, result.rescaled), _originals(result)
     _check_structure(original, folded, expected, originals)
     if result.plan is not None:
+        check_integers(result.plan, source, result.rescaled, folded.constants)
         reads = check_readers(result, result.plan, folded.graph, originals)
         terms.progress("verifying", 1, _STEPS)
         check_norms(result, source, reads, {key: numpy_helper.to_array(folded.constants[key]) for key in expected})
@@ -115,10 +117,14 @@ def _reference(
     return Side(Model.open(folded.proto), label, optimize=False)
 
 
-def _expected(original: _Loaded, rescaled: Sequence[Rescaled]) -> dict[Key, NDArray[Any]]:
+def _expected(original: _Loaded, folded: _Loaded, rescaled: Sequence[Rescaled]) -> dict[Key, NDArray[Any]]:
     expected = {}
     for entry in rescaled:
         array = numpy_helper.to_array(original.constants[entry.scope, entry.original])
+        if entry.by is not None:  # some elements were moved: `check_integers` judges it
+            if (entry.scope, entry.name) in folded.constants:
+                expected[entry.scope, entry.name] = numpy_helper.to_array(folded.constants[entry.scope, entry.name])
+            continue
         expected[entry.scope, entry.name] = np.asarray(array.astype(np.float64) * entry.factor).astype(array.dtype)
     return expected
 

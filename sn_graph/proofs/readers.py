@@ -5,6 +5,7 @@ original or a copy. Which of the two it must be is what the plan says.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from sn_graph.errors import VerificationFailed
 from sn_graph.model import Graph, Node, Scope
@@ -55,6 +56,10 @@ def check_readers(result: PassResult, plan: Plan, folded: Graph, originals: Mapp
             if not read <= wanted:
                 raise VerificationFailed(f"node '{use.node.path}' does not read the normalized weight '{target.id}'")
             reads[target.id, turn] = read
+            if unique and isinstance(quantization, Quantization) and quantization.rounds:
+                begun = _reached(folded, node, replace(use, quantization=None), None, identities)
+                if begun not in _scaled_for(target, turn, result.rescaled, weight=True):
+                    raise VerificationFailed(f"node '{use.node.path}' does not read the scaled weight '{target.id}'")
     for node in nodes.values():
         copied = not originals.keys().isdisjoint(node.proto.output)
         for index, name in enumerate(node.proto.input):
@@ -68,10 +73,10 @@ def _key(node: Node) -> str:
     return next((name for name in node.proto.output if name), node.path)
 
 
-def _scaled_for(target: Target, turn: int, rescaled: Sequence[Rescaled]) -> frozenset[str]:
+def _scaled_for(target: Target, turn: int, rescaled: Sequence[Rescaled], *, weight: bool = False) -> frozenset[str]:
     """Return the tensors that one use of a weight may read: the weight's own, or the scales that it is read by."""
     place, quantization = (target.site.scope.id, target.site.weight), target.uses[turn].quantization
-    if isinstance(quantization, Quantization):
+    if isinstance(quantization, Quantization) and not weight:
         place = (quantization.scale_owner.id, quantization.scale_name)
     own = [entry.name for entry in rescaled if entry.site == target.id and (entry.scope, entry.original) == place]
     apart = target.per_use and len(own) == len(target.uses) > 1  # each use has a factor of its own

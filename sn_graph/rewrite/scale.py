@@ -2,6 +2,10 @@
 
 A weight that is stored as floats is multiplied itself; of a quantized one the scale of its DequantizeLinear is, which
 multiplies it exactly. What must keep the original keeps it: the others get a copy.
+
+One scale that divides and multiplies, as in QONNX's Quant, goes with the weight: round(c·W / c·s) · c·s. The division
+may round otherwise then, so that an element between two integers becomes the other. Such an element is moved into the
+middle of those that become its own: every integer stays.
 """
 
 import math
@@ -10,12 +14,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from sn_graph.errors import ModelError, leave_out
 from sn_graph.model import Model, Scope
 from sn_graph.plan import Target
 from sn_graph.rewrite.rewire import Copy, Rewiring
-from sn_graph.sites import Quantization, WeightUse
+from sn_graph.sites import Quantization, Quantizer, WeightUse
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,7 @@ class Rescaled:
         original: The name of the tensor in the source whose elements it holds times `factor`.
         factor: The number.
         site: The id of the weight that it was done for: weights may share a scale, of which each then gets a copy.
+        by: The quantizer that makes integers of the tensor; None where none does. Those stay, and elements may move.
     """
 
     scope: str
@@ -34,6 +40,7 @@ class Rescaled:
     original: str
     factor: float
     site: str
+    by: Quantizer | None = None
 
 
 class Scaling:
@@ -79,22 +86,55 @@ class Scaling:
 
     def _scale_quantization(self, target: Target, uses: Sequence[WeightUse], factor: float, in_place: bool) -> None:
         """Multiply the scale that `uses` are dequantized with; what else reads that scale keeps the original."""
-        copies = {} if in_place else self._rewiring.redirect(uses, target.site.weight)
+        weight, tensor, integers = target.site.weight, target.tensor, None
         dequantizers = {id(q.node.proto): q for use in uses if isinstance(q := use.quantization, Quantization)}
+        divided = next((q.quantizer for q in dequantizers.values() if q.rounds), None)
+        if divided is not None:
+            integers = divided.integers(self._model, self._model.array(tensor))
+            if not in_place:
+                weight, tensor = self._rewiring.copy_constant(target.site.scope, weight)
+        copies = {} if in_place else self._rewiring.redirect(uses, weight)
         done: dict[str, Rescaled] = {}
+        scales: list[onnx.TensorProto] = []
         for quantization in dequantizers.values():
             scope, original = quantization.scale_owner, quantization.scale_name
             if original not in done:
-                name, tensor = original, quantization.scale
+                name, scale = original, quantization.scale
                 if copies or not self._readers(scope, original) <= dequantizers.keys():
-                    name, tensor = self._rewiring.copy_constant(scope, original)
-                _require_scale(self._model, target, tensor, factor)
-                self._model.scale(tensor, factor)
+                    name, scale = self._rewiring.copy_constant(scope, original)
+                _require_scale(self._model, target, scale, factor)
+                self._model.scale(scale, factor)
                 done[original] = Rescaled(scope.id, name, original, factor, target.id)
+                scales.append(scale)
             if done[original].name != original:
                 reader = copies.get(id(quantization.node)) or quantization.node.proto
                 reader.input[quantization.scale_input] = self._through_identities(quantization, done[original].name)
         self.rescaled += done.values()
+        if divided is not None and integers is not None:
+            self._scale_divided(target, tensor, factor, integers, [divided.by(scale) for scale in scales])
+            self.rescaled.append(Rescaled(target.site.scope.id, weight, target.site.weight, factor, target.id, divided))
+
+    def _scale_divided(
+        self,
+        target: Target,
+        tensor: onnx.TensorProto,
+        factor: float,
+        integers: NDArray[np.floating],
+        quantizers: Sequence[Quantizer],
+    ) -> None:
+        """Multiply a weight that quantizers divide by scales that were multiplied; each integer stays."""
+        model = self._model
+        model.scale(tensor, factor)
+        for quantizer in quantizers:
+            moved = quantizer.integers(model, model.array(tensor)) != integers
+            if moved.any():
+                model.replace(tensor, np.where(moved, quantizer.centred(model, integers), model.array(tensor)))
+        if any((quantizer.integers(model, model.array(tensor)) != integers).any() for quantizer in quantizers):
+            raise ModelError(
+                f"weight '{target.id}' can't be folded",
+                f"because {target.site.dtype} can't hold it so that its quantizer rounds it to the same integers",
+                f"{leave_out(target.site.weight)}, or use insert",
+            )
 
     def _through_identities(self, quantization: Quantization, name: str) -> str:
         """Return what to read in place of the scale that an Identity may hand on: `name`, through copies of those."""

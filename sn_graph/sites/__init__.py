@@ -5,7 +5,7 @@ from sn_graph.sites.chain import cast_type, is_dequantize
 from sn_graph.sites.find import find_sites, locate_sites
 from sn_graph.sites.layout import Atom, Layout
 from sn_graph.sites.operators import DEFAULT_OP_TYPES, QUANTIZED_OP_TYPES, WEIGHT_OP_TYPES, product_perm
-from sn_graph.sites.quantized import Quantization
+from sn_graph.sites.quantized import Quantization, Quantizer
 from sn_graph.sites.site import Site, WeightUse
 from sn_graph.sites.surroundings import Surroundings
 from sn_graph.sites.transfer import Transfer
@@ -21,6 +21,7 @@ __all__ = [
     "Layout",
     "MatrixView",
     "Quantization",
+    "Quantizer",
     "Side",
     "Site",
     "Surroundings",

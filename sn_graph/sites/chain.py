@@ -8,7 +8,7 @@ from onnx import AttributeProto, TensorProto
 
 from sn_graph.model import FLOAT_TYPES, Graph, Model, Node
 from sn_graph.sites.layout import Layout
-from sn_graph.sites.operators import MICROSOFT
+from sn_graph.sites.operators import MICROSOFT, QUANTS
 from sn_graph.sites.quantizers import is_quant, is_quantize
 from sn_graph.sites.same import given_integers, not_stored, same_elements
 
@@ -48,7 +48,7 @@ CHAIN_OPERATORS: dict[str, frozenset[str]] = {
     "Pad": frozenset({"pads", "paddings"}),
     "DequantizeLinear": frozenset({"axis", "block_size", "output_dtype"}),
     "QuantizeLinear": frozenset({"axis", "block_size", "output_dtype"}),
-    "Quant": frozenset({"signed", "narrow", "rounding_mode"}),
+    **dict.fromkeys(QUANTS, frozenset({"signed", "narrow", "rounding_mode"})),
 }
 """The operators of a chain, each with the attributes that decide what it makes of a weight."""
 

@@ -13,7 +13,7 @@ from sn_graph.model import ConstantValues, Model, Node, Reached, Reading, Scope,
 from sn_graph.sites.chain import CHAIN_OPERATORS, Step, cast_type, chain_step, is_dequantize
 from sn_graph.sites.integers import in_function, read_integers
 from sn_graph.sites.layout import Layout
-from sn_graph.sites.operators import MICROSOFT, operator_of
+from sn_graph.sites.operators import MICROSOFT, QONNX, operator_of
 from sn_graph.sites.pieces import KEEPS_PIECES, hands_on, is_cut, is_joint
 from sn_graph.sites.quantized import Quantization, Quantizer, read_quantization
 from sn_graph.sites.quantizers import is_quant, is_quantize, read_quant, read_quantizer
@@ -124,6 +124,8 @@ class Follower:
     def _weight_use(self, at: Reached[_Form], node: Node, index: int) -> WeightUse:
         form = at.state
         use = WeightUse(node, index, None, form.steps, form.quantization, at.calls, handed=form.handed)
+        if node.domain in QONNX:
+            return replace(use, reason=f"quantized in the graph by {node.op_type}, which {_FLOAT_FIRST}")
         if _is_third_party(node):
             return replace(use, reason=f"its consumer {node.domain}::{node.op_type} is no operator that sn-graph knows")
         resolved = self._resolve(node, at.calls)
@@ -224,6 +226,7 @@ def _too_long(form: _Form, node: Node) -> _Form | None:
     return replace(form, blocked=form.blocked or f"more than {_LONGEST} operators stand between it and its consumer")
 
 
+_FLOAT_FIRST = "sn-graph does not read; fold the floating-point model before quantizing it"
 _ONCE = "quantized twice on its way, which sn-graph does not follow; fold before quantizing"
 
 

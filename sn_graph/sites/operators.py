@@ -12,6 +12,8 @@ from sn_graph.sites.views import Action, Slot
 
 MICROSOFT = "com.microsoft"
 QONNX = frozenset({"qonnx.custom_op.general", "finn.custom_op.general", "onnx.brevitas"})
+QUANTS = frozenset({"Quant", "IntQuant", "BipolarQuant"})
+"""QONNX's domains, as tools have named them, and its quantizers that are read."""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ https://onnx.ai/onnx/operators/onnx__DequantizeLinear.html. Multiplying the scal
 take the integers themselves have scale and zero point among their own inputs, or behind them: see `integers`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from sn_graph.model import FLOAT_TYPES, Graph, Model, Node, Scope
 from sn_graph.sites.layout import Atom, Layout
+from sn_graph.sites.operators import QUANTS
+from sn_graph.sites.rounding import NEAREST, Rounding
 
 SCALE, ZERO_POINT = 1, 2
 """The inputs of DequantizeLinear behind the weight."""
@@ -55,6 +57,7 @@ class Quantization:
         packing, zero_packing: How several integers, and zero points, share a byte; None where they don't.
         fixed: Why another scale would change more than the weight; None where it would not.
         quantizer: What makes the integers, where the tensor holds floats that are quantized in the graph.
+        rounds: Whether its `quantizer` divides by the same scale, which `node` reads once.
     """
 
     node: Node
@@ -73,6 +76,7 @@ class Quantization:
     zero_packing: Packing | None = None
     fixed: str | None = None
     quantizer: "Quantizer | None" = None
+    rounds: bool = False
 
     @property
     def layout(self) -> Layout:
@@ -87,7 +91,7 @@ class Quantization:
     @property
     def is_dequantizer(self) -> bool:
         """Whether a DequantizeLinear on the way to the consumers reads the weight."""
-        return self.node.op_type in ("DequantizeLinear", "Quant")
+        return self.node.op_type == "DequantizeLinear" or self.node.op_type in QUANTS
 
     def dequantize(
         self, model: Model, stored: NDArray[np.generic], factor: float | None = None
@@ -166,28 +170,52 @@ class Quantizer:
     Attributes:
         reading: Its scale and zero point, and where they stand.
         least, greatest: The range of the integers.
-        rounded: numpy's name of the rounding.
+        rounding: How it rounds.
+        zero_first: Whether it adds the zero point before it rounds.
+        divides: Whether it divides by the scale; what takes the sign alone does not.
     """
 
     reading: Quantization
     least: int
     greatest: int
-    rounded: str = "rint"
+    rounding: Rounding = NEAREST
+    zero_first: bool = False
+    divides: bool = True
 
-    def integers(self, model: Model, stored: NDArray[np.generic]) -> NDArray[np.generic]:
-        """Return the integers, in the type of the scale, or float32 at least."""
-        scale, zero = model.array(self.reading.scale), self.reading.zero_point
-        work = np.float64 if scale.dtype == np.float64 else np.float32
-        elements: NDArray[np.floating] = stored.astype(work)
-        steps = elements / self.reading.spread(scale.astype(work), stored.shape)
-        shift = 0 if zero is None else self.reading.spread(model.array(zero).astype(work), stored.shape)
-        found: NDArray[np.generic] = np.clip(getattr(np, self.rounded)(steps) + shift, self.least, self.greatest)
+    def integers(self, model: Model, stored: NDArray[np.generic]) -> NDArray[np.floating]:
+        """Return the integers, in the wider of the types of scale and weight, or float32 at least."""
+        scale, shift = self._spread(model, stored.shape, stored.dtype)
+        steps: NDArray[np.floating] = stored.astype(scale.dtype)
+        if self.divides:
+            steps = steps / scale
+        rounded = self.rounding.of(steps + shift) if self.zero_first else self.rounding.of(steps) + shift
+        found: NDArray[np.floating] = np.clip(rounded, self.least, self.greatest)
         return found
+
+    def centred(self, model: Model, integers: NDArray[np.floating]) -> NDArray[np.floating]:
+        """Return floats in the middle of those that become these integers."""
+        scale, shift = self._spread(model, integers.shape, integers.dtype)
+        steps = self.rounding.middle(integers) if self.zero_first else self.rounding.middle(integers - shift) + shift
+        found: NDArray[np.floating] = (steps - shift) * scale if self.divides else steps
+        return found
+
+    def _spread(
+        self, model: Model, shape: tuple[int, ...], dtype: np.dtype[np.generic]
+    ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+        """Return scale and zero point as they stand beside the elements of a stored tensor of this shape and type."""
+        scale, zero = model.array(self.reading.scale), self.reading.zero_point
+        work = np.float64 if np.float64 in (scale.dtype, dtype) else np.float32
+        shift = np.zeros((), work) if zero is None else self.reading.spread(model.array(zero).astype(work), shape)
+        return self.reading.spread(scale.astype(work), shape), shift
+
+    def by(self, scale: onnx.TensorProto) -> "Quantizer":
+        """Return the quantizer with another scale, of the same shape."""
+        return replace(self, reading=replace(self.reading, scale=scale))
 
     def same(self, model: Model, other: "Quantizer") -> bool:
         """Say whether another gives the same integers."""
-        ranges = ((one.least, one.greatest, one.rounded) for one in (self, other))
-        return len(set(ranges)) == 1 and self.reading.same_reading(model, other.reading)
+        ways = ((one.least, one.greatest, one.rounding, one.zero_first, one.divides) for one in (self, other))
+        return len(set(ways)) == 1 and self.reading.same_reading(model, other.reading)
 
 
 def read_quantization(graph: Graph, node: Node, layout: Layout) -> Quantization | str:
@@ -244,7 +272,8 @@ def read_scale(
         if zero_point is None:
             return f"the zero point of its {what} is not a constant"
     shape = layout.shape
-    for word, tensor, behind in (("scale", scale, tail), ("zero point", zero_point, None)):
+    zero_tail = tail if reader is node else None  # what reads both broadcasts them alike
+    for word, tensor, behind in (("scale", scale, tail), ("zero point", zero_point, zero_tail)):
         if tensor is not None and not _fits(tuple(tensor.dims), shape, axis, block_size, behind):
             return f"the {word} of its {what} has shape {list(tensor.dims)}, which does not fit the weight"
     given_type = output_type or scale.data_type

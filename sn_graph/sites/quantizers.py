@@ -1,10 +1,12 @@
 """Quantizers: operators that quantize a stored tensor of floats in the graph.
 
     QuantizeLinear    round(W / scale) + zero_point, of integers, which DequantizeLinear or an integer operator reads
-    Quant (QONNX)     (clip(round(W / scale + zero_point)) − zero_point) · scale, of floats
+    Quant, IntQuant   (clip(round(W / scale + zero_point)) − zero_point) · scale, of floats; QONNX's, as is
+    BipolarQuant      ±scale, by the sign of W
 
 https://onnx.ai/onnx/operators/onnx__QuantizeLinear.html,
-https://github.com/fastmachinelearning/qonnx/blob/main/docs/qonnx-custom-ops/quant_op.md.
+https://github.com/fastmachinelearning/qonnx/blob/main/docs/qonnx-custom-ops/overview.md. A Quant of one bit with a sign
+is a BipolarQuant to QONNX's own implementation (qonnx/custom_op/general/intquant.py, 2026), and so it is here.
 """
 
 from dataclasses import replace
@@ -13,16 +15,13 @@ import onnx
 
 from sn_graph.model import Graph, Model, Node
 from sn_graph.sites.layout import Layout
-from sn_graph.sites.operators import QONNX
+from sn_graph.sites.operators import QONNX, QUANTS
 from sn_graph.sites.quantized import SCALE, ZERO_POINT, Quantization, Quantizer, held_constant, read_scale
+from sn_graph.sites.rounding import ROUNDINGS, SIGNS
 
 _BITS = {name: int(name.removeprefix("U").removeprefix("INT")) for name in ("INT2", "INT4", "INT8", "INT16")}
-_ROUNDINGS = {"ROUND": "rint", "FLOOR": "floor", "CEIL": "ceil", "ROUND_TO_ZERO": "trunc"}
 _BIT_WIDTH = 3  # the input of Quant
-_TWICE = (
-    "its Quant rounds by the scale that it multiplies with, so that another scale may round to other integers; "
-    "insert, which divides the input, or convert it to QuantizeLinear and DequantizeLinear first (qonnx's qcdq)"
-)
+_WIDE = frozenset({onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE})
 
 
 def is_quantize(node: Node) -> bool:
@@ -31,8 +30,8 @@ def is_quantize(node: Node) -> bool:
 
 
 def is_quant(node: Node) -> bool:
-    """Say whether a node is QONNX's Quant."""
-    return node.op_type == "Quant" and node.domain in QONNX
+    """Say whether a node is one of QONNX's quantizers that are read."""
+    return node.op_type in QUANTS and node.domain in QONNX
 
 
 def read_quantizer(graph: Graph, node: Node, layout: Layout) -> Quantizer | str:
@@ -51,26 +50,43 @@ def read_quantizer(graph: Graph, node: Node, layout: Layout) -> Quantizer | str:
 
 
 def read_quant(model: Model, graph: Graph, node: Node, layout: Layout) -> Quantization | str:
-    """Return how a Quant rounds a weight of this layout, or why that can't be told."""
+    """Return how a Quant, IntQuant or BipolarQuant rounds a weight of this layout, or why that can't be told."""
+    what, rank, bipolar = node.op_type, len(layout.dims), node.op_type == "BipolarQuant"
     scale, _, _ = held_constant(graph, node, SCALE)
-    tail = 0 if scale is None else next((n for n, size in enumerate(reversed(scale.dims)) if size != 1), 0)
-    rank = len(layout.dims)
+    if scale is None:
+        return (
+            f"the scale of its {what} is not stored but computed or fed, so that nothing can be multiplied by it; "
+            "evaluate it first (onnxsim, or qonnx's FoldConstants)"
+        )
+    tail = next((place for place, size in enumerate(reversed(scale.dims)) if size != 1), 0)
     if tail >= rank:
-        return f"the scale of its Quant has rank {len(scale.dims) if scale else 0}, which does not fit the weight"
-    read = read_scale(graph, node, layout, rank - 1 - tail, "Quant", (node, SCALE), ZERO_POINT, tail=tail, fixed=_TWICE)
-    width, _, _ = held_constant(graph, node, _BIT_WIDTH)
-    rounded = _ROUNDINGS.get(node.text("rounding_mode", "ROUND"))
+        return f"the scale of its {what} has rank {len(scale.dims)}, which does not fit the weight"
+    fixed = None if bipolar or scale.data_type in _WIDE else _narrow(what)
+    zero = None if bipolar else ZERO_POINT
+    read = read_scale(graph, node, layout, rank - 1 - tail, what, (node, SCALE), zero, tail=tail, fixed=fixed)
     if isinstance(read, str):
         return read
+    if bipolar:
+        return replace(read, quantizer=Quantizer(read, -1, 1, SIGNS, divides=False))
+    width, _, _ = held_constant(graph, node, _BIT_WIDTH)
     if width is None or model.payload(width) is None or model.array(width).size != 1:
-        return "the bit width of its Quant is not a constant"
-    bits = float(model.array(width).reshape(()))
-    if rounded is None or not bits.is_integer() or not 1 <= bits <= 32:
-        return "its Quant has a bit width or a rounding mode that sn-graph does not read"
-    if read.zero_point is not None and not all(size == 1 for size in read.zero_point.dims):
-        return "the zero point of its Quant differs from channel to channel"
+        return f"the bit width of its {what} is not a constant"
+    bits, rounding = float(model.array(width).reshape(())), ROUNDINGS.get(node.text("rounding_mode", "ROUND").upper())
+    if rounding is None or not bits.is_integer() or not 1 <= bits <= 32:
+        return f"its {what} has a bit width or a rounding mode that sn-graph does not read"
+    read = replace(read, rounds=True)
     signed, narrow = bool(node.integer("signed", 1)), bool(node.integer("narrow", 0))
-    return replace(read, quantizer=Quantizer(read, *_range(int(bits), signed=signed, narrow=narrow), rounded))
+    if signed and bits == 1:
+        return replace(read, quantizer=Quantizer(read, -1, 1, SIGNS, zero_first=True))
+    limits = _range(int(bits), signed=signed, narrow=narrow)
+    return replace(read, quantizer=Quantizer(read, *limits, rounding, zero_first=True))
+
+
+def _narrow(what: str) -> str:
+    return (
+        f"its {what} divides by a scale of 16 bits, where runtimes differ about what it rounds to; "
+        "use insert, or convert it to QuantizeLinear and DequantizeLinear first (qonnx's qcdq)"
+    )
 
 
 def _range(bits: int, *, signed: bool, narrow: bool) -> tuple[int, int]:

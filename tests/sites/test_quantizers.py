@@ -14,6 +14,7 @@ from onnx import helper
 
 import sn_graph as sn
 from sn_graph.model import Model
+from tests.support import qonnx
 from tests.support.builders import (
     Array,
     Weights,
@@ -24,10 +25,8 @@ from tests.support.builders import (
     node,
     only_site,
     only_target,
-    saved,
     value,
 )
-from tests.support.command_line import invoke
 from tests.support.oracle import power_iteration, seeded, sigma_max
 from tests.support.runs import close, evaluated, fold_file, run, strips_to
 
@@ -113,46 +112,66 @@ def test_a_weight_that_is_read_plainly_too() -> None:
     assert only_site(model(both, held)).reason == "its uses dequantize it differently"
 
 
-def quant(scale: Array, zero: float, bits: float, **attributes: Any) -> onnx.ModelProto:
-    held = {"w": drawn(6, 4), "s": scale, "z": np.array(zero, np.float32), "b": np.array(bits, np.float32)}
-    rounding = node("Quant", ["w", "s", "z", "b"], ["d"], domain="qonnx.custom_op.general", **attributes)
+def quant(scale: Array, zero: Array, bits: float, op_type: str = "Quant", **attributes: Any) -> onnx.ModelProto:
+    held = {"w": drawn(6, 4), "s": scale, "z": zero.astype(np.float32), "b": np.array(bits, np.float32)}
+    given = ["s"] if op_type == "BipolarQuant" else ["s", "z", "b"]
+    rounding = node(op_type, ["w", *given], ["d"], domain=qonnx.DOMAIN, **attributes)
     proto = network([rounding, node("MatMul", ["x", "d"])], held, {"x": (3, 6)})
-    proto.opset_import.append(helper.make_opsetid("qonnx.custom_op.general", 1))
+    proto.opset_import.append(helper.make_opsetid(qonnx.DOMAIN, 1))
     return proto
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     st.sampled_from([(), (1,), (4,), (1, 4), (6, 1)]),
     st.integers(1, 8),
     st.booleans(),
     st.booleans(),
-    st.sampled_from([0.0, 2.0]),
-    st.sampled_from(["ROUND", "FLOOR", "CEIL"]),
+    st.sampled_from([0.0, 1.0, 2.0]),
+    st.booleans(),
+    st.sampled_from([*qonnx.MODES, "floor"]),
+    st.sampled_from(["Quant", "IntQuant", "BipolarQuant"]),
 )
-def test_quant(shape: tuple[int, ...], bits: int, signed: bool, narrow: bool, zero: float, rounding: str) -> None:
-    scale = np.random.default_rng(0).uniform(0.05, 0.2, shape).astype(np.float32)
-    proto = quant(scale, zero, bits, signed=int(signed), narrow=int(narrow), rounding_mode=rounding)
-    steps = drawn(6, 4) / scale + np.float32(zero)
-    rounded = {"ROUND": np.rint, "FLOOR": np.floor, "CEIL": np.ceil}[rounding](steps)
-    highest = 2 ** (bits - signed) - 1 - (narrow and not signed)
-    lowest = -(2 ** (bits - 1)) + narrow if signed else 0
-    expected = (np.clip(rounded, lowest, highest) - zero) * scale
+def test_quant(
+    shape: tuple[int, ...], bits: int, signed: bool, narrow: bool, zero: float, apart: bool, mode: str, op_type: str
+) -> None:
+    """Ties too: the zero point is added before it is rounded, so that they go to the even sum."""
+    rng = np.random.default_rng(0)
+    scale = rng.uniform(0.05, 0.2, shape).astype(np.float32)
+    zeros = zero + (rng.integers(0, 3, shape) if apart else np.zeros(shape))
+    attributes = {} if op_type == "BipolarQuant" else {"signed": int(signed), "narrow": int(narrow)}
+    if attributes:
+        attributes["rounding_mode"] = mode
+    proto = quant(scale, zeros, bits, op_type, **attributes)
+    steps = np.round(drawn(6, 4) / scale * 2) / 2  # integers and ties
+    proto.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array((steps * scale).astype(np.float32), "w"))
+    (expected,) = qonnx.evaluate(without_consumer(proto), {})
     made = Model.open(proto)
     assert only_site(made).status == "eligible"
     assert_close(made, expected)
 
 
-def test_quant_is_inserted_and_not_folded(tmp_path: Path) -> None:
-    """Its one scale rounds and multiplies, so a factor may round otherwise; dividing the input is exact."""
-    path = saved(quant(np.full((1, 4), 0.1, np.float32), 0, 4), tmp_path / "in.onnx")
-    (seen,) = invoke("inspect", path, "--json").json["sites"]
-    exact = np.clip(np.rint(drawn(6, 4) / np.float32(0.1)), -8, 7) * 0.1
-    assert seen["sigma"] == pytest.approx(sigma_max(exact), rel=1e-6)
-    assert "fold leaves it as it is: its Quant rounds by the scale" in seen["notes"][0]
-    ended = invoke("fold", path, "-o", tmp_path / "out.onnx")
-    assert ended.code == 3
-    ended = invoke("insert", path, "-o", tmp_path / "out.onnx", "--json")
-    assert (ended.code, ended.json["verified"]) == (0, "structure")
-    assert invoke("strip", tmp_path / "out.onnx", "-o", tmp_path / "back.onnx").code == 0
-    assert (tmp_path / "back.onnx").read_bytes() == path.read_bytes()
+def without_consumer(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The quantizer alone, whose result is the output."""
+    alone = onnx.ModelProto()
+    alone.CopyFrom(proto)
+    del alone.graph.node[1:], alone.graph.input[:]
+    alone.graph.output[0].CopyFrom(value("d", [6, 4]))
+    return alone
+
+
+@pytest.mark.parametrize(
+    ("chain", "reason"),
+    [
+        (["Quant", ["w", "computed", "z", "b"]], "the scale of its Quant is not stored but computed or fed"),
+        (["Trunc", ["w", "s", "z", "b", "b"]], "quantized in the graph by Trunc, which sn-graph does not read"),
+        (["FloatQuant", ["w", "s", "b", "b", "b"]], "quantized in the graph by FloatQuant"),
+    ],
+)
+def test_what_quantizers_of_qonnx_are_skipped_for(chain: list[Any], reason: str) -> None:
+    op_type, inputs = chain
+    proto = quant(TENSOR, np.zeros(()), 4)
+    proto.graph.node[0].CopyFrom(node(op_type, inputs, ["d"], domain=qonnx.DOMAIN))
+    proto.graph.node.insert(0, node("Mul", ["s", "s"], ["computed"]))
+    found = only_site(Model.open(proto))
+    assert (found.status, reason in (found.reason or "")) == ("skipped", True), found.reason
