@@ -245,6 +245,9 @@ class Payload:
             flat = np.frombuffer(data[start : start + step], dtype)
             return scale_elements(flat, factor, room[: flat.size]).view(np.uint8).data
 
+        if self.size <= step:  # a thread would cost more than it saves
+            yield block(0, rooms[0])
+            return
         with ThreadPoolExecutor(1) as pool:
             ahead = pool.submit(block, 0, rooms[0])
             for number, start in enumerate(range(step, self.size + step, step), 1):

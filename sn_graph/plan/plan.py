@@ -242,8 +242,8 @@ def _site_to_json(planned: PlannedSite) -> dict[str, Any]:
 def with_progress(plan: Plan, progress: Progress) -> Iterator[PlannedSite]:
     """Yield the plan's sites, telling after each how many elements have been measured."""
     sizes = [int(np.prod(site.site.shape or (0,))) if site.status == "eligible" else 0 for site in plan.sites]
-    done = 0
+    done, total = 0, sum(sizes)
     for planned, size in zip(plan.sites, sizes, strict=True):
         yield planned
         done += size
-        progress("measuring", done, sum(sizes))
+        progress("measuring", done, total)

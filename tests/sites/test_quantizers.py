@@ -139,9 +139,8 @@ def test_quant(
     rng = np.random.default_rng(0)
     scale = rng.uniform(0.05, 0.2, shape).astype(np.float32)
     zeros = zero + (rng.integers(0, 3, shape) if apart else np.zeros(shape))
-    attributes = {} if op_type == "BipolarQuant" else {"signed": int(signed), "narrow": int(narrow)}
-    if attributes:
-        attributes["rounding_mode"] = mode
+    given = {"signed": int(signed), "narrow": int(narrow), "rounding_mode": mode}
+    attributes: dict[str, Any] = {} if op_type == "BipolarQuant" else given
     proto = quant(scale, zeros, bits, op_type, **attributes)
     steps = np.round(drawn(6, 4) / scale * 2) / 2  # integers and ties
     proto.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array((steps * scale).astype(np.float32), "w"))

@@ -77,5 +77,4 @@ class BipolarQuant(OpRun):
 
 def evaluate(proto: onnx.ModelProto, feeds: dict[str, Array]) -> list[Array]:
     """Run a model that may hold QONNX's quantizers."""
-    outputs: list[Array] = ReferenceEvaluator(proto, new_ops=[Quant, IntQuant, BipolarQuant]).run(None, feeds)
-    return outputs
+    return list(ReferenceEvaluator(proto, new_ops=[Quant, IntQuant, BipolarQuant]).run(None, feeds))
