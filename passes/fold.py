@@ -26,7 +26,7 @@ from sn_graph.norms import (
     require_divisor,
 )
 from sn_graph.passes.base import Pass, PassResult, require_seed
-from sn_graph.plan import Plan, Target, record_of, with_progress
+from sn_graph.plan import Plan, Target, one_at_a_time, record_of
 from sn_graph.progress import Progress, silent
 from sn_graph.report import SiteRecord
 from sn_graph.rewrite import Copy, Scaling
@@ -94,7 +94,7 @@ class Fold(Pass[FoldOptions]):
         scaling = Scaling(model)
         records: list[SiteRecord] = []
         vectors: dict[str, NDArray[np.float64]] = {}
-        for planned in with_progress(plan, progress):
+        for planned in one_at_a_time(model, plan, progress):
             target = planned.target
             fixed = None if target is None else unscalable(model, target.uses, as_written=options.as_written)
             if target is None or fixed is not None:

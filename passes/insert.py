@@ -32,7 +32,7 @@ from sn_graph.norms import (
     require_finite,
 )
 from sn_graph.passes.base import Pass, PassResult, require_seed
-from sn_graph.plan import Plan, PlannedSite, Target, record_of, with_progress
+from sn_graph.plan import Plan, PlannedSite, Target, one_at_a_time, record_of
 from sn_graph.progress import Progress, silent
 from sn_graph.report import SiteRecord
 from sn_graph.rewrite import Hoist, pack_original
@@ -133,7 +133,7 @@ class Insert(Pass[InsertOptions]):
         decider = _Decider(model, plan, self.options, hoist, self._starter(model, plan))
         records: list[SiteRecord] = []
         starts: list[Start] = []
-        for planned in with_progress(plan, progress):
+        for planned in one_at_a_time(model, plan, progress):
             record, start = decider.decide(planned)
             records.append(record)
             if start is not None:

@@ -14,7 +14,7 @@ from sn_graph.norms.against import Base, compared_with
 from sn_graph.norms.matrix import exact_sigma, exact_triplet, recognised_sigma, require_finite_norm
 from sn_graph.norms.operator import Operators
 from sn_graph.norms.remarks import doubt, notes, parts, readings
-from sn_graph.plan import Plan, PlannedSite, Target, record_of, with_progress
+from sn_graph.plan import Plan, PlannedSite, Target, one_at_a_time, record_of
 from sn_graph.progress import Progress, silent
 from sn_graph.recognise import ANONYMOUS, Form
 from sn_graph.report import Report, SiteRecord
@@ -45,7 +45,7 @@ def inspect(
         ModelError: A weight holds NaN or infinite values.
     """
     inspector = _Inspector(model, plan, upper, seed, state or State({}, {}), base)
-    records = [inspector.record(planned) for planned in with_progress(plan, progress)]
+    records = [inspector.record(planned) for planned in one_at_a_time(model, plan, progress)]
     opset = {entry.domain: entry.version for entry in model.proto.opset_import}
     report = Report.of(model.name, opset, str(plan.convention), plan.convention_reason, records)
     return replace(report, totals=totals([record.to_json() for record in records]))

@@ -6,7 +6,7 @@ from sn_graph.plan.decide import decide, left_out_by, matches, patterns
 from sn_graph.plan.file import load_plan, save_plan
 from sn_graph.plan.make import build_plan, make_plan, narrow_plan, rebind
 from sn_graph.plan.options import PlanOptions
-from sn_graph.plan.plan import Plan, PlannedSite, Status, Target, with_progress
+from sn_graph.plan.plan import Plan, PlannedSite, Status, Target, one_at_a_time
 from sn_graph.plan.record import record_of
 from sn_graph.plan.whole import require_whole
 
@@ -27,10 +27,10 @@ __all__ = [
     "make_plan",
     "matches",
     "narrow_plan",
+    "one_at_a_time",
     "patterns",
     "rebind",
     "record_of",
     "require_whole",
     "save_plan",
-    "with_progress",
 ]

@@ -239,11 +239,12 @@ def _site_to_json(planned: PlannedSite) -> dict[str, Any]:
     return record
 
 
-def with_progress(plan: Plan, progress: Progress) -> Iterator[PlannedSite]:
-    """Yield the plan's sites, telling after each how many elements have been measured."""
+def one_at_a_time(model: Model, plan: Plan, progress: Progress) -> Iterator[PlannedSite]:
+    """Yield the plan's sites; after each, tell how many elements have been measured, and give back what was read."""
     sizes = [int(np.prod(site.site.shape or (0,))) if site.status == "eligible" else 0 for site in plan.sites]
     done, total = 0, sum(sizes)
     for planned, size in zip(plan.sites, sizes, strict=True):
         yield planned
+        model.let_go()
         done += size
         progress("measuring", done, total)

@@ -26,7 +26,7 @@ from sn_graph.proofs.outputs import prove_outputs
 from sn_graph.proofs.proof import Proof, Terms
 from sn_graph.proofs.readers import check_readers
 from sn_graph.rewrite import Rescaled
-from sn_graph.runtime import Side, make_feeds
+from sn_graph.runtime import Side, lean_side, make_feeds, with_overrides
 
 
 def prove_fold(result: PassResult, source: Model, written: Path, terms: Terms) -> Proof:
@@ -48,12 +48,12 @@ def prove_fold(result: PassResult, source: Model, written: Path, terms: Terms) -
     reference = _reference(source, original, folded, expected, result.rescaled)
     try:
         feeds = make_feeds(source, inputs=terms.inputs, dims=terms.dims)
-        list(Side(source, "the original", optimize=False).run(feeds))
+        list(lean_side(source, "the original").run(feeds))
     except ModelError as error:
         return Proof("structure", f"the original can't be run, so there is nothing to compare with: {error.reason}")
     terms.progress("verifying", 3, _STEPS)
     # Without optimizations both sides run the same kernels, so that only the weights can make a difference.
-    side = Side(Model.open(written), "the folded model", optimize=False)
+    side = lean_side(Model.open(written), "the folded model")
     proof = prove_outputs(source, result.plan, reference, side, feeds, terms, "the folded model")
     terms.progress("verifying", _STEPS, _STEPS)
     return proof.with_note(feeds.note)
@@ -106,15 +106,14 @@ def _reference(
     names = {entry.name for entry in rescaled}
     in_place = all(entry.scope == "" and entry.name == entry.original for entry in rescaled)
     if in_place and names <= {tensor.name for tensor in original.proto.graph.initializer}:
-        overrides = {name: array for (_, name), array in expected.items()}
-        return Side(source, label, optimize=False, overrides=overrides)
+        return with_overrides(lean_side(source, label), {name: array for (_, name), array in expected.items()})
     # No override reaches Constant nodes, functions and split weights: the folded structure, the original's data.
     for key, tensor in folded.constants.items():
         if key in expected:
             tensor.CopyFrom(numpy_helper.from_array(expected[key], tensor.name))
         else:
             tensor.CopyFrom(original.constants[key])
-    return Side(Model.open(folded.proto), label, optimize=False)
+    return lean_side(Model.open(folded.proto), label)
 
 
 def _expected(original: _Loaded, folded: _Loaded, rescaled: Sequence[Rescaled]) -> dict[Key, NDArray[Any]]:

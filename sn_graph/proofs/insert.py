@@ -21,7 +21,7 @@ from sn_graph.proofs.sameness import first_difference
 from sn_graph.proofs.steps import Feeds, find_steps
 from sn_graph.rewrite import restore
 from sn_graph.rewrite.insertion import StateMode
-from sn_graph.runtime import Side, make_feeds
+from sn_graph.runtime import Side, lean_side, make_feeds
 from sn_graph.state import Inserted, State, read_inserted, state_tensors
 
 
@@ -30,7 +30,7 @@ def prove_insertion(result: InsertResult, source: Model, written: Path, terms: T
     model = Model.open(written)
     inserted = read_inserted(model)
     stripped = model if result.idle else _strip(model, inserted)
-    difference = first_difference(source, stripped.proto, stripped.payload)
+    difference = first_difference(source, stripped)
     if difference is not None:
         raise VerificationFailed(
             f"strip does not give the original back ({difference})", "so the insertion is not what it should be"
@@ -42,7 +42,7 @@ def prove_insertion(result: InsertResult, source: Model, written: Path, terms: T
         return Proof("structure", f"it draws random numbers ({', '.join(drawn)}), so no two runs agree")
     try:
         feeds = make_feeds(source, inputs=terms.inputs, dims=terms.dims)
-        list(Side(source, "the original").run(feeds))
+        list(lean_side(source, "the original").run(feeds))
     except ModelError as error:
         return Proof("structure", f"the original can't be run: {error}")
     options = result.options
@@ -55,8 +55,8 @@ def prove_insertion(result: InsertResult, source: Model, written: Path, terms: T
     if options.mode is StateMode.REQUIRED:
         _give_first_state(model, inserted, result)
     # Without optimizations, which could fuse one of the two and not the other.
-    reference = Side(folded.model, "the original, folded", optimize=False)
-    side = Side(model, "the inserted model's first step", optimize=False)
+    reference = lean_side(folded.model, "the original, folded")
+    side = lean_side(model, "the inserted model's first step")
     proof = prove_outputs(source, plan, reference, side, feeds, Terms(), "the inserted model")
     if proof.verified != "run" or find_steps(source).nodes:
         _check_sigmas(folded, inserted, side, feeds)

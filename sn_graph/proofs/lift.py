@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from sn_graph.errors import ModelError, UsageError, VerificationFailed
-from sn_graph.model import Graph, Model, Node, constants_by_key, random_ops, walk_tensors
+from sn_graph.model import Graph, Model, Node, constants_by_key, random_ops
 from sn_graph.passes import LiftedSigma, LiftResult
 from sn_graph.proofs.proof import Proof, Terms
 from sn_graph.recognise import Explanation
 from sn_graph.rewrite import Settled
-from sn_graph.runtime import Side, compare_sides, make_feeds, with_given_weights
+from sn_graph.runtime import compare_sides, lean_side, make_feeds
+from sn_graph.runtime.engine import weights_size
 from sn_graph.sites import cast_type
 from sn_graph.spectral.matrix import spectral_norm
 
@@ -46,14 +47,14 @@ def prove_lift(result: LiftResult, source: Model, written: Path, terms: Terms) -
         return Proof("structure", f"it draws random numbers ({', '.join(drawn)}), so no two runs agree")
     try:
         passed = frozenset() if exact else _check_weights(source, model, result.settled)
-        if _size(source) > _WHOLE and not any(one.scope for one in result.settled):
+        if weights_size(source) > _WHOLE and not any(one.scope for one in result.settled):
             return _loaded(model, exact)
         feeds = make_feeds(source, inputs=terms.inputs, dims=terms.dims)
-        original = _side(source, "the original")
+        original = lean_side(source, "the original")
         list(original.run(feeds))
     except (ModelError, UsageError) as error:
         return Proof("structure", f"the original can't be run, so there is nothing to compare with: {error.reason}")
-    lifted = _side(model, "the lifted model")
+    lifted = lean_side(model, "the lifted model")
     try:
         if exact:
             list(lifted.run(feeds))
@@ -69,7 +70,7 @@ def prove_lift(result: LiftResult, source: Model, written: Path, terms: Terms) -
 def _loaded(model: Model, exact: bool) -> Proof:
     """Return the proof of a large model: every weight was looked at, all else is the source's, and it can be loaded."""
     try:
-        _side(model, "the lifted model").open()
+        lean_side(model, "the lifted model").open()
     except ModelError as error:
         raise VerificationFailed("the lifted model can't be loaded", str(error)) from None
     looked = "each stored norm was looked at" if exact else "onnxruntime computed each weight as the original does"
@@ -97,7 +98,7 @@ def prove_carried(lifted: LiftResult) -> None:
             continue
         arithmetic = _arithmetic(source, one.value)
         try:
-            made = next(iter(_side(arithmetic, "the original's weights").run([{}])))[one.value]
+            made = next(iter(lean_side(arithmetic, "the original's weights").run([{}])))[one.value]
         except ModelError:
             return  # then the insertion's own proof says that nothing can be run
         weight = lifted.model.array(stored[one.holder, one.name])
@@ -167,7 +168,7 @@ def _check_weights(source: Model, model: Model, settled: tuple[Settled, ...]) ->
     for value, one in wanted.items():  # one at a time, for they may be large
         arithmetic = _arithmetic(source, value)
         types = _types(arithmetic)
-        part = _side(arithmetic, "the original's weights")
+        part = lean_side(arithmetic, "the original's weights")
         array, computed = model.array(stored[one.holder, one.name]), next(iter(part.run([{}])))[value]
         if array.dtype != computed.dtype or array.shape != computed.shape:
             raise VerificationFailed(f"weight '{one.name}' has not the shape and type that the original computes")
@@ -180,26 +181,7 @@ def _check_weights(source: Model, model: Model, settled: tuple[Settled, ...]) ->
     return frozenset(passed)
 
 
-def _side(model: Model, label: str) -> Side:
-    """Return a model without optimizations, a large one without copies of its weights in onnxruntime's memory."""
-    side = Side(model, label, optimize=False)
-    if _size(model) < _LARGE:
-        return side
-    given = with_given_weights(side)
-    try:
-        given.open()
-    except ModelError:  # a kernel wants a constant
-        return side
-    return given
-
-
-def _size(model: Model) -> int:
-    """Return the bytes of a model's tensors."""
-    payloads = (model.payload(tensor) for _, tensor in walk_tensors(model.proto))
-    return sum(payload.size for payload in payloads if payload is not None)
-
-
-_LARGE, _WHOLE = 1 << 25, 1 << 27  # bytes of tensors
+_WHOLE = 1 << 27  # bytes of tensors
 
 
 def _close(array: NDArray[Any], other: NDArray[Any], close: float, divisor: float = 1.0) -> bool:

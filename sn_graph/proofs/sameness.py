@@ -1,27 +1,26 @@
 """Sameness: are two models one, node by node and tensor by tensor, wherever their data are stored?"""
 
-from collections.abc import Callable
-
 import onnx
 
 from sn_graph.model import Model, Payload, is_external, walk_tensors, without_data
 
-Read = Callable[[onnx.TensorProto], Payload | None]
 
-
-def first_difference(ours: Model, theirs: onnx.ModelProto, read: Read | None = None) -> str | None:
+def first_difference(ours: Model, theirs: Model | onnx.ModelProto, stored: Model | None = None) -> str | None:
     """Return what tells two models apart, in words; None where nothing does.
 
     Args:
         ours: A model.
-        theirs: The skeleton of another, or a whole ModelProto.
-        read: Returns the data of a tensor of `theirs`; by default the tensor's own.
+        theirs: Another, or a ModelProto.
+        stored: The same model as `theirs`, where that is a ModelProto without the data of large tensors.
     """
-    if without_data(ours.proto) != without_data(theirs):
+    proto, holder = (theirs.proto, theirs) if isinstance(theirs, Model) else (theirs, stored or ours)
+    if without_data(ours.proto) != without_data(proto):
         return "the graph is another"
-    for (_, left), (_, right) in zip(walk_tensors(ours.proto), walk_tensors(theirs), strict=True):
-        if not _same_data(ours.payload(left), left, (read or ours.payload)(right), right):
+    for (_, left), (_, right) in zip(walk_tensors(ours.proto), walk_tensors(proto), strict=True):
+        if not _same_data(ours.payload(left), left, holder.payload(right), right):
             return f"tensor '{left.name}' is another"
+        ours.let_go()
+        holder.let_go()
     return None
 
 

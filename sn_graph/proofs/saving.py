@@ -97,8 +97,7 @@ def prove(result: PassResult, written: Path, terms: Terms) -> Proof:
 
 def _prove_written(model: Model, written: Path) -> Proof:
     """Prove no more than that the file holds the model: what a third party's pass means to do is not known here."""
-    read = Model.open(written).payload
-    difference = first_difference(model, onnx.load(written, load_external_data=False), read)
+    difference = first_difference(model, onnx.load(written, load_external_data=False), Model.open(written))
     if difference is not None:
         raise VerificationFailed("the written model is not the one that the pass made", difference)
     return Proof("structure", "sn-graph does not know what this pass promises, only that the file holds its model")

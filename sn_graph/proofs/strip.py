@@ -19,7 +19,7 @@ from sn_graph.state import read_inserted, skeleton_hash
 def prove_strip(result: PassResult, source: Model, written: Path) -> Proof:
     """Prove that the file `written` is the model that `source` was before the insertion. Raises VerificationFailed."""
     model = Model.open(written)  # reads what is in a data file; the rest is as onnx's reader gives it
-    difference = first_difference(result.model, onnx.load(written, load_external_data=False), model.payload)
+    difference = first_difference(result.model, onnx.load(written, load_external_data=False), model)
     if difference is not None:
         raise VerificationFailed("the written model is not the one before the insertion", difference)
     inserted = read_inserted(source)

@@ -7,11 +7,12 @@ from sn_graph.runtime.parity import (
     Side,
     compare,
     compare_sides,
+    lean_side,
     load_inputs,
     make_feeds,
     make_inputs,
     verify,
-    with_given_weights,
+    with_overrides,
 )
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "available_providers",
     "compare",
     "compare_sides",
+    "lean_side",
     "load_inputs",
     "make_feeds",
     "make_inputs",
@@ -28,5 +30,5 @@ __all__ = [
     "parse_providers",
     "run_named",
     "verify",
-    "with_given_weights",
+    "with_overrides",
 ]

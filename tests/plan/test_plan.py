@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sn_graph.model import Model
-from sn_graph.plan import make_plan, with_progress
+from sn_graph.plan import make_plan, one_at_a_time
 from tests.support.builders import drawn, model, node, only_site, only_target
 from tests.support.networks import every_kind, quantized
 
@@ -56,8 +56,9 @@ def test_a_target_dequantizes_its_weight() -> None:
 
 def test_progress_counts_the_elements_of_eligible_weights() -> None:
     told: list[tuple[str, int, int]] = []
-    plan = make_plan(every_kind())
-    sites = with_progress(plan, lambda *step: told.append(step))
+    model = Model.open(every_kind())
+    plan = make_plan(model)
+    sites = one_at_a_time(model, plan, lambda *step: told.append(step))
     assert [site.id for site in sites] == [site.id for site in plan.sites]
     sizes = np.cumsum([4 * 27, 8 * 9, 5 * 6, 0, 0, 0]).tolist()
     assert told == [("measuring", done, sizes[-1]) for done in sizes]

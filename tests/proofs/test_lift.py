@@ -13,7 +13,7 @@ from sn_graph.choices import LiftedSigmaChoice
 from sn_graph.passes import LiftResult, PassResult
 from sn_graph.proofs import Terms, prove, save
 from sn_graph.proofs import lift as proof_of_lift
-from sn_graph.runtime import with_given_weights
+from sn_graph.runtime.parity import with_given_weights
 from tests.support.builders import drawn, node
 from tests.support.exported import convolution, in_eval
 
@@ -95,7 +95,7 @@ def test_a_weight_that_is_rounded_to_half_precision_behind_its_normalization(tmp
 def test_a_large_model_is_proved_a_weight_at_a_time(
     sigma: LiftedSigmaChoice, name: str, factor: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(proof_of_lift, "_LARGE", 0)
+    monkeypatch.setattr("sn_graph.runtime.parity.given._LARGE", 0)
     monkeypatch.setattr(proof_of_lift, "_WHOLE", 0)
     monkeypatch.setattr(with_given_weights, "__defaults__", (1,))  # a large tensor has a byte or more
     result = sn.lift(convolution(in_eval(drawn(8, 6, 3, 3))), sigma=sigma)

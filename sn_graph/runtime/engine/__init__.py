@@ -1,6 +1,6 @@
 """The engine: onnxruntime's sessions, providers and values, with failures in one line."""
 
-from sn_graph.runtime.engine.opening import open_on, open_session, quiet_options, source_of
+from sn_graph.runtime.engine.opening import open_on, open_session, quiet_options, source_of, weights_size
 from sn_graph.runtime.engine.providers import (
     CPU,
     PROVIDERS,
@@ -41,5 +41,6 @@ __all__ = [
     "source_of",
     "state_device",
     "to_ort_value",
+    "weights_size",
     "without_graph",
 ]

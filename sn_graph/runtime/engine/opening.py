@@ -158,7 +158,7 @@ def source_of(model: Model) -> Iterator[Path | bytes]:
     """
     if model.path is not None and not model.modified:
         yield model.path
-    elif _weights_size(model) <= _IN_MEMORY:
+    elif weights_size(model) <= _IN_MEMORY:
         yield model.to_proto().SerializeToString()
     else:
         with _temporary_file(model) as path:
@@ -169,7 +169,8 @@ def source_of(model: Model) -> Iterator[Path | bytes]:
 _IN_MEMORY = 8 << 20
 
 
-def _weights_size(model: Model) -> int:
+def weights_size(model: Model) -> int:
+    """Return the bytes of a model's tensors."""
     payloads = (model.payload(tensor) for _, tensor in walk_tensors(model.proto))
     return sum(payload.size for payload in payloads if payload is not None)
 

@@ -3,7 +3,7 @@
 from sn_graph.runtime.parity.compare import Comparison, Inputs, ParityResult, compare, compare_sides, make_feeds, verify
 from sn_graph.runtime.parity.difference import difference, tolerances
 from sn_graph.runtime.parity.evidence import doubts
-from sn_graph.runtime.parity.given import with_given_weights
+from sn_graph.runtime.parity.given import lean_side, with_given_weights, with_overrides
 from sn_graph.runtime.parity.inputs import load_inputs, make_inputs
 from sn_graph.runtime.parity.rows import Rows, distance
 from sn_graph.runtime.parity.side import Side
@@ -20,6 +20,7 @@ __all__ = [
     "difference",
     "distance",
     "doubts",
+    "lean_side",
     "load_inputs",
     "make_feeds",
     "make_inputs",
@@ -27,4 +28,5 @@ __all__ = [
     "tolerances",
     "verify",
     "with_given_weights",
+    "with_overrides",
 ]

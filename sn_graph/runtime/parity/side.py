@@ -34,6 +34,7 @@ class Side:
         tf32: CUDA only: whether TensorFloat-32 is allowed.
         overrides: Arrays to replace initializers by, under their names; they turn optimizations off.
         weights: Arrays that each run is given under names of the model's inputs, which are not the client's.
+        holder: The model of whose file those arrays are views.
     """
 
     model: Model
@@ -43,6 +44,7 @@ class Side:
     tf32: bool = False
     overrides: Mapping[str, NDArray[Any]] | None = None
     weights: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    holder: Model | None = None
 
     @cached_property
     def inserted(self) -> Inserted | None:
@@ -98,6 +100,7 @@ class Side:
             outputs = run_named(session, {**self.weights, **state, **feed}, label=self.label)
             state = {name: outputs[following] for name, following in pairs.items()}
             yield outputs
+        (self.holder or self.model).let_go()  # the next side may be as large
 
 
 def _initializer_names(graph: onnx.GraphProto) -> set[str]:
