@@ -98,6 +98,22 @@ def run_node(example: Any) -> str | None:
     return None if done.returncode == 0 else f"exit code {done.returncode}\n{done.stdout}{done.stderr}"
 
 
+def run_cpp(example: Any) -> str | None:
+    """Compile a program against onnxruntime's headers and the library of its Python package, and run it."""
+    import onnxruntime
+
+    (library,) = (Path(onnxruntime.__file__).parent / "capi").glob("libonnxruntime.so.*")
+    link, source = Path("libonnxruntime.so.1"), Path("block.cpp")  # the name that the library itself goes by
+    if not link.exists():
+        link.symlink_to(library)
+    source.write_text(example.parsed, encoding="utf-8")
+    include = os.environ["SN_GRAPH_ONNXRUNTIME_INCLUDE"]
+    library_here = ["./libonnxruntime.so.1", "-Wl,-rpath,$ORIGIN"]
+    compiled = _run(["g++", "-std=c++17", "-Wall", "-I", include, str(source), *library_here, "-o", "block"])
+    done = _run(["./block"]) if compiled.returncode == 0 else compiled
+    return None if done.returncode == 0 else f"exit code {done.returncode}\n{done.stdout}{done.stderr}"
+
+
 def read_json(example: Any) -> None:
     json.loads(example.parsed)
 
@@ -199,6 +215,6 @@ EVALUATORS: dict[str, Callable[[Any], str | None]] = {
     "javascript": run_node,
     "json": read_json,
     "yaml": read_yaml,
-    "cpp": refuse,
+    "cpp": run_cpp,
     "csharp": refuse,
 }
