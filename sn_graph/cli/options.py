@@ -226,8 +226,10 @@ def require_apart(output: Path, *, data_of: Path | None = None, **inputs: Path |
 
 def _state_named_by(plan: Path | None) -> Path | None:
     """Return the state file that a plan names; None where it names none or can't be read, as is said when it is."""
+    from sn_graph.model import read_ordinary
+
     try:
-        named = None if plan is None else jsons.loads(plan.read_bytes()).get("state")
+        named = None if plan is None else jsons.loads(read_ordinary(plan)).get("state")
     except (OSError, ValueError, AttributeError, RecursionError):
         return None
     return plan.parent / named if plan is not None and isinstance(named, str) else None

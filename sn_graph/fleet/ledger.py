@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from sn_graph.errors import EnvironmentUnavailable, UsageError
-from sn_graph.model import note_in_place
+from sn_graph.model import note_in_place, open_ordinary, require_ordinary
 
 Line = dict[str, Any]
 
@@ -28,7 +28,7 @@ def fingerprint(path: Path, beside: Mapping[str, Path]) -> tuple[str, dict[str, 
 
 
 def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
+    with open_ordinary(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -48,8 +48,12 @@ class Ledger:
         try:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
         except OSError as error:
-            raise EnvironmentUnavailable(f"{path} can't be written", str(error.strerror), "give another file") from None
+            raise self._unwritable(error) from None
         try:
+            try:
+                require_ordinary(os.fstat(self._file))
+            except OSError as error:
+                raise self._unwritable(error) from None
             self._lock()
             self.lines = self._read()
         except BaseException:
@@ -64,6 +68,9 @@ class Ledger:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         os.close(self._file)
+
+    def _unwritable(self, error: OSError) -> EnvironmentUnavailable:
+        return EnvironmentUnavailable(f"{self._path} can't be written", str(error.strerror), "give another file")
 
     def _lock(self) -> None:
         with contextlib.suppress(ImportError):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from sn_graph.errors import EnvironmentUnavailable, SnGraphError, printable
+from sn_graph.errors import EnvironmentUnavailable, ModelError, SnGraphError, printable
 from sn_graph.fleet.inputs import Input
 from sn_graph.fleet.ledger import Line, fingerprint
 from sn_graph.model.remote import Fetched, fetched, fetched_slice, files_beside, is_url, publish
@@ -204,9 +204,12 @@ def fingerprint_of(location: str) -> tuple[str, dict[str, str]]:
 
 
 def fingerprint_at(path: Path) -> tuple[str, dict[str, str]]:
-    """Return the sha256 of a file on this machine, and of those beside it by name."""
+    """Return the sha256 of a file here, and of those beside it by name. Raises ModelError where that fails."""
     beside = {name: path.parent / name for name in files_beside(path)}
-    return fingerprint(path, {name: each for name, each in beside.items() if each.is_file()})
+    try:
+        return fingerprint(path, {name: each for name, each in beside.items() if each.is_file()})
+    except OSError as error:
+        raise ModelError(f"{path} can't be read", str(error.strerror), "give the path of a model file") from None
 
 
 def line_of(task: Task, found: tuple[str, dict[str, str]] | None, ending: Ending, seconds: float) -> Line:

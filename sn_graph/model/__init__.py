@@ -7,8 +7,9 @@ from sn_graph.model.follow import Reached, Reading, follow, origin
 from sn_graph.model.foreign import foreign
 from sn_graph.model.graph import ONNX_DOMAINS, Graph, Node, Scope, Use, constant_tensor, subgraphs
 from sn_graph.model.neighbours import data_files
-from sn_graph.model.payload import FLOAT_TYPES, MAX_RANK, READING, Payload, Source, element_type, scale_elements
+from sn_graph.model.payload import FLOAT_TYPES, MAX_RANK, Payload, Source, element_type, scale_elements
 from sn_graph.model.randomness import RANDOM_OPS, random_ops
+from sn_graph.model.reading import READING, open_ordinary, read_ordinary, require_ordinary
 from sn_graph.model.shapes import Shapes
 from sn_graph.model.skeleton import put_data
 from sn_graph.model.storage import Model, ModelSource, Storage, watched
@@ -56,10 +57,13 @@ __all__ = [
     "foreign",
     "is_external",
     "note_in_place",
+    "open_ordinary",
     "origin",
     "put_data",
     "random_ops",
+    "read_ordinary",
     "report_to",
+    "require_ordinary",
     "require_writable",
     "same_file",
     "scale_elements",

@@ -12,7 +12,8 @@ import onnx
 
 from sn_graph.errors import ModelError
 from sn_graph.model import wire
-from sn_graph.model.payload import READING, Payload, Source
+from sn_graph.model.payload import Payload, Source
+from sn_graph.model.reading import READING
 
 ALIGNMENT = 64  # bytes; a cache line
 PAGE_ALIGNMENT = 4096  # for payloads that a runtime would rather map than read

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sn_graph.errors import ModelError
+from sn_graph.model.reading import open_ordinary
 
 _HEAD = 512  # bytes that are looked at; a tar's mark is at 257
 _TO_ONNX = "export it with torch.onnx.export (docs/torch.md), then give the .onnx file"
@@ -96,7 +97,7 @@ def foreign(path: Path, by_name: bool = True) -> Foreign | None:
     try:
         if path.is_dir():
             return _folder(path)
-        with path.open("rb") as file:
+        with open_ordinary(path) as file:
             head = file.read(_HEAD)
         size = path.stat().st_size
     except OSError:

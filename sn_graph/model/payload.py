@@ -6,7 +6,6 @@ A payload is read when someone asks for its elements, and scaled when it is writ
 import math
 import mmap
 import os
-import stat
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from onnx import numpy_helper
 
 from sn_graph.errors import EnvironmentUnavailable, ModelError
 from sn_graph.model import wire
+from sn_graph.model.reading import READING, require_ordinary
 from sn_graph.model.watch import tell_read
 
 BLOCK_BYTES = 1 << 19  # source and scaled block together stay in a core's second-level cache
@@ -51,8 +51,6 @@ MAX_RANK = 64
 
 _MAX_VARINT = 10  # bytes
 _LARGE_FILE = 1 << 26
-# To open a file for reading: a pipe without a writer would else be waited for.
-READING = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
 class Source:
@@ -77,8 +75,7 @@ class Source:
         """Map the file that was opened, and close it; `path` is what it is called. Raises OSError as `map` does."""
         try:
             there = os.fstat(descriptor)
-            if not stat.S_ISREG(there.st_mode):
-                raise OSError(0, "it is a folder" if stat.S_ISDIR(there.st_mode) else "it is not an ordinary file")
+            require_ordinary(there)
             tell_read(path, there.st_size)
             if not there.st_size:
                 return cls(memoryview(b""), path, there)

@@ -10,7 +10,7 @@ from typing import Any
 
 from sn_graph.choices import ConventionChoice
 from sn_graph.errors import ModelError, UsageError
-from sn_graph.model import Model, ModelSource, write_file
+from sn_graph.model import Model, ModelSource, read_ordinary, write_file
 from sn_graph.plan.convention import Origin, resolve_convention
 from sn_graph.plan.decide import decide, refuse_splits
 from sn_graph.plan.plan import NORMS, VERSION, Plan, PlannedSite
@@ -58,7 +58,7 @@ def load_plan(path: str | os.PathLike[str], source: ModelSource, *, convention: 
     """
     model = Model.open(source)
     try:
-        content = json.loads(Path(path).read_bytes())
+        content = json.loads(read_ordinary(path))
     except OSError as error:
         raise ModelError(f"plan {path} can't be read", str(error.strerror), "write one with inspect --plan") from None
     except (ValueError, RecursionError) as error:

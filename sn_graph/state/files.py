@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sn_graph.errors import ModelError
-from sn_graph.model import Model, without_data, write_file
+from sn_graph.model import Model, open_ordinary, without_data, write_file
 
 VERSION = "1"
 
@@ -74,6 +74,8 @@ def read_state(source: StateSource, lengths: Mapping[str, int], model_hash: str 
     from safetensors import SafetensorError, safe_open
 
     try:
+        with open_ordinary(path):  # the library's own reader would wait for the writer of a pipe, deaf to Ctrl-C
+            pass
         with safe_open(path, framework="numpy") as file:
             header = file.metadata() or {}
             step = _check_header(path, header, model_hash, name)

@@ -8,7 +8,7 @@ from typing import Any
 
 from sn_graph.errors import ModelError
 from sn_graph.frontends.keras.frameworks import Generation, import_keras, quiet, require, said
-from sn_graph.model import foreign
+from sn_graph.model import foreign, open_ordinary
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _ZIP = b"PK\x03\x04"
@@ -45,7 +45,7 @@ def is_keras_file(path: str | os.PathLike[str]) -> bool:
     if path.is_dir():
         return (path / "saved_model.pb").exists() or (path / "metadata.json").exists()
     try:
-        with path.open("rb") as file:
+        with open_ordinary(path) as file:
             start = file.read(len(_HDF5))
     except OSError:
         return False
@@ -57,7 +57,7 @@ def written_by(path: Path) -> Generation:
     try:
         if path.is_dir():
             return _of_folder(path)
-        with path.open("rb") as file:
+        with open_ordinary(path) as file:
             start = file.read(len(_HDF5))
         if start == _HDF5:
             return _of_hdf5(path)
