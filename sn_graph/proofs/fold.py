@@ -176,20 +176,24 @@ def _take_out(folded: onnx.ModelProto, originals: Mapping[str, str]) -> None:
         for node in proto.node:
             for index, name in enumerate(node.input):
                 node.input[index] = originals.get(name, name)
-        for node in [node for node in proto.node if not originals.keys().isdisjoint(node.output)]:
-            wanted = [originals.get(name, name) for name in node.output]
-            twin = next((other for other in proto.node if list(other.output) == wanted), None)
+        makers = {tuple(node.output): node for node in reversed(proto.node)}
+        copies = [place for place, node in enumerate(proto.node) if not originals.keys().isdisjoint(node.output)]
+        for place in reversed(copies):
+            node = proto.node[place]
+            twin = makers.get(tuple(originals.get(name, name) for name in node.output))
             if twin is None or not _is_copy(node, twin):
                 raise VerificationFailed(f"a node that makes '{node.output[0]}' was added, and is not a copy")
             lost -= set(node.output)
-            del proto.node[next(place for place, other in enumerate(proto.node) if other is node)]
+            del proto.node[place]
         if isinstance(proto, onnx.GraphProto):
-            for tensor in [tensor for tensor in proto.initializer if tensor.name in originals]:
-                lost.discard(tensor.name)
-                proto.initializer.remove(tensor)
+            held = [place for place, tensor in enumerate(proto.initializer) if tensor.name in originals]
+            for place in reversed(held):
+                lost.discard(proto.initializer[place].name)
+                del proto.initializer[place]
             listed = {value.name for value in proto.input} if folded.ir_version < 4 else set()
-            for value in [value for value in proto.input if originals.get(value.name) in listed]:
-                proto.input.remove(value)  # IR 3 wants every initializer among the inputs
+            named = [place for place, value in enumerate(proto.input) if originals.get(value.name) in listed]
+            for place in reversed(named):
+                del proto.input[place]  # IR 3 wants every initializer among the inputs
 
     if lost:
         raise VerificationFailed(f"the copy '{min(lost)}' that fold made got lost")

@@ -5,6 +5,7 @@
 element by element, as QONNX defines it: see `sn_graph.sites.quantizers`. That W' is about c·W does not matter then.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -33,6 +34,10 @@ def check_integers(
     quantizers = {
         target.id: (target, read.quantizer) for target in plan.targets() if (read := target.site.quantization)
     }
+    scales: dict[str, list[Rescaled]] = defaultdict(list)
+    for entry in rescaled:
+        if entry.by is None:
+            scales[entry.site].append(entry)
     for entry in rescaled:
         if entry.by is None:
             continue
@@ -44,8 +49,8 @@ def check_integers(
         if (found.shape, found.dtype) != (stored.shape, stored.dtype):
             raise VerificationFailed(f"tensor '{entry.name}' has another shape or type than the original")
         integers = quantizer.integers(source, stored)
-        for scale in rescaled:
-            if (scale.site, scale.factor, scale.by) != (entry.site, entry.factor, None):
+        for scale in scales[entry.site]:
+            if scale.factor != entry.factor:  # of another use
                 continue
             if not np.array_equal(quantizer.by(written[scale.scope, scale.name]).integers(source, found), integers):
                 raise VerificationFailed(f"weight '{target.id}' is quantized to other integers than the original")

@@ -4,6 +4,7 @@ The structure of a folded model is the original's but for copies, so each reader
 original or a copy. Which of the two it must be is what the plan says.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -34,6 +35,9 @@ def check_readers(result: PassResult, plan: Plan, folded: Graph, originals: Mapp
         VerificationFailed: A planned use reads a weight that was not scaled for it, or another node reads a copy.
     """
     nodes = {(scope.id, _key(node)): node for scope in folded.scopes for node in scope.nodes}
+    scaled: dict[str, list[Rescaled]] = defaultdict(list)
+    for entry in result.rescaled:
+        scaled[entry.site].append(entry)
     done = {record.id for record in result.sites if record.status == "folded"}
     planned: set[tuple[int, int]] = set()
     reads: dict[tuple[str, int], frozenset[str]] = {}
@@ -50,7 +54,7 @@ def check_readers(result: PassResult, plan: Plan, folded: Graph, originals: Mapp
                 planned.add((id(reader), quantization.scale_input))
             if target.id not in done:
                 continue
-            wanted = _scaled_for(target, turn, result.rescaled)
+            wanted = _scaled_for(target, turn, scaled[target.id])
             unique = not (use.calls or use.handed)  # else a body or function reads what it is given
             read = wanted if not unique else frozenset({_reached(folded, node, use, reader, identities)})
             if not read <= wanted:
@@ -58,13 +62,23 @@ def check_readers(result: PassResult, plan: Plan, folded: Graph, originals: Mapp
             reads[target.id, turn] = read
             if unique and isinstance(quantization, Quantization) and quantization.rounds:
                 begun = _reached(folded, node, replace(use, quantization=None), None, identities)
-                if begun not in _scaled_for(target, turn, result.rescaled, weight=True):
+                if begun not in _scaled_for(target, turn, scaled[target.id], weight=True):
                     raise VerificationFailed(f"node '{use.node.path}' does not read the scaled weight '{target.id}'")
+    in_place = {
+        (entry.scope, entry.name)
+        for target in plan.targets()
+        if target.site.quantization is not None
+        for entry in scaled[target.id]
+        if entry.name == entry.original and entry.by is None
+    }
     for node in nodes.values():
         copied = not originals.keys().isdisjoint(node.proto.output)
         for index, name in enumerate(node.proto.input):
             if name in originals and not copied and (id(node), index) not in planned:
                 raise VerificationFailed(f"node '{node.path}' reads '{name}', which was not made for it")
+            holder = folded.holder(node.scope, name) if in_place else None
+            if holder is not None and (holder[0].id, holder[1]) in in_place and (id(node), index) not in planned:
+                raise VerificationFailed(f"node '{node.path}' reads the scale '{name}', which was divided for others")
     return reads
 
 
@@ -74,11 +88,14 @@ def _key(node: Node) -> str:
 
 
 def _scaled_for(target: Target, turn: int, rescaled: Sequence[Rescaled], *, weight: bool = False) -> frozenset[str]:
-    """Return the tensors that one use of a weight may read: the weight's own, or the scales that it is read by."""
+    """Return the tensors that one use of a weight may read: the weight's own, or the scales that it is read by.
+
+    `rescaled` is what was multiplied for this target; with `weight` the weight's own counts, though it has scales too.
+    """
     place, quantization = (target.site.scope.id, target.site.weight), target.uses[turn].quantization
     if isinstance(quantization, Quantization) and not weight:
         place = (quantization.scale_owner.id, quantization.scale_name)
-    own = [entry.name for entry in rescaled if entry.site == target.id and (entry.scope, entry.original) == place]
+    own = [entry.name for entry in rescaled if (entry.scope, entry.original) == place]
     apart = target.per_use and len(own) == len(target.uses) > 1  # each use has a factor of its own
     return frozenset({own[turn]} if apart else own)
 

@@ -55,6 +55,7 @@ class Scaling:
         self._graph = model.graph
         self._rewiring = Rewiring(model.graph)
         self.rescaled: list[Rescaled] = []
+        self._reading: dict[tuple[Scope, str], set[tuple[int, int]]] = {}
 
     @property
     def copies(self) -> tuple[Copy, ...]:
@@ -94,13 +95,15 @@ class Scaling:
             if not in_place:
                 weight, tensor = self._rewiring.copy_constant(target.site.scope, weight)
         copies = {} if in_place else self._rewiring.redirect(uses, weight)
+        own = {(id(q.node.proto), q.scale_input) for q in dequantizers.values()}
         done: dict[str, Rescaled] = {}
         scales: list[onnx.TensorProto] = []
         for quantization in dequantizers.values():
             scope, original = quantization.scale_owner, quantization.scale_name
             if original not in done:
                 name, scale = original, quantization.scale
-                if copies or not self._readers(scope, original) <= dequantizers.keys():
+                readers = self._readers(scope, original)
+                if copies or len(readers) > len(readers & own):
                     name, scale = self._rewiring.copy_constant(scope, original)
                 _require_scale(self._model, target, scale, factor)
                 self._model.scale(scale, factor)
@@ -108,6 +111,7 @@ class Scaling:
                 scales.append(scale)
             if done[original].name != original:
                 reader = copies.get(id(quantization.node)) or quantization.node.proto
+                self._readers(scope, original).discard((id(reader), quantization.scale_input))
                 reader.input[quantization.scale_input] = self._through_identities(quantization, done[original].name)
         self.rescaled += done.values()
         if divided is not None and integers is not None:
@@ -146,14 +150,13 @@ class Scaling:
             name = self._rewiring.copy_reading(maker, name).output[0]
         return name
 
-    def _readers(self, scope: Scope, name: str) -> set[int]:
-        """Return the `id` of each NodeProto that still reads a value; of others, one that no node has."""
+    def _readers(self, scope: Scope, name: str) -> set[tuple[int, int]]:
+        """Return what still reads a value: the `id` of a NodeProto, 0 for what is no node, and the place there."""
         own = next(other for other in self._graph.scopes if other.proto is scope.proto)  # the plan's index may be older
-        return {
-            0 if use.node is None else id(use.node.proto)
-            for use in self._graph.uses(own, name)
-            if use.node is None or use.node.proto.input[use.index] == name
-        }
+        if (own, name) not in self._reading:  # else each of a thousand weights would list all that read its scale
+            uses = self._graph.uses(own, name)
+            self._reading[own, name] = {(0 if use.node is None else id(use.node.proto), use.index) for use in uses}
+        return self._reading[own, name]
 
 
 # The smallest normal number of each type: a weight of a smaller norm would be rounded away.

@@ -12,7 +12,9 @@ import pytest
 from onnx import TensorProto
 
 import sn_graph as sn
+from sn_graph.errors import VerificationFailed
 from sn_graph.proofs import save
+from sn_graph.rewrite import Scaling
 from tests.support.builders import Array, Weights, constant, drawn, initializers, network, node, value
 from tests.support.oracle import sigma_max
 from tests.support.runs import fold_file, run
@@ -206,3 +208,28 @@ def test_a_scale_that_weights_and_others_share_is_copied_for_each_and_said_to_be
         (f"its scale 's' is read by others too, so the divided one is a copy, '{name}'",)
         for name in ("s_normalized", "s_normalized_1")
     ]
+
+
+def test_a_node_that_reads_one_scale_for_input_and_weight() -> None:
+    """Only the weight's is divided: the node reads a copy there, and the input keeps the original."""
+    integers = np.random.default_rng(0).integers(-100, 100, (6, 4)).astype(np.int8)
+    held: Weights = {"w": integers, "s": np.array(0.02, np.float32), "z": np.array(0, np.int8)}
+    product = node("QLinearMatMul", ["x", "s", "z", "w", "s", "z", "s", "z"])
+    proto = network([product], held, {"x": (3, 6)})
+    for one in (proto.graph.input[0], proto.graph.output[0]):
+        one.type.tensor_type.elem_type = onnx.TensorProto.INT8
+    folded = sn.fold(proto).to_proto()
+    read = [initializers(folded)[folded.graph.node[0].input[place]] for place in (1, 4, 6)]
+    np.testing.assert_array_equal(read[0::2], [np.float32(0.02)] * 2)
+    assert read[1] == pytest.approx(1 / sigma_max(integers.astype(np.float64)), rel=1e-6)
+
+
+def test_the_proof_finds_a_scale_that_was_divided_for_others_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second reader of the scale, which the structure of the file had from the beginning."""
+    nodes = [dequantize("d", "q", "s"), matmul("x", "d", "h"), node("Mul", ["h", "s"])]
+    proto = quantized({"q": Q, "s": PER_TENSOR}, nodes)
+    monkeypatch.setattr(Scaling, "_readers", lambda *_: set())
+    with pytest.raises(VerificationFailed, match="which was divided for others"):
+        save(sn.fold(proto), tmp_path / "out.onnx")
