@@ -21,9 +21,10 @@ from sn_graph.model import Model, write_file
 from sn_graph.norms import draw, exact_sigma
 from sn_graph.norms import inspect as measure_norms
 from sn_graph.passes import InsertResult, PassResult
-from sn_graph.plan import Plan, build_plan, rebind
+from sn_graph.plan import Plan, Target, build_plan
 from sn_graph.progress import Progress, silent
 from sn_graph.report import Certificate, Drawn, Page, Report, SiteRecord, render
+from sn_graph.sites import WeightUse, find_sites
 from sn_graph.state import State
 from sn_graph.version import __version__
 
@@ -214,14 +215,33 @@ def _after(result: PassResult, plan: Plan, report: Report) -> dict[str, float]:
             if (target := targets.get(site.id)) is not None and site.sigma and site.sigma_power
         }
     try:
-        now = build_plan(result.model) if result.name == "lift" else rebind(plan, result.model)
-        return {
-            target.id: exact_sigma(target, target.matrix(result.model))
-            for target in now.targets()
-            if target.id in done and not target.splits
-        }
+        now = _lifted(result.model) if result.name == "lift" else _changed(plan, result.model)
+        return {target.id: exact_sigma(target, target.matrix(result.model)) for target in now if target.id in done}
     except ModelError:  # an overflow in a 16-bit type, say: the command has said so
         return {}
+
+
+def _lifted(model: Model) -> Iterator[Target]:
+    return (target for target in build_plan(model).targets() if not target.splits)
+
+
+def _changed(plan: Plan, model: Model) -> Iterator[Target]:
+    """Yield the targets of a plan as a changed model holds them, with the matrices that the plan takes.
+
+    They are found by what their readers make: those may read copies now, which have other names. A weight that became
+    several is left out.
+    """
+    held = {_reading(use): site for site in find_sites(model) for use in site.uses}
+    for target in plan.targets():
+        found = {site.id: site for use in target.uses if (site := held.get(_reading(use))) is not None}
+        if len(found) == 1:
+            (site,) = found.values()
+            if site.tensor is not None and site.shape == target.shape:
+                yield replace(target, site=replace(site, id=target.id), tensor=site.tensor)
+
+
+def _reading(use: WeightUse) -> tuple[object, ...]:
+    return use.node.scope.id, *use.node.proto.output, use.index
 
 
 def _divisor(sigma: float, bound: float, clip: bool) -> float:

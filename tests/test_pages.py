@@ -39,6 +39,30 @@ def test_a_fold_is_measured_before_and_after(bound: float) -> None:
     assert page.summary == "1 folded; out.onnx is verified by running it."
 
 
+@pytest.mark.parametrize("given_out", [False, True])
+def test_weights_that_became_copies_are_measured_too(given_out: bool) -> None:
+    """Another node reads the weight, or its scale, so that fold divides a copy under another name."""
+    integers = (np.arange(24) % 17 - 8).astype(np.int8).reshape(4, 6)
+    nodes = [
+        node("MatMul", ["x", "w"], ["a"]),
+        node("Cast", ["w2"], ["wide"], to=1),
+        node("MatMul", ["x", "wide"], ["b"]),
+        node("DequantizeLinear", ["q", "s"], ["d"]),
+        node("MatMul", ["x", "d"], ["c"]),
+        node("Add", ["a", "w"], ["e"]),
+        node("Mul", ["b", "s"], ["f"]),
+        node("Add", ["e", "f"], ["g"]),
+        node("Add", ["g", "c"], ["y"]),
+    ]
+    weights = {"w": WEIGHT, "w2": drawn(4, 6, seed=5).astype(np.float16), "q": integers, "s": np.array(0.1, np.float32)}
+    model = network(nodes, weights, {"x": (4, 4)}, outputs=("y", "w2") if given_out else ("y",))
+    page = changed(sn.fold(model))
+    assert set(page.drawn) == {"w", "w2", "q"}
+    assert page.drawn["w"].sigma == pytest.approx(SIGMA, rel=1e-6)
+    for one in page.drawn.values():
+        assert one.after == pytest.approx(1.0, abs=2e-3)  # float16 rounds
+
+
 def test_an_insertion_shows_what_its_first_run_leaves() -> None:
     page = changed(sn.insert(PROTO))
     u = sn.insert(PROTO).starts[0].u.astype(np.float64)

@@ -34,6 +34,7 @@ from sn_graph.certify.steps import (
 from sn_graph.errors import ModelError
 from sn_graph.model import RANDOM_OPS, Model, Node, Scope, constant_tensor
 from sn_graph.recognise import Evaluator, NotComputable, TooLarge
+from sn_graph.sites import Sparse
 
 # What makes one of all that is spatial, so that its size is known whatever theirs are.
 CLOSING = frozenset({"GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"})
@@ -128,7 +129,7 @@ class Walk:
                 at.values[name] = value
                 return value
             if name in at.scope.sparse_initializers:
-                value = _constant(at.scope.qualified(name), self._dense(at.scope.sparse_initializers[name]))
+                value = self._dense(at.scope.sparse_initializers[name], at.scope.qualified(name))
                 at.values[name] = value
                 return value
             at = at.parent
@@ -139,14 +140,13 @@ class Walk:
     def _held(self, frame: Frame, name: str) -> Operand:
         return _constant(frame.scope.qualified(name), self._model.array(frame.scope.initializers[name]))
 
-    def _dense(self, sparse: onnx.SparseTensorProto) -> NDArray[Any]:
-        """Return the array that a sparse tensor stands for: its indices are flat, or one for each axis."""
-        values = self._model.array(sparse.values)
-        places = np.asarray(self._model.array(sparse.indices), np.int64)
-        found = np.zeros(tuple(sparse.dims), values.dtype)
-        where = np.unravel_index(places, found.shape) if places.ndim == 1 else tuple(places.T)
-        found[where] = values
-        return found
+    def _dense(self, held: onnx.SparseTensorProto, path: str) -> Operand:
+        """Return what a sparse tensor stands for."""
+        sparse = Sparse(held.indices, tuple(held.dims))
+        reason = sparse.misfit(self._model, held.values)
+        if reason is not None:
+            raise ModelError(f"the tensor '{path}' can't be read", reason)
+        return _constant(path, sparse.dense(self._model, self._model.array(held.values)))
 
     # Nodes
 
@@ -263,7 +263,7 @@ class Walk:
                 return [_constant(results[0], self._model.array(tensor))]
             sparse = node.attribute("sparse_value", onnx.AttributeProto.SPARSE_TENSOR)
             if sparse is not None:
-                return [_constant(results[0], self._dense(sparse))]
+                return [self._dense(sparse, results[0])]
         arrays = [None if operand is None else operand.array for operand in operands]
         try:
             made = self._evaluator.run(node, arrays) if node.op_type != "Constant" else [self._evaluator.held(node)]

@@ -8,6 +8,7 @@ import importlib
 import shutil
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -90,8 +91,10 @@ def _callback(function: Callable[..., None], files: Files | None) -> Callable[..
             report_to(app.tells)
         context = click.get_current_context()
         settings = context.obj.merged(verbose, quiet, debug, json)
-        with files_put_in_place() as written:
+        with files_put_in_place() as written, warnings.catch_warnings():
             app.written = written
+            if not settings.debug:  # numbers that overflow are told in a line, or as they come out
+                warnings.simplefilter("ignore", RuntimeWarning)
             try:
                 if files is None:
                     call(function, values, settings)
@@ -105,7 +108,7 @@ def _callback(function: Callable[..., None], files: Files | None) -> Callable[..
                 if settings.debug:
                     traceback.print_exc()
                 if isinstance(error, UsageError):
-                    raise _Usage(error, context) from None
+                    raise _Usage(failure_of(error).after(written), context) from None
                 failure = failure_of(error).after(written)
                 if settings.json:
                     failure.print(settings.answer)
@@ -118,9 +121,9 @@ def _callback(function: Callable[..., None], files: Files | None) -> Callable[..
 class _Usage(click.UsageError):
     """A UsageError of ours, shown as click shows its own."""
 
-    def __init__(self, error: UsageError, context: click.Context) -> None:
-        super().__init__(str(error), context)
-        self.parts = Failure(error.what, error.why, error.do, error.exit_code)
+    def __init__(self, parts: Failure, context: click.Context) -> None:
+        super().__init__(parts.line, context)
+        self.parts = parts
 
 
 class _Command(click.Command):

@@ -193,8 +193,8 @@ class Graph:
     """The index of a model as it is now.
 
     Raises:
-        ModelError: A name in the model is not text; a value is made twice; a function is defined twice, calls itself,
-            or is called more often than any runtime could run it.
+        ModelError: A name in the model is not text; a value is made twice; a node of ONNX's own makes none; a function
+            is defined twice, calls itself, or is called more often than any runtime could run it.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
@@ -236,6 +236,12 @@ class Graph:
             _check_names((proto.name, proto.op_type, proto.domain, proto.overload, *proto.input, *proto.output))
             _check_names(tuple(attribute.name for attribute in proto.attribute))
             node = Node(proto, scope, position, self._count)
+            if node.is_standard and not proto.output:
+                raise ModelError(
+                    "the file is corrupt",
+                    f"node '{node.path}' ({node.op_type}) makes nothing",
+                    "export or download it again",
+                )
             self._count += 1
             scope.nodes.append(node)
             for name, graph in subgraphs(proto):

@@ -144,9 +144,13 @@ def _examine(
     probes = [{name: u for name, u in state.items() if name in known} for state in (start, flipped, *others)]
     runs = [run_named(session, {**feed, **state}, label=model.name) for state in probes]
     rows = []
+    sizes = _sizes(inserted)
     for output, sites in _outputs(inserted).items():
-        if output not in runs[0]:
-            reasons.append(f"the output {output!r} is gone")
+        gone = "is gone" if output not in runs[0] else None
+        if gone is None and any(run[output].dtype != np.float32 or run[output].size != sizes[output] for run in runs):
+            gone = "holds something else"
+        if gone is not None:
+            reasons.append(f"the output {output!r} {gone}")
             rows.append(_row(model.name, provider, output, [np.zeros(1, np.float32)] * 2, False))
             continue
         values = [np.ravel(run[output]) for run in runs]
@@ -170,6 +174,12 @@ def _outputs(inserted: Inserted) -> dict[str, list[tuple[str, slice]]]:
         for tensor in tensors
     }
     return found | sigmas
+
+
+def _sizes(inserted: Inserted) -> dict[str, int]:
+    """Return how many elements each state output has."""
+    tensors = state_tensors(inserted)
+    return {one.output: one.shape[0] for one in tensors} | {one.sigma: len(one.sites) for one in tensors}
 
 
 def _moved(values: Sequence[NDArray[np.float32]]) -> bool:

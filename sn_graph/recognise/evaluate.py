@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx import AttributeProto, helper, numpy_helper
 
 from sn_graph.errors import ModelError
 from sn_graph.model import Graph, Model, Node, Scope, constant_tensor, walk_tensors
@@ -193,13 +193,19 @@ class Evaluator:
         tensor = constant_tensor(node)
         if tensor is not None:
             return self._loaded(tensor)
-        for attribute in node.proto.attribute:
-            if attribute.name in ("value_float", "value_floats", "value_int", "value_ints") and not (
-                attribute.ref_attr_name
-            ):
-                dtype = np.float32 if "float" in attribute.name else np.int64
-                return self._typed(np.asarray(helper.get_attribute_value(attribute), dtype))
+        for name, (kind, dtype) in _HELD.items():
+            value = node.attribute(name, kind)
+            if value is not None:
+                return self._typed(np.asarray(value, dtype))
         raise NotComputable("a Constant of another form")
+
+
+_HELD = {
+    "value_float": (AttributeProto.FLOAT, np.float32),
+    "value_floats": (AttributeProto.FLOATS, np.float32),
+    "value_int": (AttributeProto.INT, np.int64),
+    "value_ints": (AttributeProto.INTS, np.int64),
+}
 
 
 def defined(graph: Graph, scope: Scope, name: str) -> tuple[Scope, str]:
@@ -257,7 +263,7 @@ def _largest_result(node: Node, inputs: Sequence[Array | None]) -> int:
         return most
     try:
         return max(most, int(math.prod(np.broadcast_shapes(*(array.shape for array in arrays)))))
-    except ValueError:
+    except (ValueError, RuntimeError):  # the second for more axes than NumPy joins
         return most
 
 

@@ -84,7 +84,7 @@ class Tracer:
         if node.is_standard and node.op_type in _BROADCAST:
             try:
                 return tuple(np.broadcast_shapes(*map(self.shape, self.inputs(node))))
-            except ValueError:
+            except (ValueError, RuntimeError):  # the second for more axes than NumPy joins
                 raise NotComputable(value.name) from None
         return tuple(self.array(value).shape)
 

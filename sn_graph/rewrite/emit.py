@@ -44,6 +44,14 @@ class Emitter:
         self.nodes.append(helper.make_node(op_type, inputs, fresh, name=node_name, **attributes))
         return fresh
 
+    def again(self, node: onnx.NodeProto, inputs: Sequence[str], name: str) -> str:
+        """Make a node like another, with one output, of other inputs; its attributes may be of any form."""
+        made = helper.make_node(node.op_type, inputs, [self._graph.fresh_name(name)], domain=node.domain or None)
+        made.name = made.output[0]
+        made.attribute.extend(node.attribute)
+        self.nodes.append(made)
+        return made.output[0]
+
     def constant(self, name: str, values: NDArray[Any]) -> str:
         """Add an initializer to the main graph, one for all equal values."""
         key = (values.dtype.str, values.shape, values.tobytes())

@@ -7,6 +7,7 @@ from sn_graph.sites.layout import Atom, Layout
 from sn_graph.sites.operators import DEFAULT_OP_TYPES, QUANTIZED_OP_TYPES, WEIGHT_OP_TYPES, product_perm
 from sn_graph.sites.quantized import Quantization, Quantizer
 from sn_graph.sites.site import Site, WeightUse
+from sn_graph.sites.sparse import Sparse
 from sn_graph.sites.surroundings import Surroundings
 from sn_graph.sites.transfer import Transfer
 from sn_graph.sites.views import Action, Convention, MatrixView, Side, matrix_of
@@ -24,6 +25,7 @@ __all__ = [
     "Quantizer",
     "Side",
     "Site",
+    "Sparse",
     "Surroundings",
     "Transfer",
     "WeightUse",

@@ -5,6 +5,7 @@ What can't be normalized is a site too, with the reason.
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import onnx
 
@@ -139,7 +140,8 @@ class _Finder:
                     scope=scope,
                     dtype=_type_name(sparse.values.data_type),
                     shape=tuple(sparse.dims),
-                    uses=uses,
+                    # Integers may be packed, so that their shape is not that of a matrix.
+                    uses=tuple(use if use.quantization is None else replace(use, slot=None) for use in uses),
                     other_uses=others,
                     tensor=sparse.values,
                     from_node=name not in scope.sparse_initializers,

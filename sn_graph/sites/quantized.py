@@ -115,9 +115,10 @@ class Quantization:
             stored = self.packing.unpack(stored)
         weight: NDArray[np.floating] = stored.astype(work)
         zero = self._zero_point(model)
-        if zero is not None:
-            weight -= self.spread(zero.astype(work), stored.shape)
-        weight *= self.spread(scale.astype(work), stored.shape)
+        with np.errstate(over="ignore", invalid="ignore"):  # of a scale that is not finite; the weight is refused then
+            if zero is not None:
+                weight -= self.spread(zero.astype(work), stored.shape)
+            weight *= self.spread(scale.astype(work), stored.shape)
         weight.flags.writeable = False
         return weight
 
@@ -186,10 +187,11 @@ class Quantizer:
         """Return the integers, in the wider of the types of scale and weight, or float32 at least."""
         scale, shift = self._spread(model, stored.shape, stored.dtype)
         steps: NDArray[np.floating] = stored.astype(scale.dtype)
-        if self.divides:
-            steps = steps / scale
-        rounded = self.rounding.of(steps + shift) if self.zero_first else self.rounding.of(steps) + shift
-        found: NDArray[np.floating] = np.clip(rounded, self.least, self.greatest)
+        with np.errstate(all="ignore"):  # of a scale that is 0 or not finite; the weight is refused then
+            if self.divides:
+                steps = steps / scale
+            rounded = self.rounding.of(steps + shift) if self.zero_first else self.rounding.of(steps) + shift
+            found: NDArray[np.floating] = np.clip(rounded, self.least, self.greatest)
         return found
 
     def centred(self, model: Model, integers: NDArray[np.floating]) -> NDArray[np.floating]:
@@ -220,6 +222,8 @@ class Quantizer:
 
 def read_quantization(graph: Graph, node: Node, layout: Layout) -> Quantization | str:
     """Return how a DequantizeLinear reads a weight of this layout, or why that can't be told."""
+    if not layout.dims:
+        return "its DequantizeLinear reads a single number, which is no weight"
     axis = node.integer("axis", 1) % len(layout.dims)
     block_size = node.integer("block_size", 0)
     return read_scale(

@@ -36,6 +36,8 @@ def is_quant(node: Node) -> bool:
 
 def read_quantizer(graph: Graph, node: Node, layout: Layout) -> Quantizer | str:
     """Return how a QuantizeLinear makes integers of a weight of this layout, or why that can't be told."""
+    if not layout.dims:
+        return "its QuantizeLinear reads a single number, which is no weight"
     axis = node.integer("axis", 1) % len(layout.dims)
     blocks = node.integer("block_size", 0)
     read = read_scale(graph, node, layout, axis, "QuantizeLinear", (node, SCALE), ZERO_POINT, block_size=blocks)

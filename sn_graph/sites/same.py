@@ -69,7 +69,8 @@ def given_integers(model: Model, graph: Graph, node: Node, attribute: str, index
     tensor = graph.constant(node.scope, name)
     if tensor is None or model.payload(tensor) is None:
         return None
-    return [int(size) for size in model.array(tensor).reshape(-1)]
+    array = model.array(tensor)
+    return array.reshape(-1).tolist() if array.dtype.kind in "iu" else None
 
 
 def not_stored(node: Node, what: str) -> str:
@@ -91,7 +92,7 @@ def _reshaped(layout: Layout, node: Node, shape: Sequence[int] | None) -> Layout
 
 def _flat(shape: Sequence[int], axis: int) -> Sequence[int]:
     before = after = 1
-    at = axis % len(shape) if axis < len(shape) else axis
+    at = axis + len(shape) if axis < 0 else axis
     for place, size in enumerate(shape):
         if place < at:
             before *= size

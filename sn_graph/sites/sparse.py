@@ -47,6 +47,10 @@ class Sparse:
         """Return why a weight with these values can't be normalized, or None."""
         if values.data_type not in FLOAT_TYPES:
             return "stored as a sparse tensor of integers; store it dense, with a DequantizeLinear behind it"
+        return self.misfit(model, values)
+
+    def misfit(self, model: Model, values: onnx.TensorProto) -> str | None:
+        """Return why a tensor with these values can't be made dense, or None."""
         if not self.shape or min(self.shape) < 1:
             return "empty: its shape has a zero"
         count, size = math.prod(values.dims), math.prod(self.shape)

@@ -7,13 +7,14 @@ import random
 import numpy as np
 import onnx
 import pytest
+from numpy.typing import NDArray
 
 from sn_graph.certify import Network, network_of
 from sn_graph.certify.product import product_bounds
 from sn_graph.certify.steps import Unbounded
 from sn_graph.errors import ModelError, SnGraphError
 from sn_graph.model import Model
-from tests.support.builders import drawn
+from tests.support.builders import drawn, network, node
 from tests.support.certified import nodes, one_node
 from tools.certify_trials import graphs
 
@@ -200,3 +201,29 @@ def test_a_window_of_more_channels_than_there_are_sums_all() -> None:
     x = drawn(*IMAGE).astype(np.float64)
     expected = x / (1.0 + np.square(x).sum(axis=1, keepdims=True)) ** 0.75
     np.testing.assert_allclose(made.forward(x), expected, rtol=1e-6)  # attributes are float32
+
+
+@pytest.mark.parametrize("how", ["rank", "flat", "far", "many", "negative", "texts", "absent"])
+@pytest.mark.parametrize("held", ["initializer", "Constant"])
+def test_sparse_tensors_whose_places_do_not_fit(held: str, how: str) -> None:
+    """As fuzzing found them; the last sizes would fill memory."""
+    values = onnx.numpy_helper.from_array(drawn(4), "w")
+    places: dict[str, NDArray[np.int64]] = {
+        "rank": np.zeros((4, 16), np.int64),
+        "flat": np.arange(8),
+        "far": np.arange(4) + 10**6,
+        "negative": np.arange(4) - 4,
+    }
+    sizes = {"many": [2**40, 2**40], "absent": [-1, 3]}.get(how, [6, 5])
+    indices = onnx.numpy_helper.from_array(places.get(how, np.arange(4)), "places")
+    if how == "texts":
+        indices = onnx.helper.make_tensor("places", onnx.TensorProto.FLOAT, [4], [0.5] * 4)
+    sparse = onnx.SparseTensorProto(values=values, indices=indices, dims=sizes)
+    model = network([node("MatMul", ["x", "w"])], {}, {"x": (2, 6)})
+    if held == "Constant":
+        made = onnx.helper.make_node("Constant", [], ["w"], sparse_value=sparse)
+        model.graph.node.insert(0, made)
+    else:
+        model.graph.sparse_initializer.append(sparse)
+    with pytest.raises(ModelError, match=r"tensor 'w' can't be read|no data stored"):
+        network_of(Model.open(model))

@@ -272,6 +272,6 @@ def test_a_cycle_of_identities_is_no_constant() -> None:
 def test_bodies_of_two_nodes_with_one_name_have_different_ids() -> None:
     model = onnx.ModelProto()
     for _ in range(2):
-        node = model.graph.node.add(op_type="If", name="n")
+        node = model.graph.node.add(op_type="If", name="n", output=[f"y{len(model.graph.node)}"])
         node.attribute.add(name="then_branch", type=onnx.AttributeProto.GRAPH).g.SetInParent()
     assert [scope.id for scope in Graph(model).scopes] == ["", "n/then_branch", "n#1/then_branch"]

@@ -74,7 +74,7 @@ def test_a_value_that_is_made_twice_is_refused(output: str) -> None:
 
 def test_many_bodies_and_inputs_cost_no_more_than_they_are() -> None:
     empty = graph([], outputs=[])
-    nodes = [node("If", ["c"], [], then_branch=empty, else_branch=empty, name="same") for _ in range(3000)]
+    nodes = [node("If", ["c"], [f"y{n}"], then_branch=empty, else_branch=empty, name="same") for n in range(3000)]
     index = Graph(network([*nodes, node("MatMul", ["x", "w"])], {"w": drawn(4, 4)}, {"x": (1, 4), "c": ()}))
     assert len({scope.id for scope in index.scopes}) == len(index.scopes) == 6001
 

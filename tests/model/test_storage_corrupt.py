@@ -74,7 +74,7 @@ def nested(depth: int) -> bytes:
     """A model whose If nodes hold one another."""
     content = field(2, b"g")
     for _ in range(depth):
-        content = field(1, field(5, field(1, b"then_branch") + field(6, content)) + field(4, b"If"))
+        content = field(1, field(5, field(1, b"then_branch") + field(6, content)) + field(2, b"y") + field(4, b"If"))
     return tag(1, 0) + b"\x08" + field(7, content)
 
 

@@ -150,6 +150,25 @@ def test_an_output_cut_off(output: str) -> None:
     assert f"the output '{output}' is gone" in failure(proto)
 
 
+@pytest.mark.parametrize("output", ["sn_u.next", "sn_sigma"])
+@pytest.mark.parametrize("code", [TensorProto.STRING, TensorProto.BOOL, TensorProto.DOUBLE, None])
+def test_an_output_that_is_something_else(code: int | None, output: str) -> None:
+    """Fuzzing renamed outputs, so that one of another type or size stood in the place of u."""
+    proto = inserted_proto()
+    for node in proto.graph.node:
+        node.output[:] = ["before" if name == output else name for name in node.output]
+    made = (
+        helper.make_node("Cast", ["before"], [output], to=code)
+        if code
+        else helper.make_node("Concat", ["before", "before"], [output], axis=0)
+    )
+    proto.graph.node.append(made)
+    value = next(value for value in proto.graph.output if value.name == output)
+    value.type.tensor_type.elem_type = code or TensorProto.FLOAT
+    value.type.tensor_type.ClearField("shape")
+    assert f"the output '{output}' holds something else" in failure(proto)
+
+
 def test_a_sigma_made_a_constant() -> None:
     proto = inserted_proto()
     node = next(node for node in proto.graph.node if "sn_sigma" in node.output)

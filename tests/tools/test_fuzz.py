@@ -12,7 +12,7 @@ import pytest
 
 import sn_graph as sn
 from tools.fuzz import guided
-from tools.fuzz.__main__ import judge
+from tools.fuzz.judging import judge
 from tools.fuzz.mutate import mutate
 from tools.fuzz.seeds import seeds
 
@@ -21,7 +21,7 @@ def test_seeds_are_sound(tmp_path: Path) -> None:
     for seed in seeds():
         assert sn.inspect(onnx.ModelProto.FromString(seed)).sites
         (tmp_path / "case.onnx").write_bytes(seed)
-        assert judge(tmp_path, prove=True) == "ok"
+        assert judge(tmp_path, random.Random(0), prove=True) == "ok"
 
 
 def test_mutations_are_drawn_from_the_seed() -> None:
@@ -37,7 +37,7 @@ def test_the_judge_sees_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr("sn_graph.api.fold", fail)
     (tmp_path / "case.onnx").write_bytes(seeds()[0])
-    assert judge(tmp_path, prove=False).startswith("fold: exit 70")
+    assert judge(tmp_path, random.Random(0), prove=False).startswith("fold -o output.onnx --no-verify: exit 70")
 
 
 def test_what_is_guided_by_coverage_raises_faults_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,7 +37,7 @@ def test_verdicts_and_going_on(folder: Path, tmp_path: Path, capfd: pytest.Captu
     rows = {Path(row["path"]).name: row["verdicts"] for row in map(json.loads, log.read_text().splitlines())}
     assert len(log.read_text().splitlines()) == 3
     assert {command: verdict for command, (verdict, _) in rows["good.onnx"].items()} == dict.fromkeys(
-        ["inspect", "fold", "fold --sigma upper", "insert", "strip", "verify"], "right"
+        ["inspect", "fold", "fold --sigma upper", "insert", "lift", "certify", "strip", "verify"], "right"
     )
     assert "nothing to do" in rows["idle.onnx"]["fold"][1]
     assert {verdict for verdict, _ in rows["broken.onnx"].values()} == {"refused"}
@@ -69,6 +69,26 @@ def test_judges_see_what_is_wrong(folder: Path, tmp_path: Path) -> None:
     assert judges.judge_strip(source, source) is None
     with pytest.raises(judges.Unjudged):
         judges.judge_outputs(sn.Model.open(folder / "inner" / "idle.onnx").proto, onnx.ModelProto())
+
+
+def test_the_judge_of_certificates_and_lifts_sees_what_is_wrong(folder: Path, tmp_path: Path) -> None:
+    source = folder / "inner" / "good.onnx"
+    answer = invoke("certify", source, "--json", "--level", "product", "--budget", "1").json
+    assert judges.judge_certificate(source, answer) is None
+    assert judges.judge_certificate(source, {**answer, "attained": None, "proven": answer["proven"] / 3.0})
+    assert judges.judge_certificate(source, {**answer, "proven": answer["attained"] / 2.0})
+    assert judges.judge_certificate(source, {**answer, "proven": None})
+    unbounded = {**answer, "proven": None, "unbounded": {"node": "n", "op_type": "Mul", "reason": "a product"}}
+    assert judges.judge_certificate(source, unbounded) is None
+    written = tmp_path / "lifted.onnx"
+    written.write_bytes(source.read_bytes())
+    assert judges.judge_lift(source, written, [{"status": "skipped"}]) is None
+    model = onnx.load(source)
+    tensor = model.graph.initializer[0]
+    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(1.01), "w"))
+    onnx.save(model, written)
+    assert judges.judge_lift(source, written, [{"status": "skipped"}])
+    assert judges.judge_lift(source, written, [{"status": "lifted"}])
 
 
 @pytest.mark.parametrize("flat", [True, False])

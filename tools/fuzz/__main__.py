@@ -1,33 +1,29 @@
 """Fuzz sn-graph for a while: `python -m tools.fuzz --seconds 60 --seed 0`, or for so many cases: `--cases 1000`.
 
 Each case is a seed, changed by `mutate`, and put to: opening and saving again, which must give the same bytes;
-inspect, fold, insert, strip, lift and verify, with and without their proofs. A case fails where a command ends with
-an exit code that is not promised (70, a crash), writes an output and fails, says its error in more than one line,
-takes more than 10 s of processor time, or more than 1 GB. What happens only where onnxruntime runs the file is
-counted apart, because sn-graph promises nothing of that (docs/security.md). Ends with exit code 1 where a case
-failed; the files are kept.
+inspect, fold, insert, strip, lift, and now and then verify and certify, plain or with options, with and without their
+proofs, and to plans that are changed too. A case fails where a command ends with an exit code that is not promised
+(70, a crash), leaves files behind and fails, says its error in more than one line, answers `--json` with anything but
+an object, takes more than 10 s of processor time (certify: 4 s more than its budget), or more than 1 GB, or where
+certify proves what is no number, or less than it attained. What happens only where onnxruntime runs the file is counted
+apart, because sn-graph promises nothing of that (docs/security.md). Ends with exit code 1 where a case failed; the
+files are kept.
 """
 
 import argparse
-import contextlib
-import io
 import multiprocessing
 import random
-import resource
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from tools.fuzz.judging import judge
 from tools.fuzz.mutate import mutate
 from tools.fuzz.seeds import seeds
 
-_COMMANDS = ("inspect", "fold", "insert", "strip", "lift", "verify")
-_PROMISED = frozenset({0, 1, 2, 3, 4})
-_SECONDS, _BYTES = 10.0, 1 << 30
 _PATIENCE = 60.0  # seconds by the clock before a case is ended; what counts is the processor's time
 
 
@@ -101,84 +97,11 @@ def _work(results: Connection, folder: Path, seed: int, numbers: range, end: flo
         draw = random.Random(f"{seed}:{number}")
         data = mutate(draw.choice(corpus), draw, corpus)
         (folder / "case.onnx").write_bytes(data)
-        verdict = judge(folder, prove=draw.random() < 0.3)
+        verdict = judge(folder, draw, prove=draw.random() < 0.3)
         results.send((number, verdict))
         if verdict != "ok":
             return
     results.send((numbers.stop, "over"))
-
-
-def judge(folder: Path, prove: bool) -> str:
-    """Put `case.onnx` of a folder to every command; return "ok", or what a command did that it must not."""
-    verdict = _same_when_saved(folder)
-    for command in _COMMANDS if prove else _COMMANDS[:-1]:  # verify runs the model, and does nothing else
-        if verdict != "ok":
-            break
-        (folder / "proving").touch() if prove else (folder / "proving").unlink(missing_ok=True)
-        verdict = _run(folder, command, prove)
-    return verdict
-
-
-def _same_when_saved(folder: Path) -> str:
-    from sn_graph.errors import SnGraphError
-    from sn_graph.model import Model
-
-    (folder / "proving").unlink(missing_ok=True)
-    try:
-        Model.open(folder / "case.onnx").save(folder / "saved.onnx")
-    except SnGraphError:
-        return "ok"
-    except Exception as error:
-        return f"open and save: {type(error).__name__}, as exit 70 would say: {error}"
-    same = (folder / "saved.onnx").read_bytes() == (folder / "case.onnx").read_bytes()
-    return "ok" if same else "saved with other bytes, exit 0"
-
-
-def _run(folder: Path, command: str, prove: bool) -> str:
-    output = folder / "output.onnx"
-    output.unlink(missing_ok=True)
-    arguments = [command, str(folder / "case.onnx")]
-    if command not in ("inspect", "verify"):
-        arguments += ["-o", str(output)]
-    if command in ("fold", "insert", "lift") and not prove:
-        arguments += ["--no-verify"]
-    before, held = _processor_time(), _peak()
-    code, out, err = _invoke(arguments)
-    took, size = _processor_time() - before, _peak()
-    if code not in _PROMISED:
-        return f"{command}: exit {code}: {err[-300:]}"
-    if code and output.exists():
-        return f"{command}: exit {code}, and wrote its output all the same"
-    if code in (3, 4) and err.count("\n") != 1:
-        return f"{command}: exit {code} in {err.count(chr(10))} lines: {err[-300:]}"
-    if any(character < " " and character != "\n" for character in out + err):
-        return f"{command}: exit {code}, with control characters"
-    if took > _SECONDS:
-        return f"{command}: {took:.0f} s of processor time"
-    # What the process held before, such as the tests of other things, is not the command's.
-    return "ok" if size - (held if held > _BYTES else 0) <= _BYTES else f"{command}: {size / 1e9:.1f} GB"
-
-
-def _peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def _invoke(arguments: Sequence[str]) -> tuple[int, str, str]:
-    from sn_graph.cli.app import app
-
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            app(list(arguments), prog_name="sn-graph")
-            code = 0
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else int(end.code is not None)
-    return code, out.getvalue(), err.getvalue()
-
-
-def _processor_time() -> float:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
-"""Mutations: of a model's messages and fields, of the JSON in its metadata, and of its bytes."""
+"""Mutations: of a model's graph, of its messages and fields, of the JSON in its metadata, and of its bytes."""
 
+import contextlib
 import json
 import random
 from collections.abc import Sequence
@@ -8,6 +9,8 @@ from typing import Any
 import onnx
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError, Message
+
+from tools.fuzz.structure import change
 
 _NUMBERS = [0, 1, -1, 2, 3, 7, 255, 2**31 - 1, -(2**31), 2**32, 2**40, 2**63 - 1, -(2**63)]
 _TEXTS = ["", "x", "y", "w", "\x1b[2J", "[/]", "a\nb", "\u202e", "::", "/", "If", "Conv", "Gemm", "Identity", "Cast"]
@@ -19,15 +22,18 @@ _MEMBERS = (FieldDescriptor.TYPE_MESSAGE, FieldDescriptor.TYPE_GROUP)
 def mutate(data: bytes, draw: random.Random, corpus: Sequence[bytes]) -> bytes:
     """Return a model changed in one to six places, most of the time still a message; `corpus` lends parts."""
     kind = draw.random()
-    if kind < 0.2:
+    if kind < 0.15:
         return _bytes(data, draw)
     try:
         model, donor = onnx.ModelProto.FromString(data), onnx.ModelProto.FromString(draw.choice(corpus))
     except DecodeError:
         return _bytes(data, draw)
     for _ in range(draw.randint(1, 6)):
-        if kind < 0.4 and model.metadata_props:
+        if kind < 0.3 and model.metadata_props:
             _metadata(model, draw)
+        elif draw.random() < 0.6:
+            with contextlib.suppress(ValueError):  # a name that protobuf does not take
+                change(model, draw)
         else:
             _message(model, draw, donor)
     try:
@@ -141,10 +147,12 @@ def _value(field: FieldDescriptor, draw: random.Random) -> Any:
 def _metadata(model: onnx.ModelProto, draw: random.Random) -> None:
     """Change one value in the JSON of an insertion."""
     entry = draw.choice(model.metadata_props)
-    try:
-        content = json.loads(entry.value)
-    except ValueError:
-        return
+    with contextlib.suppress(ValueError):
+        entry.value = json.dumps(changed_json(json.loads(entry.value), draw))
+
+
+def changed_json(content: Any, draw: random.Random) -> Any:
+    """Change one value of what JSON holds, at a depth that is drawn, and return it."""
     at = content
     while isinstance(at, (dict, list)) and at:
         key = draw.choice(list(at)) if isinstance(at, dict) else draw.randrange(len(at))
@@ -158,4 +166,4 @@ def _metadata(model: onnx.ModelProto, draw: random.Random) -> None:
                     at[key] = draw.choice(_JSON)
             break
         at = at[key]
-    entry.value = json.dumps(content)
+    return content

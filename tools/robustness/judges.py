@@ -81,6 +81,37 @@ def judge_insertion(source: Path, written: Path, sites: list[Site]) -> str | Non
     return _difference(_run(before, feeds, optimize=False), outputs)
 
 
+def judge_lift(source: Path, written: Path, sites: list[Site]) -> str | None:
+    """Judge a lifted file: its outputs are the original's; where no weight was lifted, so are its bytes."""
+    if all(site["status"] != "lifted" for site in sites):
+        return None if written.read_bytes() == source.read_bytes() else "nothing was lifted, and the file changed"
+    return judge_outputs(_read(source), _read(written))
+
+
+def judge_certificate(source: Path, answer: Mapping[str, Any]) -> str | None:
+    """Judge a certificate: no two inputs of onnxruntime's are further apart behind the network than it proves."""
+    proven, attained = answer["proven"], answer["attained"]
+    if proven is None:
+        return None if answer["unbounded"] and answer["unbounded"]["reason"] else "no bound, and not a word why"
+    if not np.isfinite(proven) or proven < (attained or 0.0):
+        return f"the constant {proven} is proven, where {attained} is attained"
+    model = _read(source)
+    feeds, rng = _feeds(model), np.random.default_rng(1)
+    names = [name for name in answer["input"].split(", ") if name in feeds]
+    if not names or any(feeds[name].dtype != np.float32 for name in names):
+        raise Unjudged("its input has no float32 array of its own")
+    for step in (1e-2, 1e-1, 1.0):
+        others = {name: feeds[name] + np.float32(step) * rng.standard_normal(feeds[name].shape).astype(np.float32)
+                  for name in names}  # fmt: skip
+        ends = [_run(model, {**feeds, **more}, optimize=False)[answer["output"]] for more in ({}, others)]
+        a, b = (np.asarray(end, np.float64) for end in ends)
+        moved = np.sqrt(sum(np.square(others[name] - feeds[name].astype(np.float64)).sum() for name in names))
+        room = 1e-5 * (np.linalg.norm(a) + np.linalg.norm(b))
+        if a.shape == b.shape and np.isfinite(a - b).all() and np.linalg.norm(a - b) - room > proven * moved:
+            return f"the constant {proven} is proven, and {np.linalg.norm(a - b) / moved:.6g} is attained"
+    return None
+
+
 def judge_strip(source: Path, written: Path) -> str | None:
     """Judge a stripped file: it is the one before the insertion, as a proto."""
     same = onnx.load(source) == onnx.load(written)

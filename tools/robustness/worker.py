@@ -16,7 +16,7 @@ from typing import Any
 os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", COLUMNS="120")  # before numpy is imported
 
 from sn_graph.cli.app import COMMANDS, app
-from tools.robustness.judges import Unjudged, judge_fold, judge_insertion, judge_strip
+from tools.robustness.judges import Unjudged, judge_certificate, judge_fold, judge_insertion, judge_lift, judge_strip
 
 for commands in COMMANDS.values():
     for name in commands:
@@ -42,7 +42,8 @@ def serve(path: Path, folder: Path, memory: float, answers: Connection) -> None:
 
 def _verdicts(path: Path, folder: Path) -> Iterator[tuple[str, tuple[str, str] | None]]:
     """Yield each command before it runs, with None, and then with its verdict."""
-    plan, folded, upper, inserted, stripped = (folder / f"{name}" for name in ("p.json", "f", "u", "i", "s"))
+    plan, folded, upper, lifted = (folder / f"{name}" for name in ("p.json", "f", "u", "lifted"))
+    inserted, stripped = folder / "i", folder / "s"
 
     def sites(said: str) -> list[Any]:
         found: list[Any] = json.loads(said)["sites"]
@@ -55,6 +56,9 @@ def _verdicts(path: Path, folder: Path) -> Iterator[tuple[str, tuple[str, str] |
         ("fold --sigma upper", ["fold", path, "-o", upper, "--json", "--sigma", "upper"], upper, None),
         ("insert", ["insert", path, "-o", inserted, "--json"], inserted,
          lambda said: judge_insertion(path, inserted, sites(said))),
+        ("lift", ["lift", path, "-o", lifted, "--json"], lifted, lambda said: judge_lift(path, lifted, sites(said))),
+        ("certify", ["certify", path, "--budget", "2", "--json"], None,
+         lambda said: judge_certificate(path, json.loads(said))),
         ("strip", ["strip", inserted, "-o", stripped], stripped, lambda _: judge_strip(path, stripped)),
         ("verify", ["verify", path, stripped, "--json"], None, None),
     ]  # fmt: skip

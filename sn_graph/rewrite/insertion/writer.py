@@ -148,14 +148,13 @@ def _matrix(emitter: Emitter, entry: Entry) -> str:
             tensors = {"scale": quantization.scale, "zero_point": quantization.zero_point}
             names = [emitter.copy(f"{at}/{name}", tensor) for name, tensor in tensors.items() if tensor is not None]
         node = quantization.node.proto
-        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
         layout = quantization.layout
         moved = not quantization.per_tensor and layout != Layout.stored(entry.shape)
         value = _as_read(emitter, value, layout, f"{at}/read") if moved else value
         if quantization.quantizer is not None and quantization.quantizer.reading.node is not quantization.node:
-            value = _repeated(emitter, quantization.quantizer.reading.node.proto, value, f"{at}/quantized")
-        inputs = [value, *names]
-        value = emitter.op(node.op_type, inputs, f"{at}/dequantized", domain=node.domain or None, **attributes)
+            first = quantization.quantizer.reading.node.proto
+            value = emitter.again(first, [value, *first.input[1:]], f"{at}/quantized")
+        value = emitter.again(node, [value, *names], f"{at}/dequantized")
         value = _as_stored(emitter, value, layout, entry.shape, f"{at}/stored") if moved else value
     if entry.stored_type not in (TensorProto.FLOAT, TensorProto.DOUBLE):
         value = emitter.cast(value, TensorProto.FLOAT, f"{at}/float32")
@@ -168,12 +167,6 @@ def _matrix(emitter: Emitter, entry: Entry) -> str:
     if shape != target:
         value = emitter.reshape(value, target, f"{at}/matrix")
     return value
-
-
-def _repeated(emitter: Emitter, node: onnx.NodeProto, value: str, name: str) -> str:
-    """Emit what a node of the main graph makes of another value at its first input."""
-    attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-    return emitter.op(node.op_type, [value, *node.input[1:]], name, domain=node.domain or None, **attributes)
 
 
 def _as_read(emitter: Emitter, stored: str, layout: Layout, at: str) -> str:

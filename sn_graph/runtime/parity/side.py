@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import onnx
 from numpy.typing import NDArray
 
+from sn_graph.errors import ModelError
 from sn_graph.model import Model, subgraphs
 from sn_graph.runtime.engine import open_session, run_named, source_of
 from sn_graph.runtime.parity.signature import Signature, client_signature
@@ -90,17 +91,31 @@ class Side:
         """Yield the outputs of each step, in one session; the state of an inserted model goes from step to step.
 
         Raises:
-            ModelError: onnxruntime can't load the model, or can't run it on a feed.
+            ModelError: onnxruntime can't load the model, or can't run it on a feed; or an output of its state is
+                missing in the model.
             EnvironmentUnavailable: As for `open`.
         """
         session = self.open()
         pairs = state_names(self.inserted)[0] if self.inserted is not None else {}
         state = initial_state(self.model, self.inserted) if self.inserted is not None else {}
+        outputs: Outputs | None = None
         for feed in feeds:
+            if outputs is not None:
+                state = self._followed(pairs, outputs)
             outputs = run_named(session, {**self.weights, **state, **feed}, label=self.label)
-            state = {name: outputs[following] for name, following in pairs.items()}
             yield outputs
         (self.holder or self.model).let_go()  # the next side may be as large
+
+    def _followed(self, pairs: Mapping[str, str], outputs: Outputs) -> Outputs:
+        """Return what the state inputs take in the step behind one with these outputs."""
+        lost = next((following for following in pairs.values() if following not in outputs), None)
+        if lost is not None:
+            raise ModelError(
+                f"{self.label} lost its state '{lost}'",
+                "so nothing goes from one step to the next",
+                "insert after the tool that removed it has run, or compare a single step",
+            )
+        return {name: outputs[following] for name, following in pairs.items()}
 
 
 def _initializer_names(graph: onnx.GraphProto) -> set[str]:

@@ -4,7 +4,7 @@ import json
 import math
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+import sn_graph as sn
 from sn_graph.errors import EnvironmentUnavailable, ModelError, UsageError, VerificationFailed
 from sn_graph.model import Model
 from sn_graph.rewrite.insertion import StateMode
@@ -21,6 +22,7 @@ from sn_graph.runtime.engine import available_providers, open_session
 from sn_graph.runtime.parity import Comparison, ParityResult
 from sn_graph.runtime.session import StatefulSession
 from sn_graph.state import Inserted, read_inserted
+from tests.support.builders import drawn, network, node
 from tests.support.networks import discriminator, weights, x_of
 from tests.support.onnx_text import Build
 from tests.support.runs import MODES, inserted
@@ -33,6 +35,20 @@ def same_but(model: onnx.ModelProto, weight: NDArray[Any]) -> onnx.ModelProto:
     other = onnx.ModelProto.FromString(model.SerializeToString())
     other.graph.initializer[0].CopyFrom(numpy_helper.from_array(weight, "w0"))
     return other
+
+
+@pytest.mark.parametrize("layout", ["packed", "per-weight"])
+def test_a_lost_state_ends_before_the_second_step(layout: Literal["packed", "per-weight"]) -> None:
+    """As fuzzing found it: metadata name an output that the model does not give."""
+    model = network([node("MatMul", ["x", "w"])], {"w": drawn(6, 5)}, {"x": (2, 6)})
+    proto = sn.insert(model, state_layout=layout).to_proto()
+    for value in proto.graph.output:
+        value.name = {"sn_u.next": "other", "w.sn_u.next": "other"}.get(value.name, value.name)
+    for one in proto.graph.node:
+        one.output[:] = ["other" if name in ("sn_u.next", "w.sn_u.next") else name for name in one.output]
+    assert verify(proto, steps=1).comparisons
+    with pytest.raises(ModelError, match=r"lost its state '(w\.)?sn_u\.next'"):
+        verify(proto, steps=2)
 
 
 def test_equal_models_from_every_kind_of_source(op: Build, tmp_path: Path) -> None:
