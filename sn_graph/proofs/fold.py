@@ -89,8 +89,9 @@ def _load(source: Model) -> onnx.ModelProto:
     if source.path is not None and not source.modified:
         try:
             return onnx.load(source.path)
-        except onnx.checker.ValidationError:
-            pass  # onnx refuses data files with several hard links, which copies of a folder often have
+        except (onnx.checker.ValidationError, ValueError):
+            # onnx refuses data files with several hard links, which copies of a folder often have, and an empty offset.
+            pass
     return source.to_proto()
 
 

@@ -58,7 +58,8 @@ class Sparse:
             return "no data stored; export the model with its weights"
         if size > max(_SMALL, _SPARSEST * count):
             return f"a sparse tensor of {size:,} elements of which {count:,} are stored; store it dense to normalize it"
-        if tuple(self.indices.dims) not in ((count,), (count, len(self.shape))) or not self._fit(model, count):
+        flat = len(values.dims) == 1 and tuple(self.indices.dims) in ((count,), (count, len(self.shape)))
+        if not flat or not self._fit(model, count):
             return "stored as a sparse tensor whose places do not fit its shape; store it dense, or export it again"
         return None
 

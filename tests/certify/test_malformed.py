@@ -203,11 +203,11 @@ def test_a_window_of_more_channels_than_there_are_sums_all() -> None:
     np.testing.assert_allclose(made.forward(x), expected, rtol=1e-6)  # attributes are float32
 
 
-@pytest.mark.parametrize("how", ["rank", "flat", "far", "many", "negative", "texts", "absent"])
+@pytest.mark.parametrize("how", ["rank", "flat", "far", "many", "negative", "texts", "absent", "wide"])
 @pytest.mark.parametrize("held", ["initializer", "Constant"])
 def test_sparse_tensors_whose_places_do_not_fit(held: str, how: str) -> None:
     """As fuzzing found them; the last sizes would fill memory."""
-    values = onnx.numpy_helper.from_array(drawn(4), "w")
+    values = onnx.numpy_helper.from_array(drawn(4) if how != "wide" else drawn(4, 1, 1), "w")
     places: dict[str, NDArray[np.int64]] = {
         "rank": np.zeros((4, 16), np.int64),
         "flat": np.arange(8),

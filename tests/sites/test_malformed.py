@@ -144,3 +144,32 @@ def test_integers_in_a_sparse_tensor(packed: bool, command: str, tmp_path: Path)
         model = network(nodes, {"s": np.array(0.1, np.float32)}, {"x": (1, 8)})
     model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, indices, shape))
     tried(model, command, tmp_path)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("shape", [(4, 1), (1, 4), (2, 2), (4, *(1,) * 30)])
+def test_sparse_values_of_several_axes(shape: tuple[int, ...], command: str, tmp_path: Path) -> None:
+    sparse = onnx.SparseTensorProto(dims=[6, 5])
+    sparse.values.CopyFrom(numpy_helper.from_array(drawn(4).reshape(shape), "w"))
+    sparse.indices.CopyFrom(numpy_helper.from_array(np.arange(4), "places"))
+    model = network([node("MatMul", ["x", "w"])], {}, {"x": (2, 6)})
+    model.graph.sparse_initializer.append(sparse)
+    tried(model, command, tmp_path)
+
+
+@pytest.mark.parametrize("offset", ["", "0", None])
+@pytest.mark.parametrize("length", ["", "24", None])
+def test_entries_of_external_data_that_are_empty(offset: str | None, length: str | None, tmp_path: Path) -> None:
+    """onnx's own reader, which the proof of a fold takes, reads no empty number."""
+    model = network([node("MatMul", ["x", "w"]), node("Add", ["x", "b"], ["z"])], {"w": drawn(6, 5)}, {"x": (2, 6)})
+    bias = TensorProto(name="b", data_type=TensorProto.FLOAT, dims=[6], data_location=TensorProto.EXTERNAL)
+    for key, entry in (("location", "b.bin"), ("offset", offset), ("length", length)):
+        if entry is not None:
+            bias.external_data.add(key=key, value=entry)
+    model.graph.initializer.append(bias)
+    (tmp_path / "b.bin").write_bytes(drawn(6).tobytes())
+    path = tmp_path / "m.onnx"
+    path.write_bytes(model.SerializeToString())
+    ended = invoke("fold", path, "-o", tmp_path / "out.onnx")
+    assert ended.code == 0, ended.err
+    assert np.array_equal(numpy_helper.to_array(onnx.load(tmp_path / "out.onnx").graph.initializer[1]), drawn(6))
