@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from fractions import Fraction
 from typing import Any
 
@@ -319,3 +320,30 @@ def test_convolutions_that_nothing_runs_are_refused(op_type: str, attributes: di
     with pytest.raises(ModelError, match=said) as caught:
         sn.fold(made, norm="operator")
     assert "--exclude" in str(caught.value)
+
+
+@pytest.mark.parametrize("op_type", ["Conv", "ConvTranspose"])
+@pytest.mark.parametrize(
+    ("attributes", "said"),
+    [
+        ({"strides": [2]}, "'strides' of node 'n' has 1 numbers, where its weight asks for 2"),
+        ({"dilations": [1, 1, 1]}, "'dilations' of node 'n' has 3 numbers"),
+        ({"pads": [1, 1]}, "'pads' of node 'n' has 2 numbers, where its weight asks for 4"),
+    ],
+)
+@pytest.mark.parametrize("size", [8, "H"])
+def test_attributes_that_do_not_fit_the_axes_are_refused(
+    op_type: str, attributes: dict[str, Any], said: str, size: int | str
+) -> None:
+    """As fuzzing found it, with a dynamic size: of a fixed one the runtime's shapes were asked first."""
+    made = one_node(op_type, (1, 3, size, size), drawn(3, 3, 2, 2), **attributes)
+    made.graph.node[0].name = "n"
+    with pytest.raises(ModelError, match=re.escape(said)):
+        sn.inspect(made, norm="operator")
+
+
+@pytest.mark.parametrize("op_type", ["Conv", "ConvTranspose"])
+def test_kernels_of_more_axes_than_anything_convolves_over_are_refused(op_type: str) -> None:
+    made = one_node(op_type, (1, 3, *["H"] * 32), drawn(3, 3, 2, 2, *[1] * 30))
+    with pytest.raises(ModelError, match="convolves over 32 axes, where at most 8 are read"):
+        sn.fold(made, norm="operator", sigma="upper")
