@@ -5,13 +5,15 @@
     python -m tools.faults --models FOLDER       # on the models of a folder besides the two made here
 
 Each trial runs a command of `sn-graph` in a folder of its own, over an output that is there, and lets something go
-wrong. Then the output must load in onnx and be the old model or the new one, byte by byte of its tensors; every other
-file must be as it was; and once the command has run through, no file may be left that was not there before, but the
-output's own. Prints a table of verdicts, the first of each kind of violation, and ends with 1 where there is one.
+wrong. Then the output must load in onnx and be the old model or the new one, byte by byte of its tensors; what a
+command writes beside it (a page, a plan, the lines and the JUnit file of many files) must be absent or whole; every
+other file must be as it was; and once the command has run through, no file may be left that was not there before, but
+the output's own. Prints a table of verdicts, the first of each kind of violation, and ends with 1 where there is one.
 
-A kill comes at a random moment, or at the n-th call of os.replace, os.link, os.unlink, os.fsync or os.open: a wrapper
-in the process counts its calls, and sends SIGKILL to itself. A full disk is a limit on the size of files
-(RLIMIT_FSIZE).
+A signal that stops a command politely (INT, TERM, HUP) must end it with 130, 143 or 129 in one line, and without a
+temporary file, or find it done. A kill comes at a random moment, or at the n-th call of os.replace, os.link, os.unlink,
+os.fsync or os.open: a wrapper in the process counts its calls, and sends SIGKILL to itself. A full disk is a limit on
+the size of files (RLIMIT_FSIZE).
 """
 
 import argparse
@@ -30,6 +32,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import onnx
@@ -50,10 +53,48 @@ COMMANDS = {
     "lift": ["lift", "{exported}", "-o", "{out}"],
     "inspect, plan": ["inspect", "{model}", "--plan", "{out}"],
     "inspect, page": ["inspect", "{model}", "--html", "{out}"],
+    "insert, required": ["insert", "{model}", "-o", "{out}", "--state-mode", "required", "--no-verify"],
+    "lift, insert": ["lift", "{exported}", "-o", "{out}", "--to", "insert", "--no-verify"],
+    "fold, baked": ["fold", "{inserted}", "-o", "{out}", "--no-verify"],
+    "fold, page": ["fold", "{model}", "-o", "{out}", "--no-verify", "--sigma", "power", "--html", "{folder}/page.html"],
+    "fold, checkpoint": ["fold", "{checkpoint}", "-o", "{out}", "--no-verify"],
+    "fold, many": [
+        "fold",
+        "{many}",
+        "-o",
+        "{folder}",
+        "--jobs",
+        "2",
+        "--no-verify",
+        "--sigma",
+        "power",
+        "--jsonl",
+        "{folder}/done.jsonl",
+        "--junit",
+        "{folder}/junit.xml",
+    ],
+    "inspect, everything": [
+        "inspect",
+        "{model}",
+        "--plan",
+        "{out}",
+        "--html",
+        "{folder}/page.html",
+        "--junit",
+        "{folder}/junit.xml",
+    ],
+    "certify": ["certify", "{small}", "--budget", "1", "--html", "{folder}/page.html", "--witness", "{out}"],
     "session, bake": ["bake", "{inserted}", "{out}"],
     "session, state": ["save_state", "{inserted}", "{out}"],
 }
-TEXTS = frozenset({"inspect, plan", "inspect, page", "session, state"})
+BESIDE = {
+    "fold, page": ("page.html",),
+    "fold, many": ("second.onnx", "second.onnx.data", "done.jsonl", "junit.xml"),
+    "inspect, everything": ("page.html", "junit.xml"),
+    "certify": ("page.html",),
+}
+"""What a command writes beside its output."""
+TEXTS = frozenset({"inspect, plan", "inspect, page", "inspect, everything", "session, state", "certify"})
 """The commands whose output is no model, and a file by itself."""
 SESSION = """
 import sys, numpy as np, sn_graph as sn
@@ -107,12 +148,18 @@ class Verdicts:
 
 @dataclass(frozen=True)
 class Place:
-    """A folder to try in: a model, the same inserted, one to lift, an output, and files that are somebody else's."""
+    """A folder to try in: an output, and files that are somebody else's; and the folder of what is read.
+
+    There are a model, the same inserted, one to lift, a small one, a checkpoint, and a folder of two models.
+    """
 
     folder: Path
-    model: Path
-    inserted: Path
-    exported: Path
+    inputs: Path
+
+    @property
+    def model(self) -> Path:
+        """The model that most commands read."""
+        return self.inputs / "model.onnx"
 
     @property
     def out(self) -> Path:
@@ -121,12 +168,19 @@ class Place:
 
     def arguments(self, command: str) -> list[str]:
         """Return the arguments of a command here."""
-        named = {"model": self.model, "inserted": self.inserted, "exported": self.exported, "out": self.out}
+        names = ("model", "inserted", "exported", "small")
+        named = {name: self.inputs / f"{name}.onnx" for name in names} | {"out": self.out, "folder": self.folder}
+        named |= {"checkpoint": self.inputs / "weights.safetensors", "many": self.inputs / "many"}
         return [part.format(**named) for part in COMMANDS[command]]
+
+    def beside(self, command: str) -> list[Path]:
+        """Return what a command writes beside its output."""
+        return [self.folder / name for name in BESIDE.get(command, ())]
 
     def source(self, command: str) -> Path:
         """Return the model that a command reads."""
-        return Path(next(path for path in self.arguments(command)[1:] if Path(path) != self.out and "/" in path))
+        found = Path(next(path for path in self.arguments(command)[1:] if Path(path) != self.out and "/" in path))
+        return found / "out.onnx" if found.is_dir() else found
 
 
 def make_model(path: Path, width: int, count: int, seed: int, storage: Storage) -> None:
@@ -172,16 +226,22 @@ def places(root: Path, models: Path | None) -> Iterator[Place]:
     sources += sorted(models.glob("**/*.onnx")) if models else ()
     for number, source in enumerate(sources):
         folder = root / str(number)
-        (folder / "in").mkdir(parents=True)
-        place = Place(folder / "o", *(folder / "in" / f"{name}.onnx" for name in ("model", "inserted", "exported")))
+        place = Place(folder / "o", folder / "in")
+        (place.inputs / "many").mkdir(parents=True)
         place.folder.mkdir()
         if isinstance(source, Storage):
             make_model(place.model, 384, 6, number, source)
-            make_exported(place.exported, 384, 6, number, source)
+            make_exported(place.inputs / "exported.onnx", 384, 6, number, source)
         else:
             Model.open(source).save(place.model, sync=False)
-            make_exported(place.exported, 64, 2, number, Storage.INLINE)
-        done = run(["insert", str(place.model), "-o", str(place.inserted), "--no-verify", "--force"])
+            make_exported(place.inputs / "exported.onnx", 64, 2, number, Storage.INLINE)
+        make_model(place.inputs / "small.onnx", 16, 2, number, Storage.INLINE)
+        for file, width in (("out.onnx", 256), ("second.onnx", 320)):
+            make_model(place.inputs / "many" / file, width, 4, number, Storage.EXTERNAL)
+        rng = np.random.default_rng(number)
+        weights = {f"layer{i}.weight": rng.standard_normal((257, 130), np.float32) for i in range(9)}
+        safetensors.numpy.save_file(weights, place.inputs / "weights.safetensors")
+        done = run(["insert", str(place.model), "-o", str(place.inputs / "inserted.onnx"), "--no-verify", "--force"])
         if done.returncode:
             print(f"left out: {done.stderr.strip()}", file=sys.stderr)
             continue
@@ -226,6 +286,12 @@ def content(output: Path) -> str:
 def _text(output: Path) -> str | None:
     """Return what a plan, a page or a state says, None of a model; raise something where it is torn."""
     data = output.read_bytes()
+    if output.suffix == ".jsonl":
+        return json.dumps([json.loads(line) for line in data.splitlines()])
+    if output.suffix == ".xml":
+        return ElementTree.fromstring(data).tag
+    if data[:2] == b"PK":  # a pair of inputs, which a search of a limited time finds
+        return repr(sorted(np.load(output)))
     if data[:1] == b"{":
         return json.dumps(json.loads(data))
     if data[:1] == b"<":
@@ -250,8 +316,14 @@ def old_output(place: Place, command: str = "fold") -> str:
     return content(place.out)
 
 
-def violation(place: Place, allowed: set[str], before: dict[Path, str]) -> str | None:
-    """Return what is wrong with the output or with anybody else's file, None where nothing is."""
+def violation(place: Place, allowed: set[str], before: dict[Path, str], command: str = "fold") -> str | None:
+    """Return what is wrong with an output or with anybody else's file, None where nothing is."""
+    for path in place.beside(command):
+        try:
+            if path.exists() and path.suffix not in (".data", ".jsonl"):  # the lines may end in a torn one after a kill
+                content(path)
+        except Exception as error:
+            return f"{path.name} is torn: {type(error).__name__}: {str(error)[:200]}"
     try:
         there = content(place.out)
     except Exception as error:
@@ -267,13 +339,13 @@ def violation(place: Place, allowed: set[str], before: dict[Path, str]) -> str |
 def strangers(place: Place) -> dict[Path, str]:
     """Return the hashes of all files that no command may touch."""
     own = {place.out, place.out.with_name("out.onnx.data")}
-    files = [*place.folder.iterdir(), *place.model.parent.iterdir()]
+    files = [*place.folder.iterdir(), *filter(Path.is_file, place.inputs.rglob("*"))]
     return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in files if path not in own}
 
 
-def leftovers(place: Place, kept: set[Path]) -> str | None:
-    """Return what is in the folder beside the output, its data file and what was there before."""
-    used = {place.out.with_name(entry.value) for entry in _locations(place.out)}
+def leftovers(place: Place, kept: set[Path], command: str = "fold") -> str | None:
+    """Return what is in the folder beside the outputs, their data files and what was there before."""
+    used = {place.out.with_name(entry.value) for entry in _locations(place.out)} | {*place.beside(command)}
     left = set(place.folder.iterdir()) - kept - used - {place.out}
     return f"left behind: {', '.join(sorted(path.name for path in left))}" if left else None
 
@@ -283,6 +355,18 @@ def _locations(model: Path) -> Iterator[onnx.StringStringEntryProto]:
         return
     for tensor in onnx.load(model, load_external_data=False).graph.initializer:
         yield from (entry for entry in tensor.external_data if entry.key == "location")
+
+
+def torn(place: Place, command: str) -> str | None:
+    """Return which file beside the output is torn, or not there, behind a command that ran through."""
+    for path in place.beside(command):
+        if path.suffix == ".data":
+            continue
+        try:
+            content(path)
+        except Exception as error:
+            return f"{path.name} is torn: {type(error).__name__}: {str(error)[:200]}"
+    return None
 
 
 # The trials
@@ -313,7 +397,8 @@ def after(place: Place, command: str, new: str, strange: dict[Path, str]) -> str
     done = run(place.arguments(command))
     if done.returncode:
         return f"the next run ends with {done.returncode}: {done.stderr.strip()}"
-    return violation(place, {new}, strange) or leftovers(place, set(strange))
+    wrong = violation(place, {new}, strange, command) or leftovers(place, set(strange), command)
+    return wrong or torn(place, command)
 
 
 def kill(place: Place, command: str, verdicts: Verdicts, rng: random.Random, trials: int) -> None:
@@ -332,11 +417,35 @@ def kill(place: Place, command: str, verdicts: Verdicts, rng: random.Random, tri
                 command_line(place.arguments(command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
             ) as process:
                 time.sleep(rng.uniform(0.2, 1.0) * seconds)
-                process.send_signal(rng.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGHUP]))
+                process.send_signal(signal.SIGKILL)
             fault = "kill at a random moment"
-        wrong = violation(place, {old, new}, strange)
+        wrong = violation(place, {old, new}, strange, command)
         verdict = "old" if wrong is None and content(place.out) == old else "new"
         verdicts.add(fault, command, verdict, wrong or after(place, command, new, strange))
+
+
+def stop(place: Place, command: str, verdicts: Verdicts, rng: random.Random, trials: int) -> None:
+    """Stop a command politely at random moments: one line, its code, and nothing left, or it is done."""
+    new, seconds, _ = expected(place, command)
+    for number in range(trials):
+        old = old_output(place, command)
+        strange = strangers(place)
+        sent, told = [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "SIGTERM"), (signal.SIGHUP, "SIGHUP")][
+            number % 3
+        ]
+        line = command_line(place.arguments(command))
+        with subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+            time.sleep(rng.uniform(0.1, 1.0) * seconds)
+            process.send_signal(sent)
+            said = process.communicate(timeout=PATIENCE)[1]
+        wrong = violation(place, {old, new}, strange, command)
+        if wrong is None and process.returncode and not command.startswith("session"):
+            wrong = leftovers(place, {*strange, place.out.with_name("out.onnx.data")}, command)
+            lines = [one for one in said.splitlines() if one.startswith("sn-graph: ")]
+            if wrong is None and (process.returncode != 128 + sent or len(lines) != 1 or told not in lines[0]):
+                wrong = f"ends with {process.returncode} of {sent.name}: {said}"
+        verdict = "done" if not process.returncode else "stopped"
+        verdicts.add(f"stop by {sent.name}", command, verdict, wrong or after(place, command, new, strange))
 
 
 def full(place: Place, command: str, verdicts: Verdicts, rng: random.Random, trials: int) -> None:
@@ -347,8 +456,11 @@ def full(place: Place, command: str, verdicts: Verdicts, rng: random.Random, tri
         old = old_output(place, command)
         strange = strangers(place)
         done = run(place.arguments(command), limit=rng.randrange(1, largest))
-        wrong = violation(place, {old}, strange) or leftovers(place, {*strange, place.out.with_name("out.onnx.data")})
-        if wrong is None and (done.returncode != 4 or done.stderr.count("\n") != 1):
+        allowed = {old, new} if command in BESIDE else {old}
+        kept = {*strange, place.out.with_name("out.onnx.data")}
+        wrong = violation(place, allowed, strange, command) or leftovers(place, kept, command)
+        lines = [one for one in done.stderr.splitlines() if one.startswith("sn-graph: error: ")]
+        if wrong is None and (done.returncode != 4 or len(lines) != 1) and command != "fold, many":
             wrong = f"ends with {done.returncode}: {done.stderr}"
         verdicts.add("disk full", command, "old, 4", wrong or after(place, command, new, strange))
 
@@ -364,9 +476,11 @@ def closed(place: Place, command: str, verdicts: Verdicts, _rng: random.Random, 
     finally:
         place.folder.chmod(0o700)
     if done.returncode == 0 and os.geteuid() == 0:
-        verdicts.add("read-only folder", command, "not shown: root may write", violation(place, {new}, strange))
+        verdicts.add(
+            "read-only folder", command, "not shown: root may write", violation(place, {new}, strange, command)
+        )
         return
-    wrong = violation(place, {old}, strange)
+    wrong = violation(place, {old}, strange, command)
     verdicts.add("read-only folder", command, "old, 4", wrong or (None if done.returncode == 4 else done.stderr))
 
 
@@ -381,7 +495,7 @@ def two(place: Place, command: str, verdicts: Verdicts, rng: random.Random, tria
         time.sleep(rng.uniform(0.0, 0.2) * seconds)
         second = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         said = [process.communicate()[1] for process in (first, second)]
-        wrong = violation(place, {new}, strange) or leftovers(place, set(strange))
+        wrong = violation(place, {new}, strange, command) or leftovers(place, set(strange), command)
         if wrong is None and (first.returncode, second.returncode) != (0, 0):
             wrong = f"they end with {first.returncode} and {second.returncode}: {said}"
         verdicts.add("two writers", command, "new, one data file", wrong)
@@ -401,13 +515,15 @@ def cut(place: Place, command: str, verdicts: Verdicts, rng: random.Random, tria
         size = rng.randrange(0, len(whole) // 2)
         done = run(place.arguments(command), CUT.format(path=str(data), size=size))
         data.write_bytes(whole)
-        wrong = violation(place, {old}, strange) or leftovers(place, {*strange, place.out.with_name("out.onnx.data")})
+        wrong = violation(place, {old}, strange, command) or leftovers(
+            place, {*strange, place.out.with_name("out.onnx.data")}, command
+        )
         if wrong is None and (done.returncode != 4 or done.stderr.count("\n") != 1 or str(data) not in done.stderr):
             wrong = f"ends with {done.returncode}: {done.stderr}"
         verdicts.add("input cut off", command, "old, 4, named", wrong or after(place, command, new, strange))
 
 
-FAULTS = {"kill": kill, "full": full, "closed": closed, "two": two, "cut": cut}
+FAULTS = {"kill": kill, "stop": stop, "full": full, "closed": closed, "two": two, "cut": cut}
 
 
 def main() -> None:

@@ -105,6 +105,8 @@ def _callback(function: Callable[..., None], files: Files | None) -> Callable[..
             except Exception as error:
                 if isinstance(error, click.exceptions.Exit | click.ClickException):
                     raise
+                if app.stopped():  # what a library made of it: "initialization failed"
+                    raise SystemExit from None
                 if settings.debug:
                     traceback.print_exc()
                 if isinstance(error, UsageError):
@@ -157,10 +159,12 @@ class _Application(click.Group):
     Attributes:
         tells: Where a command tells the process that looks after this one what it reads and writes.
         written: The files that the command has put in place.
+        stopped: Whether a signal has stopped the command, which its process tells.
     """
 
     tells: int | None = None
     written: Sequence[Path] = ()
+    stopped: Callable[[], bool] = staticmethod(lambda: False)
 
     def __call__(self, arguments: Sequence[str] | None = None, prog_name: str = "sn-graph") -> NoReturn:
         """Run the command of these arguments, else of this process's own, and end the process as it ends."""

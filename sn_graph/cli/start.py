@@ -122,16 +122,20 @@ def _work(passed: list[int], tells: int | None) -> NoReturn:
     from sn_graph.cli.console import say_error
 
     app.tells = tells
+    app.stopped = lambda: stop.number is not None
     code: int | str | None = 0
     try:
         stop.working = True
-        app()
-    except SystemExit as end:
+        try:
+            app()
+        except OSError as error:  # a help text into a full disk
+            say_error(f"output can't be written: {error.strerror or error}; make room, or send it elsewhere")
+            code = _UNAVAILABLE
+        except SystemExit as end:
+            code = end.code
+        _hold(passed)  # what is done is done: Python takes down its handlers now, and would die of the next signal
+    except SystemExit as end:  # of a signal in the last moment
         code = end.code
-    except OSError as error:  # a help text into a full disk
-        say_error(f"output can't be written: {error.strerror or error}; make room, or send it elsewhere")
-        code = _UNAVAILABLE
-    stop.working = False
     if stop.number is not None:
         kept = [str(path) for path in app.written if path.exists()]
         with contextlib.suppress(OSError):
@@ -177,6 +181,10 @@ def _explain_death(number: int, told: int) -> NoReturn:
         except OSError:
             cut.append(f"{path} is gone")
     name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+    if number in _STOPPING:  # between two handlers
+        with contextlib.suppress(OSError):
+            os.write(2, f"{_Stop.line(number)}\n".encode())
+        os._exit(128 + number)
     if number == getattr(signal, "SIGBUS", None):
         what = ", ".join(cut) or "or its disk can't be read"
         say_error(f"an input was cut off while it was read: {what}; run it again when nobody writes to it any more")

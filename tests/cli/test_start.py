@@ -266,10 +266,48 @@ def test_a_plan_and_a_page_are_two_files(cli: Cli, model: Path) -> None:
     assert "--plan and --html are one file" in usage_line(cli("inspect", model, "--plan", place, "--html", place))
 
 
+BROKEN_OFF = """
+import os, signal, sys, time
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == 'onnxruntime':
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(10)
+            except SystemExit:
+                raise ImportError('initialization failed') from None
+sys.meta_path.insert(0, Finder())
+"""
+ENDING = """
+import atexit, time
+atexit.register(lambda: (print('ending', flush=True), time.sleep(1)))
+"""
+
+
+def test_what_a_library_makes_of_the_signal_is_not_told(model: Path) -> None:
+    """An extension module turns the exception in its import into one of its own."""
+    with started("fold", model, "-o", model.with_name("out.onnx"), before=BROKEN_OFF) as process:
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (143, "sn-graph: stopped by SIGTERM\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_when_all_is_done_changes_nothing(number: signal.Signals, model: Path) -> None:
+    """Python takes its handlers down before it ends, and the process would die of the signal."""
+    with started("fold", model, "-o", model.with_name("out.onnx"), "--no-verify", before=ENDING) as process:
+        assert process.stdout is not None
+        while "ending" not in process.stdout.readline():
+            pass
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, err.count("\n")) == (0, 1), err
+    assert model.with_name("out.onnx").exists()
+
+
 def test_the_first_milliseconds(model: Path) -> None:
     """From when Python itself has started, an interruption is told last, without a traceback, whenever it comes.
 
-    Before it may stand how far the command had come: what was written, or that onnxruntime's import was broken off.
+    Before it may stand how far the command had come: what was written.
     """
     for delay in (0.15, 0.25, 0.4):
         with started("fold", model, "-o", model.with_name("out.onnx"), before="print('up', flush=True)") as process:
@@ -282,3 +320,4 @@ def test_the_first_milliseconds(model: Path) -> None:
             assert process.returncode == 130
             assert err.splitlines()[-1].startswith("sn-graph: interrupted")
             assert "Traceback" not in err
+            assert "sn-graph: error" not in err
