@@ -1,6 +1,7 @@
 """Endings: how an error ends a command, as one line, as an exit code, and as data."""
 
 import contextlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,7 +33,7 @@ class Failure:
 
     def after(self, written: Sequence[Path]) -> "Failure":
         """Return the failure of a command that had put these files in place, but for those it speaks of anyway."""
-        kept = tuple(str(path) for path in written if path.exists() and str(path) not in self.line)
+        kept = tuple(str(path) for path in written if os.path.exists(path) and str(path) not in self.line)
         return replace(self, written=kept)
 
     def to_json(self) -> dict[str, Any]:

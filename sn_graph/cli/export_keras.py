@@ -1,5 +1,6 @@
 """`sn-graph export-keras`: a Keras model with SpectralNormalization to ONNX, with its plan and its own u."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -86,7 +87,7 @@ def export_keras(
     patterns((*include, *exclude))  # a wrong one is told before the model is loaded
     for path in (output, *sidecars(output)):
         o.require_apart(path, Keras_model=file)
-        if file.is_dir() and path.exists() and path.resolve().is_relative_to(file.resolve()):
+        if os.path.isdir(file) and path.exists() and path.resolve().is_relative_to(file.resolve()):
             raise UsageError(f"{path} would overwrite a part of the Keras model that is read", do="give another file")
     require_writable(output)
     with quiet_libraries(settings), settings.progress() as progress:

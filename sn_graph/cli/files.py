@@ -5,6 +5,7 @@ or one whose line is asked for, are worked on by other processes, each running t
 """
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -196,7 +197,7 @@ class Asked:
         if self.jobs is not None or self.jsonl is not None or self.dask is not None:
             return True
         if len(arguments) == 1 and "://" not in arguments[0] and not set("*?[") & set(arguments[0]):
-            return Path(arguments[0]).is_dir() and not (Path(arguments[0]) / "saved_model.pb").exists()
+            return os.path.isdir(arguments[0]) and not (Path(arguments[0]) / "saved_model.pb").exists()
         if files.paired and len(arguments) == 2 and not any(_holds_models(Path(each), files) for each in arguments):
             return False
         from sn_graph.fleet import is_many
@@ -206,7 +207,7 @@ class Asked:
 
 def _holds_models(folder: Path, files: "Files") -> bool:
     """Say whether a path is a folder with models in it, and not a model that is one, as those of TensorFlow are."""
-    if not folder.is_dir() or (folder / "saved_model.pb").exists() or (folder / "metadata.json").exists():
+    if not os.path.isdir(folder) or (folder / "saved_model.pb").exists() or (folder / "metadata.json").exists():
         return False
     return any(path.name.endswith(files.suffixes) for path in folder.rglob("*"))
 

@@ -1,6 +1,7 @@
 """Options: those that several commands share, alone and in groups."""
 
 import json as jsons
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -217,7 +218,7 @@ def require_apart(output: Path, *, data_of: Path | None = None, **inputs: Path |
 
     files = [(f"the {name.replace('_', ' ')} that is read", path) for name, path in inputs.items()]
     files.append(("the state that the plan names", _state_named_by(inputs.get("plan"))))
-    if data_of is not None and output.exists():
+    if data_of is not None and os.path.exists(output):
         files += [("the weights that are read", path) for path in data_files(data_of) or ()]
     for name, path in files:
         if path is not None and same_file(output, path):

@@ -137,7 +137,7 @@ def _work(passed: list[int], tells: int | None) -> NoReturn:
     except SystemExit as end:  # of a signal in the last moment
         code = end.code
     if stop.number is not None:
-        kept = [str(path) for path in app.written if path.exists()]
+        kept = [str(path) for path in app.written if os.path.exists(path)]
         with contextlib.suppress(OSError):
             print(stop.line(stop.number) + (f"; {', '.join(kept)} was written" if kept else ""), file=sys.stderr)
         code = 128 + stop.number

@@ -211,7 +211,7 @@ class StagedFiles:
 
 def _followed(target: Path) -> Path:
     """Return where a link leads, so that the link stays. Raises EnvironmentUnavailable for what is not a plain file."""
-    if target.is_symlink():
+    if os.path.islink(target):
         target = Path(os.path.realpath(target))
     if os.path.lexists(target) and not target.is_file():
         what = "a folder" if target.is_dir() else "no plain file"  # a device would be replaced, not written to

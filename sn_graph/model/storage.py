@@ -112,7 +112,7 @@ class Model:
         try:
             mapped = Source.map(path)
         except OSError as error:
-            if path.is_dir():
+            if os.path.isdir(path):
                 raise not_a_model(path, ModelError("it is a folder")) from None
             raise ModelError(f"{path} can't be read", str(error.strerror), "give the path of a model file") from None
         try:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sn_graph.errors import ModelError
-from sn_graph.model import Model, open_ordinary, without_data, write_file
+from sn_graph.model import Model, foreign, open_ordinary, without_data, write_file
 
 VERSION = "1"
 
@@ -99,7 +99,9 @@ def read_state(source: StateSource, lengths: Mapping[str, int], model_hash: str 
             f"state {path} can't be read", str(error.strerror or "no such file"), "give a state file"
         ) from None
     except SafetensorError as error:
-        raise ModelError(f"state {path} is not a safetensors file", str(error)) from None
+        kind = foreign(path, by_name=False)
+        why = str(error) if kind is None or "safetensors" in kind.what else f"it is {kind.what}"
+        raise ModelError(f"state {path} is not a whole safetensors file", why, "give one of save_state") from None
     return State(u, sigma, step, header.get("convention"))
 
 

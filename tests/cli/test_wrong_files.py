@@ -18,6 +18,8 @@ FILES = foreign_files()
 
 def wrong(folder: Path, name: str) -> Path:
     path = folder / name
+    if name == "long":
+        return folder / f"{'a' * 300}.onnx"
     if name == "directory":
         path.mkdir()
     elif name != "missing":
@@ -38,7 +40,7 @@ def commands(path: Path, out: Path) -> Iterator[list[object]]:
     yield ["certify", path]
 
 
-@pytest.mark.parametrize("name", ["missing", "directory", *FILES])
+@pytest.mark.parametrize("name", ["missing", "directory", "long", *FILES])
 def test_every_command_says_so_in_one_line(name: str, cli: Cli, tmp_path: Path) -> None:
     out = tmp_path / "written"
     out.mkdir()

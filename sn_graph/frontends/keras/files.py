@@ -42,7 +42,7 @@ def load(path: str | os.PathLike[str]) -> Any:
 def is_keras_file(path: str | os.PathLike[str]) -> bool:
     """Say whether a path looks like a saved Keras model, and not like an ONNX one; reads no more than its beginning."""
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):
         return (path / "saved_model.pb").exists() or (path / "metadata.json").exists()
     try:
         with open_ordinary(path) as file:
@@ -55,7 +55,7 @@ def is_keras_file(path: str | os.PathLike[str]) -> bool:
 def written_by(path: Path) -> Generation:
     """Return which Keras wrote a saved model. Raises ModelError where it is none, or can't be read."""
     try:
-        if path.is_dir():
+        if os.path.isdir(path):
             return _of_folder(path)
         with open_ordinary(path) as file:
             start = file.read(len(_HDF5))

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from sn_graph.errors import ModelError, UsageError
-from sn_graph.model import MAX_RANK, Model, Value, describe, open_ordinary, walk_tensors
+from sn_graph.model import MAX_RANK, Model, Value, describe, foreign, open_ordinary, walk_tensors
 from sn_graph.runtime.engine import EXTENDED, element_dtype
 from sn_graph.runtime.parity.channels import asked_sizes
 from sn_graph.runtime.parity.ranges import trace
@@ -217,8 +217,14 @@ def _exact_below(dtype: np.dtype[Any]) -> int:
 def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
     try:
         # Opened here, because numpy leaves the file open where it is not a zip archive.
-        with open_ordinary(path) as file, np.load(file, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+        with open_ordinary(path) as file:
+            if not zipfile.is_zipfile(file):  # or numpy takes what is no array for a pickle, and advises to trust it
+                raise ValueError(
+                    f"it is {kind.what if (kind := foreign(path)) else 'not whole, or no archive of arrays'}"
+                )
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as archive:
+                return {name: archive[name] for name in archive.files}
     except FileNotFoundError as error:
         raise ModelError(f"{path} does not exist", do="write it with numpy.savez") from error
     except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
