@@ -74,6 +74,15 @@ class Scope:
         return {name: node for node in self.nodes for name in node.proto.output if name}
 
     @cached_property
+    def readers(self) -> "dict[str, list[Node]]":
+        """The nodes of this scope that read each value, once each; those of scopes inside it are not among them."""
+        found: dict[str, list[Node]] = defaultdict(list)
+        for node in self.nodes:
+            for name in dict.fromkeys(node.proto.input):
+                found[name].append(node)
+        return dict(found)
+
+    @cached_property
     def _input_names(self) -> frozenset[str]:
         return frozenset(self.inputs)
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sn_graph.model import Model
+from sn_graph.norms.fused import fused
 from sn_graph.norms.matrix import exact_sigma
 from sn_graph.plan import Plan, Target
 from sn_graph.report import Reading
@@ -75,6 +76,10 @@ def parts(target: Target, matrix: NDArray[Any]) -> dict[str, NDArray[Any]]:
         if sum(widths) == columns == matrix.shape[1] and len(widths) == 3:
             ends = np.cumsum(widths)[:-1]
             return dict(zip(("query", "key", "value"), np.split(matrix, ends, axis=1), strict=True))
+    three = fused(target)
+    if three is not None:
+        taken = (np.take(matrix, outputs, axis=three.axis) for outputs in three.outputs)
+        return dict(zip(("query", "key", "value"), taken, strict=True))
     return {}
 
 
@@ -106,7 +111,7 @@ def held(target: Target) -> tuple[str, ...]:
     operators = {use.node.op_type for use in target.uses}
     if operators & _RECURRENT and target.shape[0] == _DIRECTIONS:
         return ("both directions are one matrix here, where PyTorch and Keras keep and normalize a weight a direction",)
-    if "Attention" in operators:
+    if "Attention" in operators or fused(target) is not None:
         return ("query, key and value are one matrix here, where many frameworks keep and normalize a weight of each",)
     return ()
 
