@@ -190,6 +190,9 @@ def _fitting(value: Any, hint: Any) -> Any:
     for kind in kinds:
         plain = get_origin(kind) or kind
         if isinstance(plain, type) and issubclass(plain, Enum):
+            words = [str(member.value) for member in plain]
+            if value not in words:
+                raise ValueError(f"it is one of {', '.join(words)}")
             return plain(value)
         if plain is float and isinstance(value, int) and not isinstance(value, bool):
             return float(value)

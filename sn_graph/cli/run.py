@@ -36,8 +36,8 @@ def run(
     """Write MODEL as the pass NAME changes it.
 
     A pass is what an installed package registers under the entry point group sn_graph.passes; sn-graph itself registers
-    fold, insert and strip. OUT is verified before it takes its place: what sn-graph's own passes make as their commands
-    do it, what another package's makes by its structure alone.
+    fold, insert, lift and strip. OUT is verified before it takes its place: what sn-graph's own passes make as their
+    commands do it, what another package's makes by its structure alone.
 
     \b
     sn-graph run fold disc.onnx -o folded.onnx --set sigma=power --set seed=3
