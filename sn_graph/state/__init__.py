@@ -1,6 +1,15 @@
 """State: everything about the vectors u that outlives a run, in files and in an inserted model's metadata."""
 
-from sn_graph.state.files import State, StateSource, load_state, read_state, save_state, skeleton_hash
+from sn_graph.state.files import (
+    LONGEST,
+    SHORTEST,
+    State,
+    StateSource,
+    load_state,
+    read_state,
+    save_state,
+    skeleton_hash,
+)
 from sn_graph.state.metadata import (
     KEY,
     Inserted,
@@ -14,6 +23,8 @@ from sn_graph.state.tensors import StateTensor, initial_state, site_vectors, sta
 
 __all__ = [
     "KEY",
+    "LONGEST",
+    "SHORTEST",
     "Inserted",
     "InsertedSite",
     "InsertedState",

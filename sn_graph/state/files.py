@@ -13,13 +13,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sn_graph.errors import ModelError
+from sn_graph.errors import ModelError, UsageError
 from sn_graph.model import Model, foreign, open_ordinary, without_data, write_file
 
 VERSION = "1"
 
 
 _DIGITS = 19  # more runs than anybody makes
+SHORTEST, LONGEST = 1e-9, 1e9
+"""What the length of a u lies between; those of frameworks have length 1. An inserted graph starts anew beyond."""
 _FLOATS = ("F16", "BF16", "F32", "F64")  # safetensors' names of the element types
 
 
@@ -70,6 +72,8 @@ def read_state(source: StateSource, lengths: Mapping[str, int], model_hash: str 
     """
     if isinstance(source, Mapping):
         return _of_arrays(source, lengths)
+    if not isinstance(source, str | os.PathLike):
+        raise UsageError(f"a {type(source).__name__} is not a state", do="give a path, or arrays u by site id")
     path = Path(source)
     from safetensors import SafetensorError, safe_open
 
@@ -122,6 +126,8 @@ def _of_arrays(arrays: Mapping[str, ArrayLike], lengths: Mapping[str, int]) -> S
 def _floats(name: str, given: ArrayLike) -> NDArray[np.floating]:
     try:
         found = np.asarray(given)
+        if found.dtype.kind == "c":
+            raise TypeError("its numbers are complex")
         return found if found.dtype.kind == "f" else found.astype(np.float64)
     except (TypeError, ValueError) as error:
         raise ModelError(f"the state in memory: '{name}' is not an array of numbers", str(error)) from None
@@ -174,10 +180,10 @@ def _vector(path: Path, site: str, stored: NDArray[np.floating], length: int) ->
         flat = flat.astype(np.float32)
     with np.errstate(over="ignore", under="ignore"):
         norm = np.float32(np.linalg.norm(flat.astype(np.float32).astype(np.float64)))  # as a graph can hold it
-    if not (np.isfinite(norm) and norm > 0.0):
+    if not SHORTEST < norm < LONGEST:
         raise ModelError(
             f"state {path}: '{site}.u' has the norm {norm:g}, from which no iteration can start",
-            do="reset it",
+            do="reset it, or scale it to length 1",
         )
     return flat
 

@@ -11,7 +11,7 @@ import onnx
 import pytest
 from safetensors.numpy import save_file
 
-from sn_graph.errors import EnvironmentUnavailable, ModelError
+from sn_graph.errors import EnvironmentUnavailable, ModelError, UsageError
 from sn_graph.model import Model, Storage
 from sn_graph.state import State, load_state, read_state, save_state, skeleton_hash
 from tests.support.builders import Array, drawn, model, node
@@ -150,8 +150,23 @@ def test_steps_that_are_no_number_of_runs_are_refused(step: str, tmp_path: Path)
     assert len(str(refused.value)) < 400
 
 
-@pytest.mark.parametrize("element", [1e300, 3e38, 1e-300, np.nan, -np.inf, 0.0])
+@pytest.mark.parametrize("element", [1e300, 3e38, 1e-300, np.nan, -np.inf, 0.0, 1e20, 1e-30])
 def test_a_u_whose_norm_is_none_is_refused_by_its_site(element: float, tmp_path: Path) -> None:
+    """One that an inserted graph would take for dead, and begin anew without a word, too."""
     u: dict[str, Array] = {**U, "a.u": np.full(4, element, np.float64)}
-    with pytest.raises(ModelError, match=r"'a\.u' has the norm (inf|nan|0), from which no iteration can start"):
+    with pytest.raises(
+        ModelError, match=r"'a\.u' has the norm (inf|nan|0|2e[+-][0-9]+), from which no iteration can start"
+    ):
         load_state(saved(tmp_path, u), network(), LENGTHS)
+
+
+@pytest.mark.parametrize("source", [None, 5, [1.0], b"path"])
+def test_what_is_neither_a_path_nor_arrays(source: Any) -> None:
+    with pytest.raises(UsageError, match="is not a state; give a path, or arrays u by site id"):
+        load_state(source, network(), LENGTHS)
+
+
+@pytest.mark.filterwarnings("error")
+def test_complex_numbers_are_refused() -> None:
+    with pytest.raises(ModelError, match="'a' is not an array of numbers: its numbers are complex"):
+        load_state({**U, "a": np.ones(4, np.complex64)}, network(), LENGTHS)

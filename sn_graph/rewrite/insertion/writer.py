@@ -14,7 +14,7 @@ from sn_graph.rewrite.insertion.entry import Entry, Iterated
 from sn_graph.rewrite.insertion.iteration import Iteration, choose_gram
 from sn_graph.rewrite.insertion.state import StateLayout, StateMode, StateTensors
 from sn_graph.sites import Action, Layout, Site, WeightUse, matrix_of
-from sn_graph.state import Inserted, InsertedSite, InsertedState
+from sn_graph.state import LONGEST, SHORTEST, Inserted, InsertedSite, InsertedState
 
 
 class Insertion:
@@ -200,8 +200,7 @@ def _revived(emitter: Emitter, entry: Entry, piece: str) -> str:
     return emitter.select(alive, piece, first, f"{at}/u")
 
 
-# What the length of a u lies between. Those of frameworks have length 1.
-_ALIVE = (("shortest", 1e-9), ("longest", 1e9))
+_ALIVE = (("shortest", SHORTEST), ("longest", LONGEST))
 
 
 def _scale_weight(graph: Graph, emitter: Emitter, entry: Entry, divisors: "_Divisors") -> None:
