@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 from sn_graph.choices import LevelChoice
 from sn_graph.cli import options as o
 from sn_graph.cli.app import command_of
-from sn_graph.cli.console import Settings, new_table, plain_text, print_rich
+from sn_graph.cli.console import Settings
 from sn_graph.cli.declare import Option
 from sn_graph.cli.files import Files
+from sn_graph.cli.table import Table, print_tables
 from sn_graph.errors import VerificationFailed
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from sn_graph.certify import Certificate
 
 
@@ -113,25 +112,26 @@ def _excess(found: "Certificate") -> tuple[str, str, str]:
 def _print(found: "Certificate") -> None:
     from sn_graph.certify import upwards
 
-    print_rich(plain_text(found.sentence))
+    parts: list[Table | str] = [found.sentence]
     if found.unbounded is not None and found.unbounded.do:
-        print_rich(plain_text(f"what to do: {found.unbounded.do}"))
+        parts.append(f"what to do: {found.unbounded.do}")
     if found.levels:
         levels = ", ".join(f"{name} {upwards(value)}" for name, value in found.levels.items())
-        print_rich(plain_text(f"by level: {levels}"))
+        parts.append(f"by level: {levels}")
     if found.nodes:
-        print_rich(_table(found))
+        parts.append(_table(found))
+    print_tables(*parts)
 
 
-def _table(found: "Certificate") -> "Table":
+def _table(found: "Certificate") -> Table:
     from sn_graph.certify import upwards
 
     remarks = ("remarks",) if any(node.note for node in found.nodes) else ()
-    table = new_table("node", "op", "rule", "constant", "bound", *remarks)
+    table = Table("node", "op", "rule", "constant", "bound", *remarks)
     for node in found.nodes:
         ends = ("" if one is None else upwards(one) for one in (node.constant, node.bound))
         cells = [node.node, node.op_type, node.rule, *ends]
-        table.add_row(*map(plain_text, (*cells, *((node.note,) if remarks else ()))))
+        table.add((*cells, *((node.note,) if remarks else ())))
     return table
 
 

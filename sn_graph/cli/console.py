@@ -8,19 +8,13 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sn_graph.errors import printable, shortened
 from sn_graph.progress import Progress, silent
 
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-    from rich.table import Table
-    from rich.text import Text
-
 STDIN, STDOUT = "<stdin>", "<stdout>"
 _PATIENCE = 1.0  # seconds of work before a progress bar appears
-_PLAIN_WIDTH = 100_000  # a pipe has no width: nothing is wrapped or cut
 
 
 @dataclass(frozen=True)
@@ -127,24 +121,6 @@ def print_text(text: str) -> None:
     _emit(f"{text.rstrip()}\n")
 
 
-def plain_text(text: str, style: str = "") -> "Text":
-    """Return a text with names from a file in it as rich prints it: no markup, no emoji, nothing that acts."""
-    from rich.text import Text
-
-    return Text(printable(text), style=style)
-
-
-def print_rich(*renderables: "RenderableType") -> None:
-    """Print tables and texts to stdout: as wide as the terminal, or unlimited where it is piped."""
-    from rich.console import Console
-
-    console = Console(highlight=False, soft_wrap=False, width=None if on_terminal() else _PLAIN_WIDTH)
-    with console.capture() as capture:
-        console.print(*renderables, sep="\n")
-    lines = capture.get().splitlines()
-    _emit("".join(f"{line.rstrip()}\n" for line in lines))
-
-
 def _emit(text: str) -> None:
     """Write to stdout; that its reader has gone (`| head`) does not change how the command ends."""
     if sys.stdout is None:
@@ -161,18 +137,6 @@ def _emit(text: str) -> None:
 def on_terminal() -> bool:
     """Say whether a person reads stdout."""
     return sys.stdout.isatty()
-
-
-def new_table(*headings: str) -> "Table":
-    """Return a table: with lines on a terminal, plain columns where it is piped. Columns of σ are set to the right."""
-    from rich import box
-    from rich.table import Table
-
-    terminal = on_terminal()  # whose box has a blank between columns already
-    table = Table(box=box.SIMPLE_HEAD if terminal else None, pad_edge=False, padding=(0, 1 if terminal else 2, 0, 0))
-    for heading in headings:
-        table.add_column(heading, justify="right" if heading.startswith("σ") else "left", overflow="fold")
-    return table
 
 
 def number(value: float | None) -> str:

@@ -6,7 +6,8 @@ from importlib import metadata
 from typing import Any
 
 from sn_graph.cli.app import command
-from sn_graph.cli.console import Settings, new_table, print_rich
+from sn_graph.cli.console import Settings
+from sn_graph.cli.table import Table, print_tables
 from sn_graph.errors import EnvironmentUnavailable
 from sn_graph.version import __version__
 
@@ -46,15 +47,15 @@ def doctor(
     report = examine()
     settings.tell(**report)
     if not settings.json:
-        table = new_table("what", "version")
+        table = Table("what", "version")
         for name, version in {**report["versions"], **report["packages"]}.items():
-            table.add_row(name, version or "not installed")
-        table.add_row("providers", ", ".join(report["providers"]) or "none")
-        tools = new_table("tool", "version", "tried", "--state-mode default", "--state-mode required")
+            table.add((name, version or "not installed"))
+        table.add(("providers", ", ".join(report["providers"]) or "none"))
+        tools = Table("tool", "version", "tried", "--state-mode default", "--state-mode required")
         for tool in report["tools"]:
             version = tool["version"] or ("not installed" if tool["registry"] == "pypi" else tool["registry"])
-            tools.add_row(tool["name"], version, tool["tested"], tool["default"], tool["required"])
-        print_rich(table, "", tools)
+            tools.add((tool["name"], version, tool["tested"], tool["default"], tool["required"]))
+        print_tables(table, "", tools)
     if not report["providers"]:
         settings.say(
             "without onnxruntime nothing is run: fold needs --no-verify; pip install 'sn-graph[cpu]', or [gpu]"

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from sn_graph.cli.console import Settings, new_table, number, plain_text, print_rich
+from sn_graph.cli.console import Settings, number
 from sn_graph.cli.declare import Described, Option, completed_as_file, group_parameters, parameters, places
 from sn_graph.cli.places import call
+from sn_graph.cli.table import Table, print_tables
 from sn_graph.errors import ModelError, SnGraphError, UsageError, VerificationFailed
 from sn_graph.progress import Progress, silent
 
@@ -334,7 +335,7 @@ def run_command(
     done = len(outcomes) - len(failed)
     settings.tell(command=command, files=lines, totals={"files": len(outcomes), "done": done, "failed": len(failed)})
     if not settings.json:
-        print_rich(_summary(outcomes))
+        print_tables(_summary(outcomes))
     reused = sum(outcome.reused for outcome in outcomes)
     settings.say(f"{done} of {len(outcomes)} files done" + (f", {reused} of them before" if reused else ""))
     if failed:
@@ -389,9 +390,9 @@ def write_results(lines: Sequence[Mapping[str, Any]], command: str, asked: Asked
         write_file(asked.sarif, json.dumps(sarif(lines), indent=1).encode() + b"\n")
 
 
-def _summary(outcomes: "Sequence[Outcome]") -> Any:
+def _summary(outcomes: "Sequence[Outcome]") -> Table:
     """Return a table, a row a file: what was found, how long it took, and how it ended."""
-    table = new_table("file", "weights", "σ max", "seconds", "result")
+    table = Table("file", "weights", "σ max", "seconds", "result")
     for outcome in outcomes:
         line, error = outcome.line, outcome.line["error"]
         sites = line.get("sites", ())
@@ -405,7 +406,7 @@ def _summary(outcomes: "Sequence[Outcome]") -> Any:
             "" if outcome.reused else f"{line['seconds']:.2f}",
             result,
         )
-        table.add_row(*map(plain_text, map(str, cells)))
+        table.add(map(str, cells))
     return table
 
 

@@ -4,16 +4,12 @@ import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from sn_graph.cli.console import Settings, new_table, number, on_terminal, plain_text, print_rich
+from sn_graph.cli.console import Settings, number, on_terminal
+from sn_graph.cli.table import Table, print_tables
 from sn_graph.errors import printable
 from sn_graph.recognise import ANONYMOUS
 from sn_graph.report import Reading, Report, SiteRecord
-
-if TYPE_CHECKING:
-    from rich.table import Table
-    from rich.text import Text
 
 _NAMED = 3  # weights that share a remark, named before "and so many more"
 
@@ -24,10 +20,10 @@ def print_report(report: Report) -> None:
         return
     if on_terminal():
         table, dropped = _narrow_table(report.sites)
-        told = [plain_text(f"left out for want of width: {', '.join(dropped)}; --json has them")] if dropped else []
-        print_rich(table, *told, *_remark_lines(report.sites))
+        told = [f"left out for want of width: {', '.join(dropped)}; --json has them"] if dropped else []
+        print_tables(table, *told, *_remark_lines(report.sites))
     else:
-        print_rich(_wide_table(report.sites))
+        print_tables(_wide_table(report.sites))
 
 
 def explain_sites(settings: Settings, report: Report) -> None:
@@ -56,11 +52,11 @@ def what_it_is(report: Report, inserted: bool) -> list[str]:
 _EQUAL = 4e-6  # relative: what fold promises of each of two weights
 
 
-def _wide_table(sites: Iterable[SiteRecord]) -> "Table":
+def _wide_table(sites: Iterable[SiteRecord]) -> Table:
     """Return the table that has every column, with `-` where nothing is known: a row a weight."""
     sites = tuple(sites)
     norms = [norm for norm in _NORMS if norm.always or norm.known(sites)]
-    table = new_table("weight", "op", "type", "shape", "matrix", *(norm.title for norm in norms), "status", "remarks")
+    table = Table("weight", "op", "type", "shape", "matrix", *(norm.title for norm in norms), "status", "remarks")
     for site in sites:
         readings = [
             f"{reading.convention} reads {_sizes(reading.matrix)}"
@@ -77,7 +73,7 @@ def _wide_table(sites: Iterable[SiteRecord]) -> "Table":
             site.status,
             "; ".join([*_remarks(site), *readings]),
         )
-        table.add_row(*(plain_text(cell or "-") for cell in cells))
+        table.add(cell or "-" for cell in cells)
     return table
 
 
@@ -87,7 +83,7 @@ def _name(site: SiteRecord) -> str:
     return site.id if named or not site.consumers else f"{site.id} ← {site.consumers[0]}"
 
 
-def _narrow_table(sites: tuple[SiteRecord, ...]) -> tuple["Table", list[str]]:
+def _narrow_table(sites: tuple[SiteRecord, ...]) -> tuple[Table, list[str]]:
     """Return the table without columns that say nothing, with a row for each other reading of a weight.
 
     The titles of those that found no room come with it.
@@ -104,13 +100,9 @@ def _narrow_table(sites: tuple[SiteRecord, ...]) -> tuple["Table", list[str]]:
     one_type = len({site.dtype for site in sites if site.dtype}) < 2
     shown = _columns_that_fit(titles, rows, one_type)
     dropped = [title for at, title in enumerate(titles) if at not in shown and not (one_type and title == "type")]
-    table = new_table(*(titles[column] for column in shown))
-    table.columns[0].min_width = _NAME
-    for column in table.columns[1:]:
-        column.no_wrap = True
+    table = Table(*(titles[column] for column in shown), least=_NAME)
     for row in rows:
-        style = "" if row[-1] else "dim"  # another reading
-        table.add_row(*(plain_text(row[column], style) for column in shown))
+        table.add((row[column] for column in shown), dim=not row[-1])  # another reading
     return table, dropped
 
 
@@ -219,7 +211,7 @@ def _others(site: SiteRecord) -> Iterator[Reading]:
             yield reading
 
 
-def _remark_lines(sites: Iterable[SiteRecord]) -> Iterator["Text"]:
+def _remark_lines(sites: Iterable[SiteRecord]) -> Iterator[str]:
     """Yield each remark once, behind the weights that it is about."""
     about: dict[str, list[str]] = defaultdict(list)
     for site in sites:
@@ -228,7 +220,7 @@ def _remark_lines(sites: Iterable[SiteRecord]) -> Iterator["Text"]:
     for remark, weights in about.items():
         named = ", ".join(weights[:_NAMED])
         more = f" and {len(weights) - _NAMED} more" if len(weights) > _NAMED else ""
-        yield plain_text(f"{named}{more}: {remark}")
+        yield f"{named}{more}: {remark}"
 
 
 def _remarks(site: SiteRecord) -> list[str]:

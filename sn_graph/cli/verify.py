@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from sn_graph.cli import options as o
 from sn_graph.cli.app import command_of
-from sn_graph.cli.console import Settings, new_table, number, on_terminal, plain_text, print_rich
+from sn_graph.cli.console import Settings, number, on_terminal
 from sn_graph.cli.declare import Argument, Option
 from sn_graph.cli.files import Files
+from sn_graph.cli.table import Table, print_tables
 from sn_graph.errors import UsageError
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-    from rich.table import Table
-
     from sn_graph.runtime import Comparison, ParityResult
 
 
@@ -72,7 +70,7 @@ def verify(
         alive = verify_state(a, providers=used, inputs=inputs, seed=seed, dims=sizes)
         settings.tell(**alive.to_json())
         if not settings.json:
-            print_rich(_state_table(alive))
+            print_tables(_state_table(alive))
         alive.raise_if_different()
         return
     compared = partial(
@@ -90,7 +88,7 @@ def verify(
     if paging is not None:
         paging.write_compared(result, a, b)
     if not settings.json:
-        print_rich(*(_by_sides(result) if on_terminal() else [_table(result.comparisons, sides=True)]))
+        print_tables(*(_by_sides(result) if on_terminal() else [_table(result.comparisons, sides=True)]))
     for note in result.notes:
         settings.say(note)
     result.raise_if_different()
@@ -120,30 +118,30 @@ def _refuse_comparison(*given: bool) -> None:
             raise UsageError("--state compares nothing", f"so {name} has no meaning beside it", "leave one of them out")
 
 
-def _state_table(result: "ParityResult") -> "Table":
-    table = new_table("provider", "output", "moves by", "relative", "alive")
+def _state_table(result: "ParityResult") -> Table:
+    table = Table("provider", "output", "moves by", "relative", "alive")
     for row in result.comparisons:
         cells = (row.provider, row.output, number(row.max_abs), number(row.max_rel_norm), "yes" if row.ok else "NO")
-        table.add_row(*map(plain_text, cells))
+        table.add(cells)
     return table
 
 
-def _by_sides(result: "ParityResult") -> Iterator["RenderableType"]:
+def _by_sides(result: "ParityResult") -> Iterator[Table | str]:
     """Yield, for each two sides, what they are and a table narrow enough for a terminal."""
     for (left, right), rows in groupby(result.comparisons, key=lambda row: (row.left, row.right)):
-        yield plain_text(f"a: {left}")
-        yield plain_text(f"b: {right}")
+        yield f"a: {left}"
+        yield f"b: {right}"
         yield _table(rows, sides=False)
 
 
-def _table(rows: Iterable["Comparison"], sides: bool) -> "Table":
+def _table(rows: Iterable["Comparison"], sides: bool) -> Table:
     named = ("left", "right") if sides else ()
     rows = list(rows)
     remarks = ("remarks",) if any(row.notes for row in rows) else ()
-    table = new_table(*named, "provider", "step", "output", "max |a-b|", "relative", "allowed", "ok", *remarks)
+    table = Table(*named, "provider", "step", "output", "max |a-b|", "relative", "allowed", "ok", *remarks)
     for row in rows:
         numbers = (number(row.max_abs), number(row.max_rel_norm), f"{row.atol:g} + {row.rtol:g}·max|b|")
         names = (row.left, row.right) if sides else ()
         cells = (*names, row.provider, str(row.step), row.output, *numbers, "yes" if row.ok else "NO")
-        table.add_row(*map(plain_text, (*cells, *("; ".join(row.notes) for _ in remarks))))
+        table.add((*cells, *("; ".join(row.notes) for _ in remarks)))
     return table

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from sn_graph.report.log import log_report
 from sn_graph.report.records import Reading, Report, SiteRecord, Status, Verified
-from sn_graph.report.table import Reported, Shown, Table, number, one_line, sizes
+from sn_graph.report.table import Reported, Shown, Table, columns, number, one_line, sizes
 
 if TYPE_CHECKING:
     from sn_graph.report.html import render
@@ -42,6 +42,7 @@ __all__ = [
     "Status",
     "Table",
     "Verified",
+    "columns",
     "log_report",
     "number",
     "one_line",

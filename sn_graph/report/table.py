@@ -47,9 +47,8 @@ class Table:
         """Return the title and every row, in columns."""
         rows = [self.headings, *(tuple(map(printable, row)) for row in self.rows)]
         kept = [column for column in range(len(self.headings)) if any(row[column] for row in rows[1:])]
-        widths = {column: max(_width(row[column]) for row in rows) for column in kept}
-        lines = ["  ".join(row[at] + " " * (widths[at] - _width(row[at])) for at in kept).rstrip() for row in rows]
-        return "\n".join([printable(self.title), *(lines if self.rows else ())])
+        lines = columns([[row[column] for column in kept] for row in rows]) if self.rows else []
+        return "\n".join([printable(self.title), *lines])
 
     def html(self) -> str:
         """Return an HTML table; nothing in a name acts."""
@@ -118,6 +117,25 @@ class Reported(Shown):
 
     def _records(self) -> Iterable[Mapping[str, Any]]:
         return self.report._records()
+
+
+def columns(rows: Sequence[Sequence[str]], to_the_right: Sequence[int] = ()) -> list[str]:
+    """Return rows of printable texts as lines, in columns with two blanks between them, as wide as they need be.
+
+    Args:
+        rows: The cells of each row, as many in one as in another.
+        to_the_right: The places of the columns that are set to the right.
+    """
+    widths = [max(map(_width, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        blanks = [" " * (width - _width(cell)) for cell, width in zip(row, widths, strict=True)]
+        cells = (
+            blank + cell if place in to_the_right else cell + blank
+            for place, (cell, blank) in enumerate(zip(row, blanks, strict=True))
+        )
+        lines.append("  ".join(cells).rstrip())
+    return lines
 
 
 def number(value: float | None) -> str:
