@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Collection
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -42,9 +42,9 @@ class Work:
         self.unpacked = 0
         self.searched: list[Collection[str] | None] = []
         self.indexed: list[onnx.ModelProto] = []
-        metadata: Any = sys.modules["sn_graph.state.metadata"]
-        finder = sys.modules["sn_graph.sites.find"]._Finder
-        original: Any = sys.modules["sn_graph.rewrite.original"]
+        metadata: Any = import_module("sn_graph.state.metadata")
+        finder = import_module("sn_graph.sites.find")._Finder
+        original: Any = import_module("sn_graph.rewrite.original")
         json, stored, index, unzipped = metadata.json, finder.stored, Graph.__init__, original._unzipped
 
         def loads(text: str, *more: Any) -> Any:

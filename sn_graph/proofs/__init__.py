@@ -1,9 +1,12 @@
 """Proofs: a written model is proved before it takes its place."""
 
-from sn_graph.proofs.checkpoint import save_checkpoint
-from sn_graph.proofs.liveness import TOOLS, Tool, verify_state
-from sn_graph.proofs.proof import Proof, Terms, save_proven
-from sn_graph.proofs.saving import prove, save
+from sn_graph.lazy import lazily
+
+with lazily(__name__):
+    from sn_graph.proofs.checkpoint import save_checkpoint
+    from sn_graph.proofs.liveness import TOOLS, Tool, verify_state
+    from sn_graph.proofs.proof import Proof, Terms, save_proven
+    from sn_graph.proofs.saving import prove, save
 
 __all__ = [
     "TOOLS",

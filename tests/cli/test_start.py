@@ -105,9 +105,12 @@ builtins.__import__ = interrupting
 """
 
 
-@pytest.mark.parametrize("module", ["ctypes", "click", "onnx", "numpy", "rich.text", "onnxruntime", "safetensors"])
+@pytest.mark.parametrize(
+    "module", ["ctypes", "click", "onnx", "numpy", "sn_graph.cli.render", "onnxruntime", "safetensors"]
+)
 def test_an_interruption_while_importing_is_one_line(module: str, model: Path) -> None:
-    arguments = ["inspect", model] if module == "rich.text" else ["fold", model, "-o", model.with_name("out.onnx")]
+    late = module == "sn_graph.cli.render"  # when a table is printed
+    arguments = ["inspect", model] if late else ["fold", model, "-o", model.with_name("out.onnx")]
     with started(*arguments, before=IMPORTING.format(module=module)) as process:
         out, err = process.communicate(timeout=60)
     if module == "safetensors" and process.returncode == 0:
@@ -183,7 +186,7 @@ def test_nothing_is_imported_before_an_interruption_is_caught() -> None:
     done = subprocess.run(
         [sys.executable, "-S", "-c", asked], env={"PYTHONPATH": root}, stdout=subprocess.PIPE, text=True, check=True
     )
-    assert set(done.stdout.split()) <= {"sn_graph", "sn_graph.version", "types"}
+    assert set(done.stdout.split()) <= {"sn_graph", "sn_graph.lazy", "sn_graph.version", "types"}
 
 
 def large_model(path: Path) -> Path:

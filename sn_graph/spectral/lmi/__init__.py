@@ -35,10 +35,13 @@ transforms are unitary. A problem with F = 1 and `tie` is one of shared multipli
 Where the matrices of all frequencies don't fit the memory, `spread_bound` takes what makes those of a few of them.
 """
 
-from sn_graph.spectral.lmi.bound import lipschitz_bound, proven_bound
-from sn_graph.spectral.lmi.frequencies import frequency_bound, spread_bound
-from sn_graph.spectral.lmi.layers import chain_bound
-from sn_graph.spectral.lmi.problem import FrequencyProblem, LmiBound, SlopeProblem
+from sn_graph.lazy import lazily
+
+with lazily(__name__):
+    from sn_graph.spectral.lmi.bound import lipschitz_bound, proven_bound
+    from sn_graph.spectral.lmi.frequencies import frequency_bound, spread_bound
+    from sn_graph.spectral.lmi.layers import chain_bound
+    from sn_graph.spectral.lmi.problem import FrequencyProblem, LmiBound, SlopeProblem
 
 __all__ = [
     "FrequencyProblem",

@@ -2,7 +2,7 @@
 
 import json
 import math
-import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
@@ -273,7 +273,7 @@ def test_several_providers(op: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     if "cuda" not in available_providers():
         with pytest.raises(EnvironmentUnavailable):
             verify(model, providers=("cpu", "cuda"))
-    parity = sys.modules["sn_graph.runtime.parity.compare"]  # its name in the package is the function's
+    parity = import_module("sn_graph.runtime.parity.compare")  # its name in the package is the function's
     monkeypatch.setattr(parity, "require_provider", lambda _: None)
     monkeypatch.setattr("sn_graph.runtime.parity.side.open_session", lambda source, *_, **__: open_session(source))
     alone = verify(model, providers=("cpu", "cuda"))
