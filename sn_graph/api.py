@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 import numpy as np
 import onnx
 
+# Rooms by their names: what a function takes of them is imported when it runs.
+from sn_graph import norms, passes, recognise, rewrite
 from sn_graph.choices import (
     FormChoice,
     LevelChoice,
@@ -22,37 +24,13 @@ from sn_graph.choices import (
     StateModeChoice,
 )
 from sn_graph.errors import EnvironmentUnavailable, ModelError, UsageError
-from sn_graph.model import Model, ModelSource
-from sn_graph.model.checkpoint import Checkpoint, is_checkpoint
-from sn_graph.model.remote import Held, is_url, local_path
-from sn_graph.norms import Base, SigmaMethod, base_of_checkpoint, base_of_model, plan_state
-from sn_graph.norms import inspect as measure_norms
-from sn_graph.norms import inspect_checkpoint as measure_checkpoint
-from sn_graph.passes import (
-    CheckpointOptions,
-    CheckpointResult,
-    Fold,
-    FoldOptions,
-    Insert,
-    InsertOptions,
-    InsertResult,
-    Lift,
-    LiftedSigma,
-    LiftedTo,
-    LiftOptions,
-    LiftResult,
-    PassResult,
-    Scale,
-    Strip,
-    make_pass,
-)
-from sn_graph.passes import fold_checkpoint as fold_weights
+from sn_graph.model import Model, ModelSource, checkpoint, remote
+from sn_graph.model.checkpoint import is_checkpoint
+from sn_graph.passes import PassResult, make_pass
 from sn_graph.plan import Plan, PlanOptions, build_plan, carried_plan, record_of, require_whole
 from sn_graph.progress import Progress, silent
-from sn_graph.recognise import reads_inputs
 from sn_graph.report import Report, SiteRecord, log_report
-from sn_graph.rewrite import inline, insertion_plan, restore
-from sn_graph.rewrite.insertion import StateLayout, StateMode
+from sn_graph.rewrite import insertion
 from sn_graph.sites import Convention, find_sites
 from sn_graph.state import Inserted, State, read_inserted, site_vectors
 
@@ -86,11 +64,11 @@ class Opened:
         inserted = read_inserted(model)
         if inserted is None:
             return cls(model, None, State({}, {}))
-        return cls(restore(model, inserted), inserted, State(site_vectors(model, inserted), {}))
+        return cls(rewrite.restore(model, inserted), inserted, State(site_vectors(model, inserted), {}))
 
     def state(self, plan: Plan) -> State:
         """Return the u that a plan names, else those that an inserted model holds."""
-        return self.held if plan.state is None else plan_state(plan, self.model)
+        return self.held if plan.state is None else norms.plan_state(plan, self.model)
 
 
 def inspect(
@@ -131,7 +109,7 @@ def inspect(
     _require_known("inspect", options, without=("power_iterations", "bound", "clip"))
     if is_checkpoint(source):
         chosen = _names_alone(options)
-        return measure_checkpoint(
+        return norms.inspect_checkpoint(
             _checkpoint(source),
             progress,
             upper=_is_upper(sigma),
@@ -151,12 +129,12 @@ def inspect(
 
 
 def examine(
-    opened: Opened, plan: Plan, *, sigma: MeasureChoice, seed: int, progress: Progress, base: Base | None = None
+    opened: Opened, plan: Plan, *, sigma: MeasureChoice, seed: int, progress: Progress, base: "norms.Base | None" = None
 ) -> Report:
     """Measure an opened model by a plan that was made of it; the rest is as in `inspect`."""
     upper = _is_upper(sigma)
     state = opened.state(plan)
-    report = measure_norms(opened.model, plan, progress, upper=upper, seed=seed, state=state, base=base)
+    report = norms.inspect(opened.model, plan, progress, upper=upper, seed=seed, state=state, base=base)
     log_report("inspect", report)
     return report
 
@@ -167,22 +145,22 @@ def _is_upper(sigma: MeasureChoice) -> bool:
     return sigma == "upper"
 
 
-def _checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
+def _checkpoint(source: str | os.PathLike[str]) -> "checkpoint.Checkpoint":
     """Open a checkpoint by its path or URL."""
-    place = local_path(source) if isinstance(source, str) else source
-    if not isinstance(place, str) or not is_url(place):
-        return Checkpoint.open(place)
-    held = Held(place)
-    return replace(Checkpoint.open(held.path), url=place, held=held)
+    place = remote.local_path(source) if isinstance(source, str) else source
+    if not isinstance(place, str) or not remote.is_url(place):
+        return checkpoint.Checkpoint.open(place)
+    held = remote.Held(place)
+    return replace(checkpoint.Checkpoint.open(held.path), url=place, held=held)
 
 
-def base_of(against: Source, options: PlanOptions) -> Base:
+def base_of(against: Source, options: PlanOptions) -> "norms.Base":
     """Return the weights of a base, by the matrices that the same options take of them."""
     if is_checkpoint(against):
-        return base_of_checkpoint(_checkpoint(against))
+        return norms.base_of_checkpoint(_checkpoint(against))
     opened = Opened.of(against)
     alike = PlanOptions(convention=options.get("convention"), op_types=options.get("op_types") or ())
-    return base_of_model(opened.model, build_plan(opened.model, **alike))
+    return norms.base_of_model(opened.model, build_plan(opened.model, **alike))
 
 
 class Names(TypedDict):
@@ -251,9 +229,9 @@ def fold(
     """
     _require_known("fold", options)
     try:
-        method = SigmaMethod(sigma)
+        method = norms.SigmaMethod(sigma)
     except ValueError:
-        raise UsageError(f"no estimator '{sigma}'", do=f"choose one of {', '.join(SigmaMethod)}") from None
+        raise UsageError(f"no estimator '{sigma}'", do=f"choose one of {', '.join(norms.SigmaMethod)}") from None
     if is_checkpoint(source):
         raise UsageError("a checkpoint holds no graph", do="fold it with sn_graph.fold_checkpoint")
     opened = Opened.of(source)
@@ -263,12 +241,12 @@ def fold(
         return _folded_to(lipschitz, again, inputs, dims, options)
     if opened.inserted is None:
         made = require_whole(build_plan(opened.model, **options), opened.model, options, force=force)
-        return Fold(FoldOptions(method, seed))(opened.model, made, progress)
+        return passes.Fold(passes.FoldOptions(method, seed))(opened.model, made, progress)
     chosen = options.copy()
     if not chosen.get("plan"):
-        chosen["plan"] = insertion_plan(opened.model, opened.inserted)
+        chosen["plan"] = rewrite.insertion_plan(opened.model, opened.inserted)
     plan = build_plan(opened.model, **chosen)
-    return Fold(_baking(opened, opened.inserted, plan, method, seed))(opened.model, plan, progress)
+    return passes.Fold(_baking(opened, opened.inserted, plan, method, seed))(opened.model, plan, progress)
 
 
 def _folded_to(
@@ -307,7 +285,7 @@ def fold_checkpoint(
     seed: int = 0,
     progress: Progress = silent,
     **options: Unpack[PlanOptions],
-) -> CheckpointResult:
+) -> "passes.CheckpointResult":
     """Replace each 2-D weight W of a safetensors file by bound · W / σ(W).
 
     Args:
@@ -325,10 +303,10 @@ def fold_checkpoint(
     """
     _require_known("fold_checkpoint", options)
     try:
-        method = SigmaMethod(sigma)
+        method = norms.SigmaMethod(sigma)
     except ValueError:
-        raise UsageError(f"no estimator '{sigma}'", do=f"choose one of {', '.join(SigmaMethod)}") from None
-    chosen = CheckpointOptions(
+        raise UsageError(f"no estimator '{sigma}'", do=f"choose one of {', '.join(norms.SigmaMethod)}") from None
+    chosen = passes.CheckpointOptions(
         method,
         1.0 if (bound := options.get("bound")) is None else bound,
         bool(options.get("clip")),
@@ -340,7 +318,7 @@ def fold_checkpoint(
         raise UsageError(
             f"{os.fspath(path)} can't be written again", "because it is not one .safetensors file", "give its files"
         )
-    return fold_weights(_checkpoint(path), chosen, progress)
+    return passes.fold_checkpoint(_checkpoint(path), chosen, progress)
 
 
 def _require_known(function: str, options: Mapping[str, Any], without: Sequence[str] = ()) -> None:
@@ -351,13 +329,17 @@ def _require_known(function: str, options: Mapping[str, Any], without: Sequence[
             raise TypeError(f"{function}() got an unexpected keyword argument '{key}'")
 
 
-def _baking(opened: Opened, inserted: Inserted, plan: Plan, method: SigmaMethod, seed: int) -> FoldOptions:
+def _baking(
+    opened: Opened, inserted: Inserted, plan: Plan, method: "norms.SigmaMethod", seed: int
+) -> "passes.FoldOptions":
     """Return how an inserted model is folded: by the σ of its last run where they are known, else from its u."""
     if plan.state is None:  # neither its u nor its σ are those of another norm
-        return FoldOptions(method, seed, opened.held if plan.norm == inserted.norm else State({}, {}))
-    state = plan_state(plan, opened.model)
+        return passes.FoldOptions(method, seed, opened.held if plan.norm == inserted.norm else State({}, {}))
+    state = norms.plan_state(plan, opened.model)
     last_run = plan.norm == inserted.norm and all(target.id in state.sigma for target in plan.targets())
-    return FoldOptions(method, seed, state, state.sigma if last_run and method is not SigmaMethod.UPPER else None)
+    return passes.FoldOptions(
+        method, seed, state, state.sigma if last_run and method is not norms.SigmaMethod.UPPER else None
+    )
 
 
 def insert(
@@ -371,7 +353,7 @@ def insert(
     force: bool = False,
     progress: Progress = silent,
     **options: Unpack[PlanOptions],
-) -> InsertResult:
+) -> "passes.InsertResult":
     """Insert the power iteration into a model, so that each run normalizes its weights as training does.
 
     The model gets an input `sn_u` [N, 1] float32, all vectors u end to end, and outputs `sn_u.next` [N, 1] and
@@ -405,20 +387,20 @@ def insert(
     """
     _require_known("insert", options)
     try:
-        chosen = InsertOptions(
-            exact=SigmaMethod(sigma) is not SigmaMethod.POWER,
-            upper=SigmaMethod(sigma) is SigmaMethod.UPPER,
+        chosen = passes.InsertOptions(
+            exact=norms.SigmaMethod(sigma) is not norms.SigmaMethod.POWER,
+            upper=norms.SigmaMethod(sigma) is norms.SigmaMethod.UPPER,
             seed=seed,
-            layout=StateLayout(state_layout),
-            mode=StateMode(state_mode),
-            scale=Scale(scale),
+            layout=insertion.StateLayout(state_layout),
+            mode=insertion.StateMode(state_mode),
+            scale=passes.Scale(scale),
         )
     except ValueError as error:
         raise UsageError(str(error), do="see insert --help for what there is") from None
     model = Model.open(source)
     plan = require_whole(build_plan(model, **options), model, options, force=force)
-    result = Insert(chosen)(model, plan, progress)
-    assert isinstance(result, InsertResult), "what Insert.apply returns"
+    result = passes.Insert(chosen)(model, plan, progress)
+    assert isinstance(result, passes.InsertResult), "what Insert.apply returns"
     return result
 
 
@@ -458,12 +440,14 @@ def lift(
     'stored as it is, with nothing to lift'
     """
     try:
-        chosen = LiftOptions(LiftedSigma(sigma), tuple(include), tuple(exclude), LiftedTo(to), power_iterations)
+        chosen = passes.LiftOptions(
+            passes.LiftedSigma(sigma), tuple(include), tuple(exclude), passes.LiftedTo(to), power_iterations
+        )
     except ValueError as error:
         raise UsageError(str(error), do="see lift --help for what there is") from None
     if power_iterations < 1:
         raise UsageError(f"{power_iterations} power iterations are none", do="give at least 1")
-    if chosen.to is LiftedTo.INSERT and chosen.sigma is not LiftedSigma.GRAPH:
+    if chosen.to is passes.LiftedTo.INSERT and chosen.sigma is not passes.LiftedSigma.GRAPH:
         raise UsageError("an iteration has no exact σ", do="leave --sigma out, or lift --to fold")
     model = Model.open(source)
     inner = _without_given_weights(model)
@@ -473,10 +457,10 @@ def lift(
     return result
 
 
-def _lifted(model: Model, options: LiftOptions, progress: Progress) -> PassResult:
+def _lifted(model: Model, options: "passes.LiftOptions", progress: Progress) -> PassResult:
     plan = build_plan(model)
-    result = Lift(options)(model, plan, progress)
-    assert isinstance(result, LiftResult), "what Lift.apply returns"
+    result = passes.Lift(options)(model, plan, progress)
+    assert isinstance(result, passes.LiftResult), "what Lift.apply returns"
     return _carried_on(model, plan, options, result) if result.carried else result
 
 
@@ -489,22 +473,22 @@ def _without_given_weights(model: Model) -> Model | None:
     while names := {
         (site.scope.proto.domain, site.scope.proto.name)
         for site in find_sites(copy)
-        if site.is_computed and isinstance(site.scope.proto, onnx.FunctionProto) and reads_inputs(site)
+        if site.is_computed and isinstance(site.scope.proto, onnx.FunctionProto) and recognise.reads_inputs(site)
     }:
         copy, found = copy.copy(), True
-        inline(copy.proto, names)
+        rewrite.inline(copy.proto, names)
         copy.edited()
     return copy if found else None
 
 
-def _carried_on(model: Model, plan: Plan, options: LiftOptions, lifted: LiftResult) -> PassResult:
+def _carried_on(model: Model, plan: Plan, options: "passes.LiftOptions", lifted: "passes.LiftResult") -> PassResult:
     """Return the insertion that goes on with the weights of a lifted model; what it can't take stays as it was."""
     named = [one.original.name for site in plan.sites if (one := site.explanation) and one.original is not None]
     parametrized = any("parametrizations." in name for name in named)
     convention = Convention.TORCH_PARAMETRIZATION if parametrized else Convention.TORCH
     going_on = carried_plan(lifted.model, lifted.carried, convention)
-    result = Insert(InsertOptions(state=lifted.state))(lifted.model, going_on)
-    assert isinstance(result, InsertResult), "what Insert.apply returns"
+    result = passes.Insert(passes.InsertOptions(state=lifted.state))(lifted.model, going_on)
+    assert isinstance(result, passes.InsertResult), "what Insert.apply returns"
     done = {record.id: record for record in result.sites if record.status == "inserted"}
     # A weight that is stored before its normalization must not be left without one.
     lost = {record.id: record.reason or "" for record in result.sites if record.id not in done}
@@ -515,8 +499,8 @@ def _carried_on(model: Model, plan: Plan, options: LiftOptions, lifted: LiftResu
     }
     if left:
         options = replace(options, left={**options.left, **left})
-        again = Lift(options)(model, plan)
-        assert isinstance(again, LiftResult), "what Lift.apply returns"
+        again = passes.Lift(options)(model, plan)
+        assert isinstance(again, passes.LiftResult), "what Lift.apply returns"
         return _carried_on(model, plan, options, again) if again.carried else again
     records = tuple(_told(record, done.get(record.id)) for record in lifted.sites)
     return replace(result, sites=records, before=lifted)
@@ -539,7 +523,7 @@ def strip(source: Source) -> PassResult:
     >>> strip(inserted).to_proto() == onnx.load("models/keras_dcgan_discriminator.onnx")
     True
     """
-    return Strip()(Model.open(source))
+    return passes.Strip()(Model.open(source))
 
 
 def certify(
@@ -643,10 +627,10 @@ def normalize_export(
         return PassResult(model, plan, sites, source=model, name="plain")
     _require_vectors(plan, state)
     if form == "insert":
-        return Insert(InsertOptions(state=state))(model, plan, progress)
+        return passes.Insert(passes.InsertOptions(state=state))(model, plan, progress)
     # normalize_weights() is one step, however often the layer is called.
     once = replace(plan, sites=tuple(replace(site, per_use=False) for site in plan.sites))
-    return Fold(FoldOptions(SigmaMethod(sigma), state=state))(model, once, progress)
+    return passes.Fold(passes.FoldOptions(norms.SigmaMethod(sigma), state=state))(model, once, progress)
 
 
 def _require_vectors(plan: Plan, state: State) -> None:
@@ -688,7 +672,7 @@ def apply(
     """
     _require_known("apply", options)
     chosen, model = make_pass(name, settings or {}), Model.open(source)
-    if isinstance(chosen, Strip):
+    if isinstance(chosen, passes.Strip):
         given = [key for key, value in options.items() if value not in (None, (), [])]
         if given:
             raise UsageError(f"pass '{name}' follows no plan", do=f"leave {', '.join(given)} out")

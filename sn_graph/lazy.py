@@ -5,7 +5,7 @@
 
 reads as the statement alone does, to people, type checkers and whoever looks at the syntax tree, and imports nothing
 yet, as `lazy from` does from Python 3.15 on (PEP 810). What stands behind all faces takes longer to import than numpy
-and onnx, and three quarters of it are not needed to inspect a model.
+and onnx, and three quarters of it are not needed to inspect a model (docs/decisions/0010).
 """
 
 import builtins

@@ -130,6 +130,14 @@ def test_the_rule_finds_what_it_forbids(tmp_path: Path, monkeypatch: pytest.Monk
     ]
 
 
+@pytest.mark.parametrize("path", SOURCES, ids=IDS)
+def test_rooms_import_nothing_from_the_top(path: Path) -> None:
+    """`from sn_graph import x` makes one circle of all rooms between, where mypy takes functions for modules."""
+    faces = ("sn_graph.api", "sn_graph.cli", "sn_graph.fleet", "sn_graph.interop")
+    if module_of(path).startswith("sn_graph.") and not module_of(path).startswith(faces):
+        assert "sn_graph" not in {source for source, _ in imports(path)}
+
+
 def test_every_package_is_a_room_or_a_hall() -> None:
     found = {path.parent.relative_to(ROOT / "sn_graph") for path in (ROOT / "sn_graph").rglob("__init__.py")}
     packages = {".".join(path.parts) for path in found if path.parts}

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sn_graph import report
 from sn_graph.certify.witness import Witness
+from sn_graph.report import Certificate as DrawnCertificate
 from sn_graph.report import CertifiedNode
 
 NORM = "l2"
@@ -87,9 +87,9 @@ class Certificate:
             return f"unbounded at {self.unbounded.node}: {self.unbounded.reason}"
         return f"Lipschitz constant (l2) between {downwards(self.attained or 0.0)} and {upwards(self.proven or 0.0)}"
 
-    def drawn(self) -> report.Certificate:
+    def drawn(self) -> DrawnCertificate:
         """Return what an HTML report shows of it."""
-        return report.Certificate(self.attained, self.proven, self.levels, self.nodes, f"{self.sentence}.")
+        return DrawnCertificate(self.attained, self.proven, self.levels, self.nodes, f"{self.sentence}.")
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that `certify --json` prints."""

@@ -9,9 +9,10 @@ from sn_graph.cli.console import Settings
 from sn_graph.cli.paging import Paging
 from sn_graph.cli.render import explain_sites, print_report
 from sn_graph.errors import ModelError, VerificationFailed
-from sn_graph.passes import CheckpointResult, PassResult
+from sn_graph.passes import PassResult
 
 if TYPE_CHECKING:
+    from sn_graph.passes import CheckpointResult
     from sn_graph.proofs import Proof
 
 _COUNTED = ("folded", "inserted", "lifted", "eligible", "unchanged", "skipped")
@@ -20,7 +21,7 @@ _CHECKED = {"run": "verified by running it", "structure": "verified by structure
 
 def conclude(
     settings: Settings,
-    result: PassResult | CheckpointResult,
+    result: "PassResult | CheckpointResult",
     proof: "Proof",
     output: Path,
     source: Path | None = None,
@@ -46,7 +47,7 @@ def conclude(
     if source is not None:
         report = replace(report, model=str(source))
     settings.tell(**report.to_json())
-    if paging is not None and not isinstance(result, CheckpointResult):
+    if paging is not None and isinstance(result, PassResult):
         paging.write_changed(result, report, proof, settings)
     if not settings.json and not settings.writes_to_stdout:
         print_report(report)
@@ -59,14 +60,14 @@ def conclude(
     settings.say(f"{done or counted or _nothing(result)}: {output}, {_CHECKED[proof.verified]}")
 
 
-def _nothing(result: PassResult | CheckpointResult) -> str:
+def _nothing(result: "PassResult | CheckpointResult") -> str:
     """Return what a pass that tells of no weight has done."""
-    if isinstance(result, CheckpointResult):
+    if not isinstance(result, PassResult):
         return "nothing to do"
     return "nothing to do" if result.plan is not None and result.sites else f"{result.name} done"
 
 
-def require_all(result: PassResult | CheckpointResult, strict: bool) -> None:
+def require_all(result: "PassResult | CheckpointResult", strict: bool) -> None:
     """Raise VerificationFailed under --strict where a weight was skipped that no option, and no plan, leaves out.
 
     Of what is lifted only a weight counts that is computed, because the others are as they should be.
@@ -89,12 +90,12 @@ def require_all(result: PassResult | CheckpointResult, strict: bool) -> None:
 _CHOSEN = ("no --include", "left out by --exclude", "--op-type names", "the plan ")
 
 
-def require_work(model: Path, result: PassResult | CheckpointResult, force: bool) -> None:
+def require_work(model: Path, result: "PassResult | CheckpointResult", force: bool) -> None:
     """Raise ModelError where no weight of a model was worked on, saying why, unless `force` is given."""
     if not result.idle or force:
         return
     if not result.sites:
-        if isinstance(result, CheckpointResult):
+        if not isinstance(result, PassResult):
             raise ModelError(f"{model}: nothing to do", "for no tensor in it has two dimensions", "--force copies it")
         raise ModelError(
             f"{model}: nothing to do",

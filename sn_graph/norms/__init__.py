@@ -3,10 +3,11 @@
 from sn_graph.lazy import lazily
 
 with lazily(__name__):
-    from sn_graph.norms.against import Base, base_of_checkpoint, base_of_model
+    from sn_graph.norms.against import Base, base_of_model
     from sn_graph.norms.checkpoint import (
         CHECKPOINT_CONVENTION,
         CHECKPOINT_REASON,
+        base_of_checkpoint,
         checkpoint_records,
         inspect_checkpoint,
     )

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sn_graph.errors import ModelError
 from sn_graph.model import Model
-from sn_graph.model.checkpoint import Checkpoint, scratch
+from sn_graph.model.checkpoint import scratch
 from sn_graph.norms.matrix import require_finite_values
 from sn_graph.plan import Plan
 from sn_graph.report import SiteRecord
@@ -30,17 +30,6 @@ def base_of_model(model: Model, plan: Plan) -> Base:
     def matrix(identity: str) -> NDArray[Any] | None:
         target = targets.get(identity)
         return None if target is None else target.matrix(model)
-
-    return matrix
-
-
-def base_of_checkpoint(checkpoint: Checkpoint) -> Base:
-    """Return the weights of a checkpoint."""
-    tensors = {tensor.name: tensor for tensor in checkpoint.weights if tensor.refusal is None and tensor.elements}
-
-    def matrix(identity: str) -> NDArray[Any] | None:
-        tensor = tensors.get(identity)
-        return None if tensor is None else tensor.matrix()
 
     return matrix
 

@@ -20,6 +20,17 @@ CHECKPOINT_CONVENTION = "torch"
 CHECKPOINT_REASON = "a checkpoint's matrices are taken as they are stored, (O, everything else)"
 
 
+def base_of_checkpoint(checkpoint: Checkpoint) -> Base:
+    """Return the weights of a checkpoint."""
+    tensors = {tensor.name: tensor for tensor in checkpoint.weights if tensor.refusal is None and tensor.elements}
+
+    def matrix(identity: str) -> NDArray[Any] | None:
+        tensor = tensors.get(identity)
+        return None if tensor is None else tensor.matrix()
+
+    return matrix
+
+
 def checkpoint_records(
     checkpoint: Checkpoint,
     include: Sequence[str] = (),

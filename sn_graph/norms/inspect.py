@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from sn_graph.model import Model
 from sn_graph.norms.against import Base, compared_with
 from sn_graph.norms.matrix import exact_sigma, exact_triplet, recognised_sigma, require_finite_norm
-from sn_graph.norms.operator import Operators
 from sn_graph.norms.remarks import doubt, notes, parts, readings
 from sn_graph.plan import Plan, PlannedSite, Target, one_at_a_time, record_of
 from sn_graph.progress import Progress, silent
@@ -20,6 +19,9 @@ from sn_graph.recognise import ANONYMOUS, Form
 from sn_graph.report import Report, SiteRecord
 from sn_graph.spectral.matrix import frobenius_norm, hints, power_iteration, seeded_state, upper_bound
 from sn_graph.state import State
+
+if TYPE_CHECKING:
+    from sn_graph.norms.operator import Operators
 
 
 def inspect(
@@ -61,7 +63,9 @@ class _Inspector:
     base: Base | None
 
     @cached_property
-    def operators(self) -> Operators:
+    def operators(self) -> "Operators":
+        from sn_graph.norms.operator import Operators
+
         return Operators(self.model)
 
     def record(self, planned: PlannedSite) -> SiteRecord:

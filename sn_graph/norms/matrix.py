@@ -1,7 +1,7 @@
 """Matrix norms: the exact norm of a weight's matrix, and the refusal of values that have none."""
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,9 +9,11 @@ from numpy.typing import NDArray
 from sn_graph.errors import ModelError, leave_out
 from sn_graph.model import Model
 from sn_graph.plan import Target
-from sn_graph.recognise import Evaluator, Explanation
 from sn_graph.spectral.linalg import count_nonfinite
 from sn_graph.spectral.matrix import SingularTriplet, leading_singular_triplet, norm_and_vector, spectral_norm
+
+if TYPE_CHECKING:
+    from sn_graph.recognise import Explanation
 
 
 def exact_sigma(target: Target, matrix: NDArray[Any]) -> float:
@@ -33,10 +35,12 @@ def exact_triplet(target: Target, matrix: NDArray[Any], u: NDArray[np.floating] 
     return leading_singular_triplet(matrix, u, target.view.side)
 
 
-def recognised_sigma(model: Model, found: Explanation) -> float | None:
+def recognised_sigma(model: Model, found: "Explanation") -> float | None:
     """Return the exact norm of the matrix that a recognised chain takes; None where it takes none."""
     if found.chain is None or found.view is None:
         return None
+    from sn_graph.recognise import Evaluator
+
     tensor = found.chain.tensor
     matrix = found.view.matrix(Evaluator(model).value(tensor.scope, tensor.name))
     return spectral_norm(matrix) if np.isfinite(matrix).all() else None

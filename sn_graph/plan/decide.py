@@ -3,12 +3,16 @@
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from sn_graph.errors import UsageError
+from sn_graph.model import Model
 from sn_graph.plan.patience import time_limit
 from sn_graph.plan.plan import PlannedSite
-from sn_graph.recognise import Explanation
 from sn_graph.sites import DEFAULT_OP_TYPES, QUANTIZED_OP_TYPES, WEIGHT_OP_TYPES, Convention, Site
+
+if TYPE_CHECKING:
+    from sn_graph.recognise import Explanation
 
 SECONDS = 2.0  # for the expressions and one name: Python's engine may take longer than the world stands
 
@@ -25,8 +29,20 @@ def check_op_types(op_types: Sequence[str]) -> None:
             )
 
 
+def decide_all(
+    model: Model, sites: Sequence[Site], convention: Convention, op_types: Sequence[str] = ()
+) -> list[PlannedSite]:
+    """Return what `decide` says about each weight of a model, those that the graph computes explained."""
+    known: dict[str, Explanation] = {}
+    if any(site.is_computed for site in sites):
+        from sn_graph.recognise import recognise  # 15 modules, of which few models need one
+
+        known = recognise(model, sites)
+    return [decide(site, convention, op_types, known.get(site.id)) for site in sites]
+
+
 def decide(
-    site: Site, convention: Convention, op_types: Sequence[str], explanation: Explanation | None = None
+    site: Site, convention: Convention, op_types: Sequence[str], explanation: "Explanation | None" = None
 ) -> PlannedSite:
     """Return what a site's own nature and `--op-type` say about it; `explanation` is that of a computed weight."""
     if explanation is not None:

@@ -12,9 +12,8 @@ from sn_graph.choices import ConventionChoice
 from sn_graph.errors import ModelError, UsageError
 from sn_graph.model import Model, ModelSource, read_ordinary, write_file
 from sn_graph.plan.convention import Origin, resolve_convention
-from sn_graph.plan.decide import decide, refuse_splits
+from sn_graph.plan.decide import decide_all, refuse_splits
 from sn_graph.plan.plan import NORMS, VERSION, Plan, PlannedSite
-from sn_graph.recognise import recognise
 from sn_graph.sites import Convention, MatrixView, find_sites
 
 
@@ -84,8 +83,7 @@ def _plan_from_json(content: Any, path: Path, model: Model, other: str | None) -
     _expect(isinstance(clip, bool), f"clip {clip!r} is not true or false")
     _expect(state is None or (isinstance(state, str) and "\0" not in state), f"state {state!r} is not a path")
     entries = _entries(_needed(content, "sites", "it"))
-    known = recognise(model, found)
-    sites = [decide(site, origin.convention, (), known.get(site.id)) for site in found]
+    sites = decide_all(model, found, origin.convention)
     unknown = sorted(set(entries) - {planned.id for planned in sites})
     _expect(not unknown, f"the model has no weight {next(iter(unknown), '')!r}")
     return Plan(

@@ -9,11 +9,10 @@ from sn_graph.choices import ConventionChoice, NormChoice
 from sn_graph.errors import UsageError
 from sn_graph.model import Model, ModelSource
 from sn_graph.plan.convention import resolve_convention
-from sn_graph.plan.decide import check_op_types, decide, filter_names, only_op_types, patterns, refuse_pieces
+from sn_graph.plan.decide import check_op_types, decide_all, filter_names, only_op_types, patterns, refuse_pieces
 from sn_graph.plan.file import load_plan
 from sn_graph.plan.options import PathName
 from sn_graph.plan.plan import NORMS, Plan, PlannedSite
-from sn_graph.recognise import recognise
 from sn_graph.sites import Transfer, find_sites
 from sn_graph.state import StateSource
 
@@ -48,8 +47,7 @@ def make_plan(
     sites = find_sites(model)
     origin = resolve_convention(convention, model, sites)
     check_op_types(op_types)
-    known = recognise(model, sites)
-    planned = (decide(site, origin.convention, op_types, known.get(site.id)) for site in sites)
+    planned = decide_all(model, sites, origin.convention, op_types)
     narrowed = tuple(filter_names(site, patterns(include), patterns(exclude)) for site in planned)
     name = model.path.name if model.path else ""
     return Plan(name, origin.convention, origin.reason, narrowed, guessed=origin.guessed)

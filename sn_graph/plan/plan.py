@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import onnx
@@ -11,9 +11,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from sn_graph.model import Model
 from sn_graph.progress import Progress
-from sn_graph.recognise import Explanation
 from sn_graph.report import Shown, Table, one_line, sizes
 from sn_graph.sites import Convention, MatrixView, Site, WeightUse
+
+if TYPE_CHECKING:
+    from sn_graph.recognise import Explanation
 
 Status = Literal["eligible", "skipped"]
 VERSION = 1
@@ -43,7 +45,7 @@ class PlannedSite:
     uses: tuple[WeightUse, ...]
     power_iterations: int | None = None
     per_use: bool = False
-    explanation: Explanation | None = None
+    explanation: "Explanation | None" = None
     bound: float | None = None
     clip: bool | None = None
 

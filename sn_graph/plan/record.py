@@ -1,11 +1,13 @@
 """Records: what a report says of a planned site before anything was measured."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sn_graph.plan.plan import PlannedSite
-from sn_graph.recognise import Explanation
 from sn_graph.report import SiteRecord, Status
+
+if TYPE_CHECKING:
+    from sn_graph.recognise import Explanation
 
 
 def record_of(
@@ -33,7 +35,7 @@ def record_of(
     )
 
 
-def recognised(found: Explanation) -> dict[str, Any]:
+def recognised(found: "Explanation") -> dict[str, Any]:
     """Return the fields of a record that tell of a computed weight."""
     return {
         "form": str(found.form),

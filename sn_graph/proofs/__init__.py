@@ -6,7 +6,8 @@ with lazily(__name__):
     from sn_graph.proofs.checkpoint import save_checkpoint
     from sn_graph.proofs.liveness import TOOLS, Tool, verify_state
     from sn_graph.proofs.proof import Proof, Terms, save_proven
-    from sn_graph.proofs.saving import prove, save
+    from sn_graph.proofs.proving import prove
+    from sn_graph.proofs.saving import save
 
 __all__ = [
     "TOOLS",

@@ -4,14 +4,16 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sn_graph.errors import SnGraphError, VerificationFailed
 from sn_graph.model import Model, Storage
 from sn_graph.model.remote import placed
 from sn_graph.progress import Progress, silent
 from sn_graph.report import Verified
-from sn_graph.runtime import ParityResult
-from sn_graph.runtime.parity import Inputs
+
+if TYPE_CHECKING:
+    from sn_graph.runtime.parity import Inputs, ParityResult
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Proof:
     verified: Verified
     note: str | None = None
     failed: bool = False
-    parity: ParityResult | None = field(default=None, compare=False)
+    parity: "ParityResult | None" = field(default=None, compare=False)
 
     def with_note(self, note: str | None) -> "Proof":
         """Return the proof with one more thing to tell of it, if there is one."""
@@ -50,7 +52,7 @@ class Terms:
     rtol: float | None = None
     atol: float | None = None
     dims: Mapping[str, int] | None = None
-    inputs: Inputs | None = None
+    inputs: "Inputs | None" = None
     progress: Progress = silent
 
 

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from sn_graph.model import Model
 from sn_graph.recognise.evaluate import Evaluator
-from sn_graph.recognise.forms import Explanation, Form
+from sn_graph.recognise.explanation import Explanation
+from sn_graph.recognise.forms import Form
 from sn_graph.recognise.matrices import rows_as, view_as
 from sn_graph.recognise.results import Multiple, result_of
 from sn_graph.sites import MatrixView

@@ -2,10 +2,13 @@
 
 import ast
 import re
+from typing import TYPE_CHECKING
 
 from sn_graph.model import Graph, Node
-from sn_graph.recognise.forms import Explanation
 from sn_graph.sites import Site
+
+if TYPE_CHECKING:
+    from sn_graph.recognise.explanation import Explanation
 
 _PARTS = (
     re.compile(r"^(?P<module>.*?)parametrizations\.(?P<weight>\w+)\.original[01]?$"),
@@ -24,7 +27,7 @@ _BIAS = re.compile(r"^(?P<module>.*\.)?bias$")
 SCOPES = "pkg.torch.onnx.name_scopes"
 
 
-def framework_name(graph: Graph, site: Site, found: Explanation) -> str:
+def framework_name(graph: Graph, site: Site, found: "Explanation") -> str:
     """Return the name that a weight has in its module's state dict, as far as the file tells; else its present one."""
     original = "" if found.original is None else found.original.name
     patterns = (*_PARTS, _DIRECTION) if found.form == "weight-norm" else _PARTS

@@ -10,7 +10,8 @@ from sn_graph.model import Model
 from sn_graph.recognise.chains import Chain, chains
 from sn_graph.recognise.divisors import Divisor, levels
 from sn_graph.recognise.evaluate import Evaluator, NotComputable, Place
-from sn_graph.recognise.forms import Explanation, Form
+from sn_graph.recognise.explanation import Explanation
+from sn_graph.recognise.forms import Form
 from sn_graph.recognise.matrices import operands, transposed
 from sn_graph.recognise.operations import Array, product
 from sn_graph.recognise.sigma import Estimate, Matcher, Stored, is_leading

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 
 from sn_graph.model import Model
 from sn_graph.recognise.evaluate import Evaluator, NotComputable
-from sn_graph.recognise.forms import Explanation
+from sn_graph.recognise.explanation import Explanation
 from sn_graph.recognise.trace import Tracer, Value, element_type
 
 _IN_ORDER = frozenset({"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze"})

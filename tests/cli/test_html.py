@@ -60,7 +60,7 @@ def test_a_failed_proof_has_a_page(
     def refuse(*_: object) -> None:
         raise VerificationFailed("tensor 'conv.weight' got lost")
 
-    monkeypatch.setattr("sn_graph.proofs.saving.prove_fold", refuse)
+    monkeypatch.setattr("sn_graph.proofs.proving.prove_fold", refuse)
     page = model.with_name("page.html")
     ended = cli("fold", model, "-o", out, "--html", page, *["--force"] * force)
     assert ended.code == 1

@@ -34,7 +34,7 @@ def test_a_failed_proof_has_a_page(
     def refuse(*_: object) -> None:
         raise VerificationFailed("tensor 'w' got lost")
 
-    monkeypatch.setattr(f"sn_graph.proofs.saving.{prover}", refuse)
+    monkeypatch.setattr(f"sn_graph.proofs.proving.{prover}", refuse)
     page, out = tmp_path / "page.html", tmp_path / "out.onnx"
     assert cli(command, COMMANDS[command], "-o", out, "--html", page).code == 1
     assert not out.exists()

@@ -87,7 +87,7 @@ def test_tolerances_are_handed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         seen.append(terms)
         raise VerificationFailed(f"{result.name} of {source.name} in {written.parent}")
 
-    monkeypatch.setattr("sn_graph.proofs.saving.prove_fold", look)
+    monkeypatch.setattr("sn_graph.proofs.proving.prove_fold", look)
     with pytest.raises(VerificationFailed, match="fold of <model>"):
         save(sn.fold(discriminator()), tmp_path / "out.onnx", rtol=0.5, atol=0.25)
     assert (seen[0].rtol, seen[0].atol) == (0.5, 0.25)

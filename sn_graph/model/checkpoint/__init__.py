@@ -4,8 +4,9 @@ from sn_graph.lazy import lazily
 
 with lazily(__name__):
     from sn_graph.model.checkpoint.bounded import HEADER_LIMIT
-    from sn_graph.model.checkpoint.checkpoint import Checkpoint, is_checkpoint
+    from sn_graph.model.checkpoint.checkpoint import Checkpoint
     from sn_graph.model.checkpoint.heads import Heads
+    from sn_graph.model.checkpoint.names import is_checkpoint
     from sn_graph.model.checkpoint.roles import role_of
     from sn_graph.model.checkpoint.safetensors import LENGTH_BYTES
     from sn_graph.model.checkpoint.scaling import stage_scaled

@@ -3,7 +3,6 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeGuard
 
 from sn_graph.errors import ModelError
 from sn_graph.model import Source
@@ -12,17 +11,6 @@ from sn_graph.model.checkpoint.heads import Heads, heads_beside, heads_of_gguf
 from sn_graph.model.checkpoint.safetensors import read_tensors
 from sn_graph.model.checkpoint.sharded import read_index
 from sn_graph.model.checkpoint.stored import StoredTensor
-
-_SUFFIXES = (".safetensors", ".safetensors.index.json", ".gguf")
-
-
-def is_checkpoint(source: object) -> TypeGuard[str | os.PathLike[str]]:
-    """Say whether a source is a path whose name is that of a checkpoint.
-
-    >>> is_checkpoint("model.safetensors"), is_checkpoint("model.onnx")
-    (True, False)
-    """
-    return isinstance(source, str | os.PathLike) and os.fspath(source).lower().endswith(_SUFFIXES)
 
 
 @dataclass(frozen=True, eq=False)
