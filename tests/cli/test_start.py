@@ -119,6 +119,14 @@ def test_an_interruption_while_importing_is_one_line(module: str, model: Path) -
     assert os.listdir(model.parent) == ["model.onnx"]
 
 
+def test_what_is_set_to_start_quickly_is_no_more_than_a_default(program: Cli, model: Path) -> None:
+    tell = "print(gc.get_threshold()[0], os.environ['OPENBLAS_THREAD_TIMEOUT'], file=sys.stderr)"
+    before = f"import atexit, gc, os, sys; atexit.register(lambda: {tell})"
+    assert program("inspect", model, before=before).err.splitlines()[-1] == "100000 22"
+    own = f"import os; os.environ['OPENBLAS_THREAD_TIMEOUT'] = '10'; {before}"
+    assert program("inspect", model, before=own).err.splitlines()[-1] == "100000 10"
+
+
 def test_nohup_is_obeyed(model: Path) -> None:
     slow = SLOW.replace("60", "1")
     with started("fold", model, "-o", model.with_name("out.onnx"), before=slow, ignored=True) as process:
