@@ -11,10 +11,12 @@ import onnx
 import pytest
 
 import sn_graph as sn
-from tools.fuzz import guided
+from tools.fuzz import guided, judging
+from tools.fuzz.commands import Call, calls
 from tools.fuzz.judging import judge
 from tools.fuzz.mutate import mutate
 from tools.fuzz.seeds import seeds
+from tools.fuzz.structure import CHANGES, Change
 
 
 def test_seeds_are_sound(tmp_path: Path) -> None:
@@ -29,6 +31,69 @@ def test_mutations_are_drawn_from_the_seed() -> None:
     twice = [[mutate(corpus[0], random.Random(number), corpus) for number in range(40)] for _ in range(2)]
     assert twice[0] == twice[1]
     assert len(set(twice[0])) > 30
+
+
+@pytest.mark.parametrize("one", dict.fromkeys(CHANGES), ids=lambda one: one.__name__)
+def test_every_change_changes_models_and_raises_nothing(one: Change) -> None:
+    corpus, changed = seeds(), 0
+    for number in range(150):
+        draw = random.Random(number)
+        model = onnx.ModelProto.FromString(draw.choice(corpus))
+        before = model.SerializeToString()
+        one(model, draw)
+        changed += model.SerializeToString() != before
+    assert changed >= 5
+
+
+def test_every_command_is_called_plain_and_with_options(tmp_path: Path) -> None:
+    drawn = [call for number in range(300) for call in calls(tmp_path, random.Random(number), prove=number % 2 == 0)]
+    for command in ("inspect", "fold", "insert", "strip", "lift", "verify", "certify"):
+        lines = {call.arguments[1:] for call in drawn if call.command == command}
+        assert any("--json" in line for line in lines)
+        assert any("--json" not in line for line in lines)
+    assert not any(call.runs for call in calls(tmp_path, random.Random(1), prove=False) if call.command != "certify")
+    assert all(("--no-verify" in call.arguments) == (not call.runs) for call in drawn if call.command == "fold")
+
+
+@pytest.mark.parametrize(
+    ("answer", "fault"),
+    [
+        ("", "no JSON object"),
+        ("[1]", "no JSON object"),
+        ('{"proven": NaN}', "no JSON object"),
+        ('{"proven": 1.0} {}', "no JSON object"),
+        ('{"proven": -1.0}', "the constant -1.0 is proven"),
+        ('{"proven": 1.0, "attained": 2.0}', "2.0 is attained"),
+    ],
+)
+def test_the_judge_reads_answers(answer: str, fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    certify = Call(("certify", "--json"), runs=True)
+    monkeypatch.setattr(judging, "invoke", lambda _: (0, answer, ""))
+    assert fault in judging.judge_call(tmp_path, certify)
+    monkeypatch.setattr(judging, "invoke", lambda _: (0, '{"proven": 2.0, "attained": 1.5}', ""))
+    assert judging.judge_call(tmp_path, certify) == "ok"
+
+
+@pytest.mark.parametrize(
+    ("code", "err", "fault"),
+    [
+        (70, "internal error", "exit 70"),
+        (3, "one\ntwo\n", "in 2 lines"),
+        (3, "\x1b[2J\n", "control characters"),
+        (3, "error\n", "left output.onnx"),
+        (3, "error (output.onnx was written all the same)\n", "ok"),
+    ],
+)
+def test_the_judge_reads_endings(
+    code: int, err: str, fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ended(_: object) -> tuple[int, str, str]:
+        if "error" in err:
+            (tmp_path / "output.onnx").touch()
+        return code, "", err
+
+    monkeypatch.setattr(judging, "invoke", ended)
+    assert fault in judging.judge_call(tmp_path, Call(("fold", "m.onnx"), runs=False))
 
 
 def test_the_judge_sees_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,7 +38,7 @@ def judge(folder: Path, draw: random.Random, prove: bool) -> str:
                 continue
             if draw.random() < 0.7:
                 call.reads.write_text(json.dumps(changed_json(json.loads(call.reads.read_text()), draw)))
-        verdict = _run(folder, call)
+        verdict = judge_call(folder, call)
         if verdict != "ok":
             verdict = f"{' '.join(call.arguments[2:])}: {verdict}".replace(f"{folder}/", "")
             verdict = f"{call.command} {verdict}"
@@ -68,7 +68,8 @@ def _clean(folder: Path, kept: frozenset[str] = frozenset({"case.onnx"})) -> Non
             path.unlink()
 
 
-def _run(folder: Path, call: Call) -> str:
+def judge_call(folder: Path, call: Call) -> str:
+    """Run one command line in a folder; return "ok", or what it did that it must not."""
     _clean(folder, _READ)
     before, held = _processor_time(), _peak()
     code, out, err = invoke(call.arguments)
