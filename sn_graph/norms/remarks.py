@@ -73,7 +73,7 @@ def parts(target: Target, matrix: NDArray[Any]) -> dict[str, NDArray[Any]]:
         columns = target.shape[1]
         named = (list(one.ints) for one in use.node.proto.attribute if one.name == "qkv_hidden_sizes")
         widths = next(named, [columns // 3] * 3)
-        if sum(widths) == columns == matrix.shape[1] and len(widths) == 3:
+        if sum(widths) == columns == matrix.shape[1] and len(widths) == 3 and min(widths) > 0:
             ends = np.cumsum(widths)[:-1]
             return dict(zip(("query", "key", "value"), np.split(matrix, ends, axis=1), strict=True))
     three = fused(target)

@@ -49,3 +49,11 @@ def test_query_key_and_value_are_three_weights(widths: list[int] | None) -> None
     assert "query, key and value are one matrix" in three
     parts = np.split(weight, np.cumsum(widths or [8, 8, 8])[:-1], axis=1)
     assert sigmas(norms) == pytest.approx([np.linalg.norm(one, 2) for one in parts], rel=1e-4)
+
+
+@pytest.mark.parametrize("widths", [[12, -4, 16], [0, 0, 24], [24], [6, 6, 6, 6]])
+def test_widths_that_are_no_parts_are_not_measured(widths: list[int]) -> None:
+    fused = node("Attention", ["x", "w", "b"], domain="com.microsoft", num_heads=2, qkv_hidden_sizes=widths)
+    proto = network([fused], {"w": drawn(8, 24), "b": drawn(24, seed=1)}, {"x": [1, 3, 8]})
+    (record,) = sn.inspect(proto).sites
+    assert not any("norms of its parts" in note for note in record.notes)
