@@ -46,6 +46,23 @@ def test_nodes_without_outputs(op_type: str, command: str, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("command", COMMANDS)
+def test_a_body_that_is_run_for_nothing(command: str, tmp_path: Path) -> None:
+    """A public model of onnxruntime's tests has such an If."""
+    branch = helper.make_graph(
+        [node("MatMul", ["x", "inner"], ["z"])], "b", [], [], [initializer("inner", drawn(6, 5))]
+    )
+    nodes = [
+        helper.make_node("If", ["go"], [], then_branch=branch, else_branch=branch),
+        node("MatMul", ["x", "w"], ["y"]),
+    ]
+    weights = [initializer("w", drawn(6, 5)), initializer("go", np.array(True))]
+    graph = helper.make_graph(nodes, "g", [value("x", (2, 6))], [value("y")], weights)
+    path, out = saved(model_of(graph), tmp_path / "m.onnx"), tmp_path / "out.onnx"
+    ended = invoke(command, path, *([] if command == "inspect" else ["-o", out]))
+    assert ended.code == 0, ended.err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("kind", [np.float32, np.float16, np.bool_, np.int32])
 @pytest.mark.parametrize("op_type", ["Reshape", "Squeeze", "Unsqueeze", "Expand", "Slice"])
 def test_sizes_that_are_no_integers(op_type: str, kind: type, command: str, tmp_path: Path) -> None:
