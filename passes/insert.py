@@ -260,6 +260,8 @@ def _not_linear(target: Target) -> str | None:
     if taking is not None:
         return f"{taking} takes it as integers, of which the graph has no floating-point form to iterate on; fold it"
     read = target.site.quantization
+    if read is not None and read.behind:
+        return "looked up as integers, which are dequantized behind that; fold it"
     if read is not None and read.quantizer is not None and read.node.scope.id:
         return "quantized inside a body or local function; fold it instead, or inline that first"
     op_type = next((use.node.op_type for use in target.uses if not use.operator.linear), None)

@@ -11,7 +11,7 @@ import onnx
 
 from sn_graph.model import ConstantValues, Model, Node, Reached, Reading, Scope, Use, follow
 from sn_graph.sites.chain import CHAIN_OPERATORS, Step, cast_type, chain_step, is_dequantize
-from sn_graph.sites.integers import in_function, read_integers
+from sn_graph.sites.integers import in_function, read_integers, read_looked_up
 from sn_graph.sites.layout import Layout
 from sn_graph.sites.operators import MICROSOFT, QONNX, operator_of
 from sn_graph.sites.pieces import KEEPS_PIECES, hands_on, is_cut, is_joint
@@ -136,6 +136,9 @@ class Follower:
         if index not in use.operator.weights:
             return self._integer_use(use, resolved, form)
         slot = use.operator.slot(resolved, index, form.layout.shape)
+        if use.operator.action is Action.LOOKUP and form.quantization is None and use.piece is None:
+            read = read_looked_up(self._graph, resolved, form.layout)
+            use = replace(use, quantization=read)
         refusal = None if slot is None or use.piece is None else _no_piece_of(slot, use.piece)
         return replace(use, slot=slot) if refusal is None else replace(use, reason=refusal)
 

@@ -4,6 +4,7 @@
     MatMulInteger, ConvInteger             y = Op(x − x_zero, w − w_zero), of integers; a Cast and a Mul by x_scale and
                                            w_scale follow
     MatMulNBits                            y = x Wᵀ, W packed, with a scale for each block of columns
+    Gather                                 of integers, with a DequantizeLinear behind it, as quantize_dynamic leaves it
 
 https://onnx.ai/onnx/operators/ and https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md.
 """
@@ -15,7 +16,7 @@ from dataclasses import replace
 from sn_graph.model import FLOAT_TYPES, Graph, Node, Scope
 from sn_graph.sites.layout import Layout
 from sn_graph.sites.operators import Operator
-from sn_graph.sites.quantized import Packing, Quantization, held_constant, read_scale
+from sn_graph.sites.quantized import SCALE, ZERO_POINT, Packing, Quantization, held_constant, read_scale
 from sn_graph.sites.views import Action, Slot
 
 _BIAS = "its bias is stored in steps of the scales of input and weight, so that another scale would change it too"
@@ -55,6 +56,17 @@ def read_integers(
         tail=tail, fixed=f"{_BIAS}; {_FLOAT_FIRST}" if biased else None,
     )  # fmt: skip
     return f"{read}; {_FLOAT_FIRST}" if isinstance(read, str) else (slot, read)
+
+
+def read_looked_up(graph: Graph, node: Node, layout: Layout) -> Quantization | str | None:
+    """Return how the rows are dequantized that a Gather takes out of a table of integers; None where they are not."""
+    reader = _only_reader(graph, node.scope, node.proto.output[0])
+    if reader is None or reader[1] != 0 or reader[0].op_type != "DequantizeLinear":
+        return None
+    read = read_scale(graph, reader[0], layout, 0, "DequantizeLinear", (reader[0], SCALE), ZERO_POINT)
+    if isinstance(read, Quantization) and read.per_tensor:
+        return replace(read, behind=True)
+    return f"stored as integers for {node.op_type}, with a scale behind it that is not one constant; {_FLOAT_FIRST}"
 
 
 def _channel_axis(slot: Slot, rank: int) -> int:

@@ -58,6 +58,7 @@ class Quantization:
         fixed: Why another scale would change more than the weight; None where it would not.
         quantizer: What makes the integers, where the tensor holds floats that are quantized in the graph.
         rounds: Whether its `quantizer` divides by the same scale, which `node` reads once.
+        behind: Whether `node` is a DequantizeLinear that reads what the consumer looks up, and not the weight.
     """
 
     node: Node
@@ -77,6 +78,7 @@ class Quantization:
     fixed: str | None = None
     quantizer: "Quantizer | None" = None
     rounds: bool = False
+    behind: bool = False
 
     @property
     def layout(self) -> Layout:
@@ -91,7 +93,7 @@ class Quantization:
     @property
     def is_dequantizer(self) -> bool:
         """Whether a DequantizeLinear on the way to the consumers reads the weight."""
-        return self.node.op_type == "DequantizeLinear" or self.node.op_type in QUANTS
+        return not self.behind and (self.node.op_type == "DequantizeLinear" or self.node.op_type in QUANTS)
 
     def dequantize(
         self, model: Model, stored: NDArray[np.generic], factor: float | None = None

@@ -233,3 +233,36 @@ def test_the_proof_finds_a_scale_that_was_divided_for_others_too(
     monkeypatch.setattr(Scaling, "_readers", lambda *_: set())
     with pytest.raises(VerificationFailed, match="which was divided for others"):
         save(sn.fold(proto), tmp_path / "out.onnx")
+
+
+def looked_up(*, per_column: bool = False, others: bool = False) -> onnx.ModelProto:
+    """Rows of integers that are dequantized behind the Gather, as quantize_dynamic leaves an embedding."""
+    scale = np.full(5, 0.02, np.float32) if per_column else PER_TENSOR
+    held: Weights = {"q": Q, "s": scale, "z": np.full(scale.shape, ZERO)}
+    axis = {"axis": 1} if per_column else {}
+    nodes = [node("Gather", ["q", "x"], ["r"]), dequantize("d" if others else "y", "r", "s", "z", **axis)]
+    if others:
+        nodes += [node("Mul", ["d", "s"])]
+    proto = quantized(held, nodes, (3,))
+    proto.graph.input[0].type.tensor_type.elem_type = TensorProto.INT64
+    proto.graph.output[0].CopyFrom(value("y", [3, 5]))
+    return proto
+
+
+@pytest.mark.parametrize("others", [False, True])
+def test_a_table_whose_rows_are_dequantized_behind_the_gather(others: bool, tmp_path: Path) -> None:
+    proto = looked_up(others=others)
+    written, _ = fold_file(proto, tmp_path)
+    table = (Q.astype(np.float64) - ZERO) * PER_TENSOR
+    rows = np.array([5, 0, 2])
+    expected = table[rows] / sigma_max(table) * (PER_TENSOR if others else 1)
+    np.testing.assert_allclose(run(written, {"x": rows})[0], expected, rtol=2e-6)
+    np.testing.assert_array_equal(initializers(written)["q"], Q)
+    assert bool(initializers(written)["s"] == PER_TENSOR) is others
+    (site,) = sn.insert(proto).sites
+    assert site.reason == "looked up as integers, which are dequantized behind that; fold it"
+
+
+def test_a_table_whose_columns_have_scales_of_their_own_is_skipped() -> None:
+    (site,) = sn.inspect(looked_up(per_column=True)).sites
+    assert "with a scale behind it that is not one constant" in (site.reason or "")
