@@ -113,7 +113,7 @@ def test_what_is_guided_by_coverage_raises_faults_alone(tmp_path: Path, monkeypa
     def fail(*_: object, **__: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("sn_graph.api.lift", fail)
+    monkeypatch.setattr(sn, "lift", fail)
     with pytest.raises(ZeroDivisionError):
         guided.judge(corpus[0], tmp_path / "case.onnx")
 

@@ -27,12 +27,14 @@ _OPTIONS: dict[str, tuple[Options, ...]] = {
         ("--sigma", "upper"),
         ("--assert", "sigma <= 1 and stable_rank > 0"),
         ("--against", "CASE"),
+        ("--state", "STATE"),
         ("--html", "PAGE"),
     ),
     "fold": (
         *_ANYWHERE,
         ("--sigma", "upper"),
         ("--sigma", "power", "--power-iterations", "3", "--seed", "7"),
+        ("--sigma", "power", "--state", "STATE"),
         ("--norm", "operator"),
         ("--norm", "operator", "--sigma", "upper"),
         ("--clip", "--bound", "2"),
@@ -47,6 +49,7 @@ _OPTIONS: dict[str, tuple[Options, ...]] = {
         *_ANYWHERE,
         ("--state-layout", "per-weight"),
         ("--state-mode", "required"),
+        ("--state", "STATE"),
         ("--scale", "weight"),
         ("--norm", "operator"),
         ("--sigma", "exact"),
@@ -93,13 +96,13 @@ class Call:
         arguments: What follows `sn-graph`.
         runs: Whether onnxruntime runs the model.
         output: The model that is written; None for none.
-        reads: A file besides the model without which the call makes no sense; None for none.
+        reads: The plan and the state that are read.
     """
 
     arguments: tuple[str, ...]
     runs: bool
     output: Path | None = None
-    reads: Path | None = None
+    reads: frozenset[Path] = frozenset()
 
     @property
     def command(self) -> str:
@@ -134,9 +137,9 @@ def calls(folder: Path, draw: random.Random, prove: bool) -> Iterator[Call]:
         if command in _PROVES and not prove:
             options.append("--no-verify")
         written = folder / "output.onnx" if command in _WRITES else None
-        read = plan if "PLAN" in options else None
+        read = {"PLAN": plan, "STATE": folder / "state.safetensors"}
         places = {
-            "PLAN": plan,
+            **read,
             "PAGE": folder / "page.html",
             "WITNESS": folder / "pair.npz",
             "CASE": folder / "case.onnx",
@@ -144,4 +147,9 @@ def calls(folder: Path, draw: random.Random, prove: bool) -> Iterator[Call]:
         given = [str(places.get(option, option)) for option in options]
         output = () if written is None else ("-o", str(written))
         runs = command in ("verify", "certify") or (command in _PROVES and prove)
-        yield Call((command, str(folder / "case.onnx"), *output, *given), runs, written, read)
+        yield Call(
+            (command, str(folder / "case.onnx"), *output, *given),
+            runs,
+            written,
+            frozenset(read[one] for one in options if one in read),
+        )

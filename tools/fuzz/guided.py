@@ -2,8 +2,8 @@
 
 Needs atheris (`pip install atheris`: wheels for Linux). It keeps in FOLDER each file that reaches code that none before
 did, beginning with the seeds, and changes them by `mutate`, so that most stay messages that protobuf reads. A file
-fails where opening, saving, inspect, fold, insert, strip or lift raise anything but SnGraphError, take more than 10 s,
-or more than 2 GB, of which coverage takes a part itself; libFuzzer keeps it as crash-… or timeout-….
+fails where opening, saving, inspect, fold, insert, strip, lift or certify raise anything but SnGraphError, take more
+than 10 s, or more than 2 GB, of which coverage takes a part itself; libFuzzer keeps it as crash-… or timeout-….
 """
 
 import random
@@ -16,6 +16,7 @@ from pathlib import Path
 from tools.fuzz.mutate import mutate
 from tools.fuzz.seeds import seeds
 
+_BUDGET = 0.1  # seconds that certify gets
 _LIMITS = ("-timeout=10", "-rss_limit_mb=2048", "-max_len=1048576")
 
 
@@ -51,16 +52,21 @@ def judge(data: bytes, path: Path) -> None:
         path: Where to write it, so that it is read as any file is.
     """
     import sn_graph as sn
+    from sn_graph.certify import certify
 
     path.write_bytes(data)
     saved = path.with_suffix(".saved")
     if _refused(lambda: sn.Model.open(path).save(saved, sync=False)):
         return
-    if saved.read_bytes() != data:
+    data_file = path.with_suffix(".saved.data")  # whose name stands in the model
+    if data_file.exists():
+        data_file.unlink()
+    elif saved.read_bytes() != data:
         raise AssertionError("saved with other bytes")
     steps: tuple[Callable[[Path], object], ...] = (sn.inspect, sn.fold, sn.insert, sn.strip, sn.lift)
     for step in steps:
         _refused(partial(step, path))
+    _refused(lambda: certify(sn.Model.open(path), budget=_BUDGET))  # without the runs that measure its witness
 
 
 def _refused(step: Callable[[], object]) -> bool:

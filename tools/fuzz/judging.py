@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from tools.fuzz.commands import BUDGET, Call, calls
-from tools.fuzz.mutate import changed_json
+from tools.fuzz.mutate import changed_json, state_for
 
 _PROMISED = frozenset({0, 1, 2, 3, 4})
 _SECONDS, _BYTES = 10.0, 1 << 30
 _OVERTIME = 4.0  # seconds that certify may take beyond its budget: what is begun, the smallest proof, and pages
-_READ = frozenset({"case.onnx", "plan.json", "proving"})
+_READ = frozenset({"case.onnx", "plan.json", "state.safetensors", "proving"})
 
 
 def judge(folder: Path, draw: random.Random, prove: bool) -> str:
@@ -33,16 +33,26 @@ def judge(folder: Path, draw: random.Random, prove: bool) -> str:
         if verdict != "ok":
             break
         (folder / "proving").touch() if call.runs else (folder / "proving").unlink(missing_ok=True)
-        if call.reads is not None:
-            if not call.reads.exists():
-                continue
-            if draw.random() < 0.7:
-                call.reads.write_text(json.dumps(changed_json(json.loads(call.reads.read_text()), draw)))
+        if call.reads and not _made(folder, call, draw):
+            continue
         verdict = judge_call(folder, call)
         if verdict != "ok":
             verdict = f"{' '.join(call.arguments[2:])}: {verdict}".replace(f"{folder}/", "")
             verdict = f"{call.command} {verdict}"
     return verdict
+
+
+def _made(folder: Path, call: Call, draw: random.Random) -> bool:
+    """Make what a call reads besides the model: the state, by the plan that inspect wrote, and a changed plan."""
+    plan = folder / "plan.json"
+    if not plan.exists():
+        return False
+    content = json.loads(plan.read_text())
+    if folder / "state.safetensors" in call.reads:
+        (folder / "state.safetensors").write_bytes(state_for(content, draw))
+    if plan in call.reads and draw.random() < 0.7:
+        plan.write_text(json.dumps(changed_json(content, draw)))
+    return True
 
 
 def _same_when_saved(folder: Path) -> str:

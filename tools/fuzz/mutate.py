@@ -3,12 +3,15 @@
 import contextlib
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import onnx
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError, Message
+from numpy.typing import NDArray
+from safetensors.numpy import save
 
 from tools.fuzz.structure import change
 
@@ -167,3 +170,22 @@ def changed_json(content: Any, draw: random.Random) -> Any:
             break
         at = at[key]
     return content
+
+
+def state_for(plan: Mapping[str, Any], draw: random.Random) -> bytes:
+    """Return a state file for the sites of a plan: as it should be, or with other lengths, numbers, header or bytes."""
+    arrays: dict[str, NDArray[np.generic]] = {}
+    for site in plan["sites"]:
+        length = site["rows"] if site["side"] == "rows" else site["cols"]
+        length = draw.choice([length, length, length, 0, 1, 1000]) or 1
+        made = np.random.default_rng(draw.randrange(1000)).standard_normal(length)
+        made *= draw.choice([1.0, 1.0, 1.0, 0.0, 1e-40, float("nan"), float("inf")])
+        made = made.reshape(draw.choice([(-1,), (-1,), (-1, 1), (1, -1), (1, 1, -1)]))
+        with np.errstate(all="ignore"):
+            kind = draw.choice([np.float32, np.float32, np.float64, np.float16, np.int32])
+            arrays[f"{site['id']}.u"] = made.astype(kind)
+        if draw.random() < 0.3:
+            arrays[f"{site['id']}.sigma"] = np.array(draw.choice([1.0, 0.0, -1.0, float("nan"), 1e300]))
+    header = {"sn_graph": draw.choice(["1", "2", ""]), "step": draw.choice(["3", "-1", "9" * 5000, "x"]), "model": "0"}
+    data: bytes = save(arrays, draw.choice([None, None, header, {**header, "convention": "keras"}]))
+    return data if draw.random() < 0.7 else _bytes(data, draw)
