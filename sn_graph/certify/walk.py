@@ -5,6 +5,8 @@ spectral norm which an exporter left as arithmetic is the weight that it gives. 
 those are dynamic, each element of such a constant is known to depend on them or not.
 """
 
+import heapq
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -103,7 +105,7 @@ class Walk:
         return needed(self._steps, name)
 
     def _walk(self, frame: Frame, wanted: Iterable[str]) -> None:
-        """Make what the wanted names of a scope need, in the scope's order."""
+        """Make what the wanted names of a scope need, in the scope's order where that is one."""
         producers = frame.scope.producers
         waiting, nodes = list(wanted), dict[int, Node]()
         while waiting:
@@ -111,8 +113,7 @@ class Walk:
             if node is not None and node.position not in nodes:
                 nodes[node.position] = node
                 waiting += _read_by(node)
-        for position in sorted(nodes):
-            node = nodes[position]
+        for node in _in_order(nodes, producers):
             made = self._made(frame, node)
             for name, value in zip(node.proto.output, made, strict=False):
                 if name:
@@ -134,7 +135,7 @@ class Walk:
                 return value
             at = at.parent
         raise ModelError(
-            f"the value '{name}' is read before it is made", "so the graph is not in order", "export the model again"
+            f"the value '{name}' is read, and nothing makes it", "or it depends on itself", "export the model again"
         )
 
     def _held(self, frame: Frame, name: str) -> Operand:
@@ -371,6 +372,28 @@ def _constant(
     open_: NDArray[np.bool_] | None = None,
 ) -> Operand:
     return Operand(name, array.shape, array, depends, dynamic, array.dtype, open_)
+
+
+def _in_order(nodes: Mapping[int, Node], producers: Mapping[str, Node]) -> Iterator[Node]:
+    """Yield nodes, by position, each behind those that make what it reads; as onnxruntime does, whatever their order.
+
+    Nodes that are in order stay in it. Those that depend on themselves come last.
+    """
+    readers, missing = defaultdict[int, list[int]](list), dict[int, int]()
+    for position, node in nodes.items():
+        makers = {maker.position for name in _read_by(node) if (maker := producers.get(name)) is not None}
+        missing[position] = len(makers & nodes.keys())
+        for made_at in makers:
+            readers[made_at].append(position)
+    ready = sorted(position for position, count in missing.items() if not count)
+    while ready:
+        position = heapq.heappop(ready)
+        yield nodes[position]
+        for reader in readers[position]:
+            missing[reader] -= 1
+            if not missing[reader]:
+                heapq.heappush(ready, reader)
+    yield from (nodes[position] for position in sorted(missing) if missing[position])
 
 
 def _read_by(node: Node) -> Iterator[str]:

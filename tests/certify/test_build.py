@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from sn_graph.certify import Network, network_of
-from sn_graph.certify.product import product_bounds
+from sn_graph.certify.product import output_bound, product_bounds
 from sn_graph.certify.steps import Unbounded
 from sn_graph.errors import ModelError, UsageError
 from sn_graph.model import Model
+from tests.support import builders
 from tests.support.builders import drawn
 from tests.support.certified import constant, network, nodes, one_node, whole
 
@@ -255,6 +256,43 @@ def test_functions_are_walked_with_their_callers_attributes() -> None:
         "Twice#0/Mul#1", "Twice#0/LeakyRelu#2", "Twice#1/Mul#1", "Twice#1/LeakyRelu#2"
     ]  # fmt: skip
     np.testing.assert_allclose(made.forward(np.array([[1.0, -1.0, 2.0, 0.0]])), [[4.0, -6.0, 8.0, 0.0]])
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_order_of_the_nodes_does_not_count(seed: int) -> None:
+    """onnxruntime sorts them, and public models of its tests are not sorted."""
+    branch = helper.make_graph([builders.node("Neg", ["late"], ["b"])], "branch", [], [builders.value("b")])
+    made = [
+        builders.node("Constant", [], ["w"], value=numpy_helper.from_array(drawn(3, 4), "w")),
+        builders.node("MatMul", ["x", "w"], ["h"]),
+        builders.node("Relu", ["h"], ["r"]),
+        builders.node("Add", ["r", "h"], ["late"]),
+        builders.node("If", ["go"], ["i"], then_branch=branch, else_branch=branch),
+        builders.node("MatMul", ["i", "v"], ["y"]),
+    ]
+    bounds = []
+    for order in (range(len(made)), np.random.default_rng(seed).permutation(len(made))):
+        model = builders.network(
+            [made[place] for place in order], {"v": drawn(4, 2), "go": np.array(True)}, {"x": (1, 3)}
+        )
+        found = network_of(Model.open(model))
+        assert not isinstance(found, Unbounded)
+        steps = product_bounds(found)
+        assert not isinstance(steps, Unbounded)
+        bounds.append(output_bound(found, steps))
+    assert bounds[0] == bounds[1] > 0.0
+
+
+@pytest.mark.parametrize("names", [("h", "r"), ("y", "y"), ("missing", "r")])
+def test_values_that_nothing_makes_or_that_depend_on_themselves_end_in_a_line(names: tuple[str, str]) -> None:
+    first, second = names
+    made = [
+        builders.node("Add", ["x", first], ["h"]),
+        builders.node("Relu", ["h"], ["r"]),
+        builders.node("Add", [second, "h"], ["y"]),
+    ]
+    with pytest.raises(ModelError, match="is read, and nothing makes it"):
+        network_of(Model.open(builders.network(made, {}, {"x": (1, 3)})))
 
 
 @pytest.mark.parametrize(("condition", "expected"), [(True, 3.0), (False, 1.0)])
