@@ -35,7 +35,7 @@ def mutate(data: bytes, draw: random.Random, corpus: Sequence[bytes]) -> bytes:
         if kind < 0.3 and model.metadata_props:
             _metadata(model, draw)
         elif draw.random() < 0.6:
-            with contextlib.suppress(ValueError):  # a name that protobuf does not take
+            with contextlib.suppress(ValueError, TypeError):  # a name that is no text, or that protobuf does not take
                 change(model, draw)
         else:
             _message(model, draw, donor)
