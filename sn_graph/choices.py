@@ -28,5 +28,7 @@ FormChoice = Literal["plain", "fold", "insert"]
 """What becomes of the normalization of an exported model: kept apart, folded once, or inserted."""
 LevelChoice = Literal["auto", "product", "fused", "lmi"]
 """How far `certify` goes: each level tries those before it too, and `auto` all that fit the time."""
+ProviderChoice = Literal["cpu", "cuda"]
+"""Execution providers of onnxruntime, by short name; StatefulSession takes onnxruntime's own names of any."""
 ShellChoice = Literal["bash", "zsh", "fish"]
 """The shells that complete what is typed."""

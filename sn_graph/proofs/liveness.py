@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sn_graph.choices import ProviderChoice
 from sn_graph.errors import ModelError, VerificationFailed
 from sn_graph.model import Model, ModelSource, watched
 from sn_graph.runtime.engine import require_provider, run_named
@@ -84,7 +85,7 @@ class LivenessResult(ParityResult):
 def verify_state(
     source: Source,
     *,
-    providers: Sequence[str] = ("cpu",),
+    providers: Sequence[ProviderChoice] = ("cpu",),
     inputs: Inputs | None = None,
     seed: int = 0,
     dims: Mapping[str, int] | None = None,
@@ -127,7 +128,7 @@ def verify_state(
 
 
 def _examine(
-    model: Model, inserted: Inserted, provider: str, feed: Mapping[str, NDArray[np.generic]], seed: int
+    model: Model, inserted: Inserted, provider: ProviderChoice, feed: Mapping[str, NDArray[np.generic]], seed: int
 ) -> tuple[list[Comparison], list[str]]:
     pairs, _ = state_names(inserted)
     taken = {value.name for value in model.proto.graph.input}

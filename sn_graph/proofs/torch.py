@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sn_graph.choices import FormChoice
 from sn_graph.errors import ModelError, UsageError
 from sn_graph.frontends.torch import Normalized, TorchExport, copied, export_module, normalized_layers, require_torch
 from sn_graph.model import Model
@@ -36,7 +37,7 @@ def export(
     module: Any,
     args: Sequence[Any],
     path: str | os.PathLike[str],
-    as_: str = "plain",
+    as_: FormChoice = "plain",
     *,
     dynamic_shapes: Any = None,
     input_names: Sequence[str] | None = None,

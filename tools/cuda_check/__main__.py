@@ -21,6 +21,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from sn_graph.choices import ProviderChoice
 from sn_graph.errors import EnvironmentUnavailable, ModelError, SnGraphError
 from sn_graph.model import Model
 from sn_graph.runtime import open_session
@@ -161,7 +162,7 @@ def _opened(load: Callable[[], Any]) -> Model:
     return Model.open(load())
 
 
-def providers_in_force(provider: str) -> dict[str, Any]:
+def providers_in_force(provider: ProviderChoice) -> dict[str, Any]:
     """Open a session on the provider; return what onnxruntime says is in force.
 
     Raises:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sn_graph.choices import ProviderChoice
 from sn_graph.runtime import ParityResult, Side, compare_sides, make_feeds, run_named
 from sn_graph.runtime.engine import PROVIDERS
 from tools.cuda_check.cases import Case
@@ -22,7 +23,7 @@ OURS = "sn/"  # what the names of inserted nodes begin with
 Placement = Counter[tuple[str, str, bool]]
 
 
-def measure(case: Case, provider: str, seed: int) -> dict[str, Any]:
+def measure(case: Case, provider: ProviderChoice, seed: int) -> dict[str, Any]:
     """Run a case with TF32 off and on, and with onnxruntime's profile; return the figures.
 
     Raises:

@@ -13,6 +13,7 @@ import onnx
 from numpy.typing import NDArray
 
 import sn_graph
+from sn_graph.choices import ProviderChoice
 from sn_graph.model import Model
 from sn_graph.runtime import make_feeds
 from sn_graph.runtime.engine import PROVIDERS, open_on, provider_chain, quiet_options, source_of
@@ -22,12 +23,14 @@ CAPTURE = {"enable_cuda_graph": "1"}
 Feed = Mapping[str, NDArray[Any]]
 
 
-def session_on(model: Model, provider: str, options: Mapping[str, str] | None = None) -> sn_graph.StatefulSession:
+def session_on(
+    model: Model, provider: ProviderChoice, options: Mapping[str, str] | None = None
+) -> sn_graph.StatefulSession:
     """Open a session whose first provider is the one under test, with options of that provider."""
     return sn_graph.StatefulSession(model, providers=[(PROVIDERS[provider], dict(options or {}))])
 
 
-def state(model: Model, provider: str, seed: int) -> dict[str, Any]:
+def state(model: Model, provider: ProviderChoice, seed: int) -> dict[str, Any]:
     """Compare outputs, u and σ over 10 steps with the CPU's; look where u is, and at a fork."""
     ours, theirs = session_on(model, provider), session_on(model, "cpu")
     feeds = make_feeds(model, seed=seed, steps=STEPS)
@@ -46,7 +49,7 @@ def state(model: Model, provider: str, seed: int) -> dict[str, Any]:
     }
 
 
-def captured(model: Model, provider: str, seed: int) -> dict[str, Any]:
+def captured(model: Model, provider: ProviderChoice, seed: int) -> dict[str, Any]:
     """Compare a session that replays a CUDA graph with one that does not, over 10 steps.
 
     On the CPU the same options fix the addresses and nothing more, so that the way of binding is tried.
@@ -73,7 +76,7 @@ def _relative(a: NDArray[Any], b: NDArray[Any]) -> float:
     return apart / max(float(np.max(np.abs(b), initial=0.0)), 1e-6)
 
 
-def loaded(model: Model, provider: str) -> dict[str, Any]:
+def loaded(model: Model, provider: ProviderChoice) -> dict[str, Any]:
     """Open a model, have onnxruntime save what it made of it, and count its constants.
 
     The Gram matrix is made of constants, by operators of float64: onnxruntime is to compute it once, on the CPU, while

@@ -23,6 +23,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 import sn_graph
+from sn_graph.choices import ProviderChoice
 from sn_graph.model import Model
 from sn_graph.runtime.engine import PROVIDERS, Chain, open_on, provider_chain, quiet_options, state_device
 from sn_graph.state import initial_state, read_inserted, state_names
@@ -51,7 +52,7 @@ class Timing:
         return f"{self.network}, {self.dtype}, {'graph' if self.graph else 'no graph'}, {self.batch}"
 
 
-def timings(provider: str, *, quick: bool) -> Iterator[Timing]:
+def timings(provider: ProviderChoice, *, quick: bool) -> Iterator[Timing]:
     """Yield what is to be timed, what is worth most first; on the CPU as much as its time allows."""
     if quick:
         yield Timing("keras-dcgan", "float32", False, 1)
@@ -67,7 +68,7 @@ def timings(provider: str, *, quick: bool) -> Iterator[Timing]:
                     yield from (Timing(name, dtype, graph, batch) for name in ("dcgan", "resnet50", "matmul"))
 
 
-def times(timing: Timing, provider: str, seconds: float) -> dict[str, Any]:
+def times(timing: Timing, provider: ProviderChoice, seconds: float) -> dict[str, Any]:
     """Time every way; return milliseconds of the bare model and the ratio of each."""
     options = dict(CAPTURE) if timing.graph else {}
     chain = provider_chain([(PROVIDERS[provider], options)])
@@ -96,7 +97,7 @@ def scratch() -> Path:
 
 
 @cache
-def written(network: str, dtype: str, provider: str) -> dict[str, Path]:
+def written(network: str, dtype: str, provider: ProviderChoice) -> dict[str, Path]:
     """Write the models of a network as onnxruntime optimized them; return their files.
 
     The Gram matrix of a large weight takes seconds to make; so it is made once, not at every opening.

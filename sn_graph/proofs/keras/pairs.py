@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sn_graph.choices import ProviderChoice
 from sn_graph.frontends.keras import Wrapper
 from sn_graph.model import Model
 from sn_graph.runtime.engine import PROVIDERS
@@ -66,7 +67,7 @@ def pair(model: Model, inserted: Inserted, wrappers: Sequence[Wrapper]) -> tuple
     return tuple(pairs)
 
 
-def open_session(model: Model, inserted: Inserted, pairs: Sequence[Pair], provider: str) -> StatefulSession:
+def open_session(model: Model, inserted: Inserted, pairs: Sequence[Pair], provider: ProviderChoice) -> StatefulSession:
     """Open an inserted model on a provider; one that requires its state begins with Keras's u."""
     session = StatefulSession(model, providers=[PROVIDERS[provider]])
     if inserted.state.mode == "required":

@@ -16,6 +16,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from sn_graph.choices import ProviderChoice
 from sn_graph.errors import ModelError, UsageError
 from sn_graph.frontends.keras import export, load, sidecars
 from sn_graph.model import Model, watched
@@ -101,7 +102,7 @@ def verify_keras(
     path: str | os.PathLike[str],
     original: str | os.PathLike[str],
     *,
-    providers: Sequence[str] = ("cpu",),
+    providers: Sequence[ProviderChoice] = ("cpu",),
     inputs: Inputs | None = None,
     seed: int = 0,
     dims: Mapping[str, int] | None = None,
@@ -148,7 +149,7 @@ def _compare_training(
     feeds: Feeds,
     calls: frozenset[int],
     rows: Rows,
-    providers: Sequence[str],
+    providers: Sequence[ProviderChoice],
 ) -> ParityResult:
     """Compare an inserted model's runs with normalizing calls, and with the inference after each."""
     with _reference(model, original) as reference:
@@ -175,7 +176,9 @@ def _compare_training(
     return ParityResult(tuple(found), tuple(unmatched(pairs)))
 
 
-def _compare_inference(model: Model, original: Any, feeds: Feeds, rows: Rows, providers: Sequence[str]) -> ParityResult:
+def _compare_inference(
+    model: Model, original: Any, feeds: Feeds, rows: Rows, providers: Sequence[ProviderChoice]
+) -> ParityResult:
     """Compare a model without state with inference, with the kernels that it holds: its first outputs tell which."""
     runs = {provider: list(Side(model, rows.left, provider).run(feeds)) for provider in providers}
     first = next(iter(runs.values()))[0]

@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
+from sn_graph.choices import ProviderChoice
 from sn_graph.errors import EnvironmentUnavailable, UsageError
 
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+PROVIDERS: Mapping[ProviderChoice, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 CPU, CUDA = PROVIDERS["cpu"], PROVIDERS["cuda"]
 CUDA_GRAPH = "enable_cuda_graph"  # the option that has CUDA record the kernels of a run and replay them
 SILENT = 4  # onnxruntime's severity "fatal": every failure is raised as well, so its log says it twice
@@ -19,7 +20,7 @@ Providers = Sequence[str | tuple[str, Mapping[str, Any]]]
 Chain = tuple[tuple[str, dict[str, Any]], ...]
 
 
-def parse_providers(text: str) -> tuple[str, ...]:
+def parse_providers(text: str) -> tuple[ProviderChoice, ...]:
     """Return the short provider names in a comma-separated list, each once, in the order given.
 
     Raises:
@@ -29,14 +30,12 @@ def parse_providers(text: str) -> tuple[str, ...]:
     ('cpu', 'cuda')
     """
     names = [name.strip().lower() for name in text.split(",") if name.strip()]
-    for name in names:
-        _check_name(name)
     if not names:
         raise UsageError("no execution provider is named", do=f"choose from {', '.join(PROVIDERS)}")
-    return tuple(dict.fromkeys(names))
+    return tuple(dict.fromkeys(map(_known, names)))
 
 
-def available_providers() -> tuple[str, ...]:
+def available_providers() -> tuple[ProviderChoice, ...]:
     """Return the short names of the providers that onnxruntime was built with; they may still fail to start.
 
     Raises:
@@ -53,7 +52,7 @@ def require_provider(name: str) -> None:
         UsageError: No provider has that name.
         EnvironmentUnavailable: onnxruntime is missing, or was built without the provider.
     """
-    _check_name(name)
+    _known(name)
     offered = available_providers()
     if name not in offered:
         raise EnvironmentUnavailable(
@@ -63,11 +62,11 @@ def require_provider(name: str) -> None:
         )
 
 
-def _check_name(name: str) -> None:
-    if name not in PROVIDERS:
-        raise UsageError(
-            f"execution provider {name!r} is unknown to sn-graph", do=f"choose from {', '.join(PROVIDERS)}"
-        )
+def _known(name: str) -> ProviderChoice:
+    for provider in PROVIDERS:
+        if name == provider:
+            return provider
+    raise UsageError(f"execution provider {name!r} is unknown to sn-graph", do=f"choose from {', '.join(PROVIDERS)}")
 
 
 def provider_chain(providers: Providers) -> Chain:

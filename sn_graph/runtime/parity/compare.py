@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sn_graph.choices import ProviderChoice
 from sn_graph.errors import ModelError, UsageError, VerificationFailed
 from sn_graph.model import Model, ModelSource, random_ops, watched
 from sn_graph.report import Shown, Table, number, one_line
@@ -156,7 +157,7 @@ def compare(
     left: Source,
     right: Source,
     *,
-    provider: str = "cpu",
+    provider: ProviderChoice = "cpu",
     inputs: Inputs | None = None,
     seed: int = 0,
     dims: Mapping[str, int] | None = None,
@@ -194,7 +195,7 @@ def verify(
     a: Source,
     b: Source | None = None,
     *,
-    providers: Sequence[str] = ("cpu",),
+    providers: Sequence[ProviderChoice] = ("cpu",),
     inputs: Inputs | None = None,
     seed: int = 0,
     dims: Mapping[str, int] | None = None,
@@ -333,7 +334,9 @@ def _chosen(model: Model, feed: Mapping[str, NDArray[Any]], dims: Mapping[str, i
     return f"run on made-up inputs of sizes that fit the weights: {', '.join(told)}" if told else None
 
 
-def _choose_sides(model: Model, other: Model | None, providers: Sequence[str]) -> Iterator[tuple[Side, Side]]:
+def _choose_sides(
+    model: Model, other: Model | None, providers: Sequence[ProviderChoice]
+) -> Iterator[tuple[Side, Side]]:
     name = _label(model, "the first model")
     if other is not None:
         for provider in providers:

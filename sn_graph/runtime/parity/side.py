@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import onnx
 from numpy.typing import NDArray
 
+from sn_graph.choices import ProviderChoice
 from sn_graph.errors import ModelError
 from sn_graph.model import Model, subgraphs
 from sn_graph.runtime.engine import open_session, run_named, source_of
@@ -40,7 +41,7 @@ class Side:
 
     model: Model
     label: str
-    provider: str = "cpu"
+    provider: ProviderChoice = "cpu"
     optimize: bool = True
     tf32: bool = False
     overrides: Mapping[str, NDArray[Any]] | None = None

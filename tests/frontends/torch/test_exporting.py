@@ -89,7 +89,9 @@ def test_plain_has_the_state_dicts_names(norm: Any, options: dict[str, Any], tmp
     }
     for one in frontend.normalized_layers(module):
         np.testing.assert_array_equal(held[one.name], one.original.detach().numpy())
-        matrix = eligible[one.name].target.matrix(exported.model)
+        target = eligible[one.name].target
+        assert target is not None
+        matrix = target.matrix(exported.model)
         np.testing.assert_array_equal(matrix, one.matrix().astype(np.float32))
     skipped = [site for site in exported.plan.sites if site.id == "first.weight"]
     assert [site.reason for site in skipped] == ["not spectrally normalized in the module"]
@@ -189,7 +191,7 @@ def test_dynamic_shapes(tmp_path: Path) -> None:
     batch = torch.export.Dim("batch", min=2)
     shapes = {"image": {0: batch}, "label": {0: batch}}
     frontend.export(module, ARGS, tmp_path / "d.onnx", as_="insert", dynamic_shapes=shapes)
-    inputs = {"image": np.zeros((5, 3, 8, 8), np.float32), "label": np.arange(5)}
+    inputs: dict[str, np.ndarray[Any, Any]] = {"image": np.zeros((5, 3, 8, 8), np.float32), "label": np.arange(5)}
     assert frontend.parity(module, tmp_path / "d.onnx", steps=3, inputs=inputs).ok
 
 
@@ -219,7 +221,7 @@ def test_a_module_that_was_never_trained(tmp_path: Path) -> None:
 def test_refusals(tmp_path: Path) -> None:
     module = discriminator(HOOK)
     with pytest.raises(UsageError, match="no form"):
-        frontend.export(module, ARGS, tmp_path / "d.onnx", as_="baked")
+        frontend.export(module, ARGS, tmp_path / "d.onnx", as_="baked")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="tuple"):
         frontend.export(module, ARGS[0], tmp_path / "d.onnx")
     with pytest.raises(ModelError, match="can't be called"):
