@@ -10,6 +10,7 @@ import subprocess
 import sys
 import unicodedata
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import onnx
@@ -129,16 +130,79 @@ def test_errors_of_the_library_can_be_printed(name: str) -> None:
     assert "\n" not in str(refused.value)
 
 
-def test_no_name_acts_on_a_terminal(tmp_path: Path) -> None:
-    """All names at once, in one model; what stays are the sequences that rich makes itself, for colours."""
-    nodes = [node("MatMul", ["x", name], [f"y{place}"], name=name) for place, name in enumerate(NAMES)]
-    proto = network(nodes, {name: drawn(4, 4) for name in NAMES}, {"x": (1, 4)}, [f"y{i}" for i in range(len(NAMES))])
-    proto.producer_name = NAMES[0]
-    onnx.save(proto, tmp_path / "m.onnx")
+def file_name(name: str) -> str:
+    return name.replace("/", "∕") + ".onnx"
+
+
+def forged(text: str) -> list[str]:
+    """The lines that a name with a line break would have made, and the letters of it that act."""
+    return [*acts(text), *(line for line in text.splitlines() if line.startswith("forged"))]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_name_of_a_file_acts(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models, outputs, plans, states, pages and folders of such names, there and not there."""
+    monkeypatch.chdir(tmp_path)
+    own = file_name(name)
+    Path(own).write_bytes(model(name).SerializeToString())
+    made, gone = f"./made {own}", f"./gone {own}"
+    runs = [
+        (0, invoke("inspect", f"./{own}", "--html", f"./{own}.html", "--plan", f"./{own}.json")),
+        (0, invoke("fold", f"./{own}", "-o", made, "--plan", f"./{own}.json")),
+        (1, invoke("verify", f"./{own}", made)),
+        (0, invoke("insert", f"./{own}", "-o", made)),
+        (0, invoke("verify", made)),
+        (0, invoke("strip", made, "-o", made)),
+        (0, invoke("lift", f"./{own}", "-o", made)),
+        (0, invoke("run", "fold", f"./{own}", "-o", made)),
+        (0, invoke("certify", f"./{own}", "--budget", "0.01")),
+        (3, invoke("export-keras", f"./{own}", "-o", made)),
+        (3, invoke("inspect", gone)),
+        (3, invoke("fold", f"./{own}", "-o", made, "--plan", gone)),
+        (3, invoke("insert", f"./{own}", "-o", made, "--state", gone)),
+        (3, invoke("verify", f"./{own}", "--inputs", gone)),
+        (4, invoke("fold", f"./{own}", "-o", f"./{own}/out.onnx")),
+    ]
+    assert [run.code for _, run in runs] == [code for code, _ in runs], runs
+    for code, run in runs:
+        assert forged(run.out + run.err) == []
+        assert code in (0, 1) or run.err.count("\n") == 1
+    told = Path(f"{own}.html").read_text(encoding="utf-8")
+    assert acts(told) == []
+    assert not re.search(r"<script>alert|<img|href=(?!\"#weight-\d+\")|onclick=\"", told)
+
+
+def test_no_name_acts_in_the_results_of_many_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The summary, JSON lines, JUnit and SARIF of files with such names, one of them no model and one not there."""
+    monkeypatch.chdir(tmp_path)
+    files = [f"./{file_name(name)}" for name in NAMES]
+    for file, name in zip(files, NAMES, strict=True):
+        Path(file).write_bytes(model(name).SerializeToString())
+    wrong, gone = "./wrong\x1b[31m\nforged.onnx", "./gone\x1b]0;t\x07\nforged.onnx"
+    Path(wrong).write_bytes(b"text")
+    results = ["--jsonl", "r.jsonl", "--junit", "r.xml", "--sarif", "r.sarif", "--assert", "sigma < 0.01"]
+    ended = invoke("inspect", *files, wrong, gone, *results)
+    assert ended.code == 3
+    assert forged(ended.out + ended.err) == []
+    assert len(ended.out.splitlines()) == len(files) + 3, "a heading, and a line a file"
+    for kind in ("jsonl", "xml", "sarif"):
+        assert forged(Path(f"r.{kind}").read_text(encoding="utf-8")) == []
+    lines = [json.loads(line) for line in Path("r.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert sorted(line["input"] for line in lines) == sorted([*files, wrong, gone])
+    assert {site["id"] for line in lines for site in line.get("sites", ())} >= set(NAMES)
+    cases = ElementTree.parse("r.xml").getroot().iter("testcase")
+    assert len(list(cases)) == 3 * len(files) + 2, "each file, and its two weights"
+    (run,) = json.loads(Path("r.sarif").read_text(encoding="utf-8"))["runs"]
+    assert len(run["results"]) >= len(files)
+
+
+def on_terminal(folder: Path, *arguments: object) -> str:
+    """What a command says on a terminal, without the sequences that rich makes itself, for colours and its bar."""
     master, slave = pty.openpty()
     environment = {**os.environ, "COLUMNS": "200", "TERM": "xterm-256color"}
-    command = [sys.executable, "-m", "sn_graph.cli", "inspect", "-v", str(tmp_path / "m.onnx")]
-    with subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, env=environment, close_fds=True) as process:
+    command = [sys.executable, "-m", "sn_graph.cli", *map(str, arguments)]
+    streams = {"stdin": slave, "stdout": slave, "stderr": slave}
+    with subprocess.Popen(command, cwd=folder, env=environment, close_fds=True, **streams) as process:  # type: ignore[call-overload]
         os.close(slave)
         said = b""
         try:
@@ -147,12 +211,36 @@ def test_no_name_acts_on_a_terminal(tmp_path: Path) -> None:
         except OSError:  # how a terminal says that the last writer has gone
             pass
     os.close(master)
-    assert process.returncode == 0
-    text = re.sub(r"\x1b\[[0-9;]*m", "", said.decode()).replace("\r\n", "\n")
-    assert acts(text) == []
-    assert r"a\x1b[2Jb" in text
-    assert r"a\nforged line" in text
-    assert ":warning:" in text
+    assert process.returncode == 0, said
+    ours = r"\x1b\[[0-9;]*m|\x1b\[\?25[lh]|\x1b\[[12]K|\x1b\[[0-9]*A|\r(?!\n)"
+    return re.sub(ours, "", said.decode().replace("\r\n", "\n"))
+
+
+def test_no_name_acts_on_a_terminal(tmp_path: Path) -> None:
+    """All names at once, in one model, whose file has one too; nothing is left but rich's own sequences."""
+    nodes = [node("MatMul", ["x", name], [f"y{place}"], name=name) for place, name in enumerate(NAMES)]
+    proto = network(nodes, {name: drawn(4, 4) for name in NAMES}, {"x": (1, 4)}, [f"y{i}" for i in range(len(NAMES))])
+    proto.producer_name = NAMES[0]
+    own, inserted, out = "./m\x1b]0;t\x07\nforged.onnx", "./i\x1b[2J\nforged.onnx", "./o\x1b[2J\nforged.onnx"
+    (tmp_path / own).write_bytes(proto.SerializeToString())
+    commands = {
+        "inspect": ["inspect", "-v", own],
+        "fold": ["fold", "-v", own, "-o", out],
+        "insert": ["insert", "-v", own, "-o", inserted],
+        "verify": ["verify", "-v", inserted],
+        "strip": ["strip", "-v", inserted, "-o", out],
+        "lift": ["lift", "-v", own, "-o", out],
+        "certify": ["certify", "-v", own, "--input", "x", "--output", "y0", "--budget", "0.01"],
+        "run": ["run", "fold", "-v", own, "-o", out],
+        "many": ["inspect", own, inserted],
+    }
+    for command, words in commands.items():
+        text = on_terminal(tmp_path, *words)
+        assert forged(text) == [], command
+        if command in ("inspect", "fold", "insert", "lift", "run"):
+            assert r"a\x1b[2Jb" in text
+            assert r"a\nforged line" in text
+            assert ":warning:" in text
 
 
 def test_letters_of_all_languages_stay() -> None:
