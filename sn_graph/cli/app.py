@@ -3,7 +3,6 @@
 0 done; 1 a verification failed; 2 usage; 3 the model can't be used; 4 the environment can't; 130 interrupted.
 """
 
-import difflib
 import importlib
 import shutil
 import sys
@@ -193,6 +192,8 @@ class _Application(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name, known = args[0], self.list_commands(ctx)
         if name not in known and not name.startswith("-") and not ctx.resilient_parsing:
+            import difflib
+
             near = difflib.get_close_matches(name, known, 1)
             advice = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(known)}"
             raise click.UsageError(f"No such command '{name}'; {advice}", ctx)

@@ -7,7 +7,6 @@ import math
 import mmap
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -245,6 +244,8 @@ class Payload:
         if self.size <= step:  # a thread would cost more than it saves
             yield block(0, rooms[0])
             return
+        from concurrent.futures import ThreadPoolExecutor
+
         with ThreadPoolExecutor(1) as pool:
             ahead = pool.submit(block, 0, rooms[0])
             for number, start in enumerate(range(step, self.size + step, step), 1):

@@ -3,7 +3,6 @@
 Names come from files: they are made printable, and shortened where a line would be longer than anybody reads.
 """
 
-import html
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -161,6 +160,8 @@ def _short(text: str, longest: int) -> str:
 
 
 def _escaped(text: str) -> str:
+    import html  # a millisecond, and only notebooks ask for it
+
     return html.escape(printable(text))
 
 

@@ -16,13 +16,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cache, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import ThreadpoolController
 
 from sn_graph.spectral.linalg.blocks import BlockedMatrix
+
+if TYPE_CHECKING:
+    from threadpoolctl import ThreadpoolController
 
 # Elements below which OpenBLAS does not use several threads for a Gram matrix, because then n(n + 1)m < 2^18. To set
 # their number takes 20 µs; to wait for a thread whose processor is taken, 16 ms (64 × 64).
@@ -39,7 +41,9 @@ LOOK = 0.05
 
 
 @cache
-def _controller() -> ThreadpoolController:
+def _controller() -> "ThreadpoolController":
+    from threadpoolctl import ThreadpoolController
+
     return ThreadpoolController()
 
 
