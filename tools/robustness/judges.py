@@ -240,6 +240,8 @@ _SCALES = {
     "QLinearConv": 4,
     "QLinearMatMul": 4,
     "QGemm": 4,
+    "Quant": 1,
+    "GatherBlockQuantized": 2,
 }
 
 
