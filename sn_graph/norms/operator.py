@@ -11,13 +11,14 @@ Where a weight has several consumers, the largest norm counts.
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sn_graph.errors import ModelError, leave_out
-from sn_graph.model import Model, Node, Shapes
+from sn_graph.model import Model, Node, Shapes, walk_tensors
 from sn_graph.norms.convolution import convolution_of, with_resolved_pads
 from sn_graph.plan import Target
 from sn_graph.sites import Action, WeightUse, product_perm
@@ -32,8 +33,8 @@ MADE_ZERO = (
 )
 # What float64 sums of fewer than 2^40 numbers may lose.
 _SUMMED = 1.0 + 2.0**-10
-# Elements of an input or output that no array of float64 has: below, the system says itself that memory ends.
-_MOST = 1 << 47
+# Elements of an input or output at a fixed size, about 75 bytes of memory each; or so many for a byte of the weights.
+_MOST, _LARGER = 1 << 23, 8
 
 
 @dataclass(frozen=True)
@@ -94,13 +95,19 @@ class Operators:
         if made.input_size is None:
             return made
         made = with_resolved_pads(node, made, made.input_size)
-        if max(math.prod(made.input_shape), math.prod(made.output_shape)) > _MOST:
+        if max(math.prod(made.input_shape), math.prod(made.output_shape)) > self._most:
             raise ModelError(
                 f"node '{node.path}' maps {list(made.input_shape)} to {list(made.output_shape)}",
-                "which no memory holds",
-                leave_out(target.site.weight),
+                f"where at most {self._most:,} elements are measured in a model of this size",
+                f"export it with dynamic sizes, of which the largest norm is taken, or {leave_out(target.site.weight)}",
             )
         return made
+
+    @cached_property
+    def _most(self) -> int:
+        """How many elements an input or output may have: its size costs a file nothing."""
+        stored = (self._model.payload(tensor) for _, tensor in walk_tensors(self._model.proto))
+        return max(_MOST, _LARGER * sum(payload.size for payload in stored if payload is not None))
 
     def magnitude(self, target: Target) -> float:
         """Bound the norm of what the consumers would do with |W|: rounding each element of W adds a fraction of it.
