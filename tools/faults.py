@@ -17,6 +17,7 @@ the size of files (RLIMIT_FSIZE).
 """
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -94,7 +95,9 @@ BESIDE = {
     "certify": ("page.html",),
 }
 """What a command writes beside its output."""
-TEXTS = frozenset({"inspect, plan", "inspect, page", "inspect, everything", "session, state", "certify"})
+TEXTS = frozenset(
+    {"inspect, plan", "inspect, page", "inspect, everything", "session, state", "certify", "fold, checkpoint"}
+)
 """The commands whose output is no model, and a file by itself."""
 SESSION = """
 import sys, numpy as np, sn_graph as sn
@@ -129,6 +132,7 @@ def cut_behind(cls, source):
 Model.open = classmethod(cut_behind)
 """
 PATIENCE = 120.0  # seconds for a command
+ENVIRONMENT = {**os.environ, "SOURCE_DATE_EPOCH": "0"}  # pages tell the minute that they were made in
 
 
 @dataclass
@@ -269,6 +273,7 @@ def run(arguments: list[str], before: str = "", limit: int | None = None) -> sub
         check=False,
         timeout=PATIENCE,
         preexec_fn=limited,
+        env=ENVIRONMENT,
     )
 
 
@@ -414,7 +419,10 @@ def kill(place: Place, command: str, verdicts: Verdicts, rng: random.Random, tri
             fault = f"kill at os.{call}"
         else:
             with subprocess.Popen(
-                command_line(place.arguments(command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+                command_line(place.arguments(command)),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env=ENVIRONMENT,
             ) as process:
                 time.sleep(rng.uniform(0.2, 1.0) * seconds)
                 process.send_signal(signal.SIGKILL)
@@ -434,7 +442,9 @@ def stop(place: Place, command: str, verdicts: Verdicts, rng: random.Random, tri
             number % 3
         ]
         line = command_line(place.arguments(command))
-        with subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        with subprocess.Popen(
+            line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
+        ) as process:
             time.sleep(rng.uniform(0.1, 1.0) * seconds)
             process.send_signal(sent)
             said = process.communicate(timeout=PATIENCE)[1]
@@ -491,9 +501,9 @@ def two(place: Place, command: str, verdicts: Verdicts, rng: random.Random, tria
         old_output(place, command)
         strange = strangers(place)
         line = command_line(place.arguments(command))
-        first = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        first = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
         time.sleep(rng.uniform(0.0, 0.2) * seconds)
-        second = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        second = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
         said = [process.communicate()[1] for process in (first, second)]
         wrong = violation(place, {new}, strange, command) or leftovers(place, set(strange), command)
         if wrong is None and (first.returncode, second.returncode) != (0, 0):
@@ -541,11 +551,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.folder) as root:
         tried = list(places(Path(root), options.models))
         kills = -(-options.kills // (len(tried) * len(options.commands)))
-        for place in tried:
-            for command in options.commands:
-                for name in options.only:
-                    trials = kills if name == "kill" else options.trials
-                    FAULTS[name](place, command, verdicts, rng, trials)
+        with contextlib.suppress(KeyboardInterrupt):  # what was tried until then is told
+            for place in tried:
+                for command in options.commands:
+                    for name in options.only:
+                        trials = kills if name == "kill" else options.trials
+                        FAULTS[name](place, command, verdicts, rng, trials)
     rows = [(*key, str(count)) for key, count in sorted(verdicts.counts.items())]
     print(markdown_table(("fault", "command", "verdict", "trials"), rows))
     print(f"\n{sum(verdicts.counts.values())} trials, {len(verdicts.wrong)} violations")

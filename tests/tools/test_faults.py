@@ -35,3 +35,24 @@ def test_what_is_wrong_is_found(place: faults.Place) -> None:
     proto = onnx.load(place.out, load_external_data=False)
     place.out.write_bytes(proto.SerializeToString()[:-300])
     assert "torn" in (faults.violation(place, {old}, strange) or "")
+
+
+@pytest.mark.parametrize("command", ["fold, page", "fold, many", "fold, checkpoint"])
+def test_what_is_written_beside_the_output_is_looked_at(command: str, place: faults.Place) -> None:
+    new, _, _ = faults.expected(place, command)
+    faults.old_output(place, command)
+    strange = faults.strangers(place)
+    assert faults.after(place, command, new, strange) is None
+    for path in place.beside(command):
+        if path.suffix != ".data":
+            whole = path.read_bytes()
+            path.write_bytes(whole[: len(whole) // 2 + 3])
+            assert f"{path.name} is torn" in (faults.torn(place, command) or "")
+            path.write_bytes(whole)
+
+
+def test_stops_are_survived(place: faults.Place) -> None:
+    verdicts = faults.Verdicts()
+    faults.stop(place, "insert", verdicts, random.Random(1), 3)
+    assert verdicts.wrong == []
+    assert sum(verdicts.counts.values()) == 3

@@ -58,6 +58,8 @@ def judge_fold(source: Path, written: Path, sites: list[Site], plan: Mapping[str
             and not _is_scale(before, name)
         ):
             return f"tensor {name!r} changed"
+    if touched - old.keys():
+        raise Unjudged("several scopes have a weight of one name")
     return judge_outputs(_replaced(before, after, touched), after)
 
 
