@@ -127,7 +127,8 @@ def _table(found: "Certificate") -> Table:
     from sn_graph.certify import upwards
 
     remarks = ("remarks",) if any(node.note for node in found.nodes) else ()
-    table = Table("node", "op", "rule", "constant", "bound", *remarks)
+    titles = ("node", "op", "rule", "constant", "bound", *remarks)
+    table = Table(*titles, wrapped=("node", "remarks"), least_wanted=("op", "rule", "remarks"))
     for node in found.nodes:
         ends = ("" if one is None else upwards(one) for one in (node.constant, node.bound))
         cells = [node.node, node.op_type, node.rule, *ends]

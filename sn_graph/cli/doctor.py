@@ -47,11 +47,12 @@ def doctor(
     report = examine()
     settings.tell(**report)
     if not settings.json:
-        table = Table("what", "version")
+        table = Table("what", "version", wrapped=("version",))
         for name, version in {**report["versions"], **report["packages"]}.items():
             table.add((name, version or "not installed"))
         table.add(("providers", ", ".join(report["providers"]) or "none"))
-        tools = Table("tool", "version", "tried", "--state-mode default", "--state-mode required")
+        titles = ("tool", "version", "tried", "--state-mode default", "--state-mode required")
+        tools = Table(*titles, wrapped=("tool",), least_wanted=("tried", "version"))
         for tool in report["tools"]:
             version = tool["version"] or ("not installed" if tool["registry"] == "pypi" else tool["registry"])
             tools.add((tool["name"], version, tool["tested"], tool["default"], tool["required"]))

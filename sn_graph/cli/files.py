@@ -392,7 +392,8 @@ def write_results(lines: Sequence[Mapping[str, Any]], command: str, asked: Asked
 
 def _summary(outcomes: "Sequence[Outcome]") -> Table:
     """Return a table, a row a file: what was found, how long it took, and how it ended."""
-    table = Table("file", "weights", "σ max", "seconds", "result")
+    titles = ("file", "weights", "σ max", "seconds", "result")
+    table = Table(*titles, wrapped=("file", "result"), least_wanted=("seconds", "σ max", "weights"))
     for outcome in outcomes:
         line, error = outcome.line, outcome.line["error"]
         sites = line.get("sites", ())

@@ -1,13 +1,11 @@
 """Rendering: a report as a table, for terminals and pipes."""
 
-import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from sn_graph.cli.console import Settings, number, on_terminal
 from sn_graph.cli.table import Table, print_tables
-from sn_graph.errors import printable
 from sn_graph.recognise import ANONYMOUS
 from sn_graph.report import Reading, Report, SiteRecord
 
@@ -19,9 +17,7 @@ def print_report(report: Report) -> None:
     if not report.sites:
         return
     if on_terminal():
-        table, dropped = _narrow_table(report.sites)
-        told = [f"left out for want of width: {', '.join(dropped)}; --json has them"] if dropped else []
-        print_tables(table, *told, *_remark_lines(report.sites))
+        print_tables(_narrow_table(report.sites), *_remark_lines(report.sites))
     else:
         print_tables(_wide_table(report.sites))
 
@@ -56,7 +52,8 @@ def _wide_table(sites: Iterable[SiteRecord]) -> Table:
     """Return the table that has every column, with `-` where nothing is known: a row a weight."""
     sites = tuple(sites)
     norms = [norm for norm in _NORMS if norm.always or norm.known(sites)]
-    table = Table("weight", "op", "type", "shape", "matrix", *(norm.title for norm in norms), "status", "remarks")
+    titles = ("weight", "op", "type", "shape", "matrix", *(norm.title for norm in norms), "status", "remarks")
+    table = Table(*titles, wrapped=("weight", "remarks"))
     for site in sites:
         readings = [
             f"{reading.convention} reads {_sizes(reading.matrix)}"
@@ -83,11 +80,8 @@ def _name(site: SiteRecord) -> str:
     return site.id if named or not site.consumers else f"{site.id} ← {site.consumers[0]}"
 
 
-def _narrow_table(sites: tuple[SiteRecord, ...]) -> tuple[Table, list[str]]:
-    """Return the table without columns that say nothing, with a row for each other reading of a weight.
-
-    The titles of those that found no room come with it.
-    """
+def _narrow_table(sites: tuple[SiteRecord, ...]) -> Table:
+    """Return the table without columns that say nothing, with a row for each other reading of a weight."""
     norms = [norm for norm in _NORMS if norm.known(sites) and not (norm.title == "σ used" and _says_nothing_new(sites))]
     titles = ["weight", "op", "type", "shape", "matrix", *(norm.title for norm in norms), "status"]
     rows = []
@@ -97,16 +91,14 @@ def _narrow_table(sites: tuple[SiteRecord, ...]) -> tuple[Table, list[str]]:
         for reading in _others(site):
             sigmas = [number(reading.sigma) if norm.title == "σ" else "" for norm in norms]
             rows.append([f"  as {reading.convention}", "", "", "", _sizes(reading.matrix), *sigmas, ""])
-    one_type = len({site.dtype for site in sites if site.dtype}) < 2
-    shown = _columns_that_fit(titles, rows, one_type)
-    dropped = [title for at, title in enumerate(titles) if at not in shown and not (one_type and title == "type")]
-    table = Table(*(titles[column] for column in shown), least=_NAME)
+    several = len({site.dtype for site in sites if site.dtype}) > 1
+    shown = [column for column, title in enumerate(titles) if several or title != "type"]
+    table = Table(*(titles[column] for column in shown), wrapped=("weight",), least_wanted=_LEAST_WANTED)
     for row in rows:
         table.add((row[column] for column in shown), dim=not row[-1])  # another reading
-    return table, dropped
+    return table
 
 
-_NAME = 20  # what a name has at least; it is wrapped
 # In this order, and never the status.
 _LEAST_WANTED = (
     "‖W‖F",
@@ -122,16 +114,6 @@ _LEAST_WANTED = (
     "op",
     "matrix",
 )
-
-
-def _columns_that_fit(titles: list[str], rows: list[list[str]], one_type: bool) -> list[int]:
-    """Return which columns to show: on a narrow terminal not those that are wanted least."""
-    widths = [max(len(printable(cell)) for cell in column) + 2 for column in zip(titles, *rows, strict=True)]
-    shown = [column for column, title in enumerate(titles) if not (one_type and title == "type")]
-    for title in _LEAST_WANTED:
-        if _NAME + 2 + sum(widths[column] for column in shown[1:]) > shutil.get_terminal_size().columns:
-            shown = [column for column in shown if titles[column] != title]
-    return shown
 
 
 def _says_nothing_new(sites: tuple[SiteRecord, ...]) -> bool:

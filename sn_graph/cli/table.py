@@ -1,12 +1,16 @@
-"""Tables on stdout: with lines, and wrapped where it is narrow, on a terminal; plain columns where they are piped.
+"""Tables on stdout: with lines, and as wide as it is, on a terminal; plain columns where they are piped.
 
-Rich draws the former. It takes a tenth of the time of a small model's run to import, which a pipe need not wait for.
+Of a narrow terminal the columns that are wanted least are left out, which is said below; names and sentences are
+wrapped, and figures are not. Rich draws that. It takes a tenth of the time of a small model's run to import, which a
+pipe need not wait for.
 """
 
-from collections.abc import Iterable, Iterator
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from sn_graph.cli.console import on_terminal, print_text
+from sn_graph.cli.wrapping import Wrapped, longest_word
 from sn_graph.errors import printable
 
 if TYPE_CHECKING:
@@ -20,15 +24,16 @@ class Table:
         headings: Of the columns.
         rows: The cells of each row, as many as headings.
         dimmed: The places of rows that a terminal shows dimmed.
-        least: How wide the first column is at least on a narrow terminal, where it alone is wrapped; None where every
-            column may be.
+        wrapped: The headings of the columns of names and sentences; no other is ever wrapped.
+        least_wanted: The headings of the columns that a narrow terminal leaves out, in this order.
     """
 
-    def __init__(self, *headings: str, least: int | None = None) -> None:
+    def __init__(self, *headings: str, wrapped: Sequence[str], least_wanted: Sequence[str] = ()) -> None:
         self.headings = headings
         self.rows: list[tuple[str, ...]] = []
         self.dimmed: set[int] = set()
-        self.least = least
+        self.wrapped = wrapped
+        self.least_wanted = least_wanted
 
     def add(self, cells: Iterable[str], *, dim: bool = False) -> None:
         """Add a row."""
@@ -69,22 +74,65 @@ def _drawn(parts: Iterable[Table | str]) -> str:
 
 def _renderables(parts: Iterable[Table | str]) -> "Iterator[RenderableType]":
     """Yield what rich prints: texts of which it takes nothing for markup."""
+    for part in parts:
+        if isinstance(part, str):
+            yield Wrapped(printable(part))
+            continue
+        widths = _widths(part)
+        shown = _columns_that_fit(part, widths)
+        yield _table(part, widths, shown)
+        dropped = [heading for place, heading in enumerate(part.headings) if place not in shown]
+        if dropped:
+            yield Wrapped(f"left out for want of width: {', '.join(dropped)}; --json has them")
+
+
+def _table(part: Table, widths: Sequence[int], shown: Sequence[int]) -> "RenderableType":
+    """Return the columns at some places as rich draws them, where those of names give way once no other can."""
     from rich import box, table
     from rich.text import Text
 
-    for part in parts:
-        if isinstance(part, str):
-            yield Text(printable(part))
-            continue
-        drawn = table.Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-        for place, heading in enumerate(part.headings):
-            right = place in part.to_the_right
-            drawn.add_column(heading, justify="right" if right else "left", overflow="fold")
-            if part.least is not None:
-                drawn.columns[-1].no_wrap = place > 0
-        if part.least is not None:
-            drawn.columns[0].min_width = part.least
-        for place, row in enumerate(part.rows):
-            style = "dim" if place in part.dimmed else ""
-            drawn.add_row(*(Text(cell, style=style) for cell in row))
-        yield drawn
+    names = [place for place in shown if part.headings[place] in part.wrapped]
+    over = max(0, sum(widths[place] for place in shown) - _terminal())
+    drawn = table.Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for place in shown:
+        right = place in part.to_the_right
+        drawn.add_column(part.headings[place], justify="right" if right else "left", no_wrap=place not in names)
+        if place in names:
+            wanted = widths[place] - _GAP
+            drawn.columns[-1].min_width = max(min(wanted, _LETTERS), wanted - -(-over // len(names)))
+    for number, row in enumerate(part.rows):
+        style = "dim" if number in part.dimmed else ""
+        drawn.add_row(*((Wrapped if place in names else Text)(row[place], style) for place in shown))
+    return drawn
+
+
+_NAME = 20  # cells that a column of names has at least, where they are as long
+_WORD = 32  # and at most for the sake of one long word
+_LETTERS = 8  # and where the figures take all others
+_GAP = 2  # cells between columns
+
+
+def _columns_that_fit(part: Table, widths: Sequence[int]) -> list[int]:
+    shown = list(range(len(part.headings)))
+    for heading in part.least_wanted:
+        if sum(widths[place] for place in shown) > _terminal():
+            shown = [place for place in shown if part.headings[place] != heading]
+    return shown
+
+
+def _widths(part: Table) -> list[int]:
+    """Return the cells that each column takes, the gap behind it too; of one of names, what it can't do without."""
+    from rich.cells import cell_len
+
+    found = []
+    for place, heading in enumerate(part.headings):
+        cells = [row[place] for row in part.rows]
+        width = max(map(cell_len, cells), default=0)
+        if heading in part.wrapped:
+            width = min(width, max(_NAME, min(max(map(longest_word, cells), default=0), _WORD)))
+        found.append(max(cell_len(heading), width) + _GAP)
+    return found
+
+
+def _terminal() -> int:
+    return shutil.get_terminal_size().columns

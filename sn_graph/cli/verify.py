@@ -119,7 +119,8 @@ def _refuse_comparison(*given: bool) -> None:
 
 
 def _state_table(result: "ParityResult") -> Table:
-    table = Table("provider", "output", "moves by", "relative", "alive")
+    titles = ("provider", "output", "moves by", "relative", "alive")
+    table = Table(*titles, wrapped=("output",), least_wanted=("relative", "provider"))
     for row in result.comparisons:
         cells = (row.provider, row.output, number(row.max_abs), number(row.max_rel_norm), "yes" if row.ok else "NO")
         table.add(cells)
@@ -138,7 +139,9 @@ def _table(rows: Iterable["Comparison"], sides: bool) -> Table:
     named = ("left", "right") if sides else ()
     rows = list(rows)
     remarks = ("remarks",) if any(row.notes for row in rows) else ()
-    table = Table(*named, "provider", "step", "output", "max |a-b|", "relative", "allowed", "ok", *remarks)
+    titles = (*named, "provider", "step", "output", "max |a-b|", "relative", "allowed", "ok", *remarks)
+    wrapped = ("left", "right", "output", "remarks")
+    table = Table(*titles, wrapped=wrapped, least_wanted=("allowed", "remarks", "relative", "provider"))
     for row in rows:
         numbers = (number(row.max_abs), number(row.max_rel_norm), f"{row.atol:g} + {row.rtol:g}·max|b|")
         names = (row.left, row.right) if sides else ()
