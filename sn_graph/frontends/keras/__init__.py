@@ -1,7 +1,7 @@
 """Keras: a model with SpectralNormalization layers brought to ONNX, with its plan and its own u."""
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sn_graph.frontends.exported import sidecars
 from sn_graph.frontends.keras.export import DEFAULT_OPSET, KerasExport, export
@@ -10,9 +10,6 @@ from sn_graph.frontends.keras.frameworks import require, said
 from sn_graph.frontends.keras.inference import Inference, inference
 from sn_graph.frontends.keras.state import load_state, save_state
 from sn_graph.frontends.keras.wrappers import Wrapper, read, wrappers
-
-if TYPE_CHECKING:  # what __getattr__ gives, as type checkers see it
-    from sn_graph.proofs.keras.parity import assert_parity, parity
 
 __all__ = [
     "DEFAULT_OPSET",

@@ -1,7 +1,7 @@
 """PyTorch: a module with spectral normalization brought to ONNX, with its plan and its own state; and the way back."""
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sn_graph.frontends.torch.copying import copied
 from sn_graph.frontends.torch.exporting import TorchExport, export_module
@@ -9,9 +9,6 @@ from sn_graph.frontends.torch.finding import normalized_layers
 from sn_graph.frontends.torch.framework import require_torch
 from sn_graph.frontends.torch.layers import Normalized
 from sn_graph.frontends.torch.state import load_state, save_state
-
-if TYPE_CHECKING:  # what __getattr__ gives, as type checkers see it
-    from sn_graph.proofs.torch import assert_parity, export, parity
 
 __all__ = [
     "Normalized",

@@ -221,7 +221,7 @@ def test_a_module_that_was_never_trained(tmp_path: Path) -> None:
 def test_refusals(tmp_path: Path) -> None:
     module = discriminator(HOOK)
     with pytest.raises(UsageError, match="no form"):
-        frontend.export(module, ARGS, tmp_path / "d.onnx", as_="baked")  # type: ignore[arg-type]
+        frontend.export(module, ARGS, tmp_path / "d.onnx", as_="baked")
     with pytest.raises(UsageError, match="tuple"):
         frontend.export(module, ARGS[0], tmp_path / "d.onnx")
     with pytest.raises(ModelError, match="can't be called"):
