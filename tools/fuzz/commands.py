@@ -137,7 +137,7 @@ def calls(folder: Path, draw: random.Random, prove: bool) -> Iterator[Call]:
         if command in _PROVES and not prove:
             options.append("--no-verify")
         written = folder / "output.onnx" if command in _WRITES else None
-        read = {"PLAN": plan, "STATE": folder / "state.safetensors"}
+        read = {"PLAN": folder / "changed.json", "STATE": folder / "state.safetensors"}
         places = {
             **read,
             "PAGE": folder / "page.html",

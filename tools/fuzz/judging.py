@@ -16,7 +16,7 @@ from tools.fuzz.mutate import changed_json, state_for
 _PROMISED = frozenset({0, 1, 2, 3, 4})
 _SECONDS, _BYTES = 10.0, 1 << 30
 _OVERTIME = 4.0  # seconds that certify may take beyond its budget: what is begun, the smallest proof, and pages
-_READ = frozenset({"case.onnx", "plan.json", "state.safetensors", "proving"})
+_READ = frozenset({"case.onnx", "plan.json", "changed.json", "state.safetensors", "proving"})
 
 
 def judge(folder: Path, draw: random.Random, prove: bool) -> str:
@@ -43,15 +43,16 @@ def judge(folder: Path, draw: random.Random, prove: bool) -> str:
 
 
 def _made(folder: Path, call: Call, draw: random.Random) -> bool:
-    """Make what a call reads besides the model: the state, by the plan that inspect wrote, and a changed plan."""
+    """Make what a call reads besides the model: a state for the plan that inspect wrote, and that plan, changed."""
     plan = folder / "plan.json"
     if not plan.exists():
         return False
     content = json.loads(plan.read_text())
     if folder / "state.safetensors" in call.reads:
         (folder / "state.safetensors").write_bytes(state_for(content, draw))
-    if plan in call.reads and draw.random() < 0.7:
-        plan.write_text(json.dumps(changed_json(content, draw)))
+    if folder / "changed.json" in call.reads:
+        changed = changed_json(content, draw) if draw.random() < 0.7 else content
+        (folder / "changed.json").write_text(json.dumps(changed))
     return True
 
 
