@@ -1,6 +1,7 @@
 """Changes of a model's tensors: their sizes, data, numbers, scales, and where they are kept."""
 
 import random
+import re
 import struct
 
 import onnx
@@ -20,6 +21,7 @@ _LOCATIONS = (
     "a\0b",
     ".",
 )
+_QUANTIZED = re.compile("Quant|Linear|NBits|Integer")  # in whatever domain
 
 
 def _sizes(model: onnx.ModelProto, draw: random.Random) -> None:
@@ -103,7 +105,7 @@ def _external(model: onnx.ModelProto, draw: random.Random) -> None:
 
 def _scale(model: onnx.ModelProto, draw: random.Random) -> None:
     """Give what a quantized node reads as scale or zero point other sizes, another type or other values."""
-    quantized = [node for node in look.nodes(model) if "uant" in node.op_type or "Linear" in node.op_type]
+    quantized = [node for node in look.nodes(model) if _QUANTIZED.search(node.op_type)]
     names = {name for node in quantized for name in node.input}
     for tensor in draw.sample(list(model.graph.initializer), len(model.graph.initializer)):
         if tensor.name in names:
