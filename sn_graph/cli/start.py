@@ -160,18 +160,20 @@ def _start_lightly() -> None:
 
 def _look_after(worker: int, passed: list[int], told: int) -> NoReturn:
     """Wait for the process that works, pass signals on to it, and end as it does."""
-    waited = {*passed, signal.SIGCHLD}
+    waited, stopped = {*passed, signal.SIGCHLD}, 0
     while True:
         caught = signal.sigwaitinfo(waited)
         if caught.si_signo == signal.SIGCHLD:
             ended, status = os.waitpid(worker, os.WNOHANG)
             if ended:
                 break
-        elif caught.si_code != _FROM_KERNEL:
-            os.kill(worker, caught.si_signo)
+        else:
+            stopped = caught.si_signo
+            if caught.si_code != _FROM_KERNEL:
+                os.kill(worker, stopped)
     if os.WIFEXITED(status):
         os._exit(os.WEXITSTATUS(status))  # the worker has flushed and tidied up for both
-    _explain_death(os.WTERMSIG(status), told)
+    _explain_death(stopped or os.WTERMSIG(status), told)  # to be stopped may kill a library that is being loaded
 
 
 def _explain_death(number: int, told: int) -> NoReturn:

@@ -302,6 +302,18 @@ def test_what_a_library_makes_of_the_signal_is_not_told(model: Path) -> None:
     assert (process.returncode, err) == (143, "sn-graph: stopped by SIGTERM\n")
 
 
+def test_a_library_that_dies_of_being_stopped_is_not_told(model: Path) -> None:
+    """An exception in the start of a C++ library can end the process."""
+    dying = "import sn_graph.cli.start as start, os; start._Stop.__call__ = lambda *_: os.abort()"
+    with started("fold", model, "-o", model.with_name("out.onnx"), before=f"{dying}\n{SLOW}") as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, "sn-graph: interrupted\n")
+    assert [path.name for path in model.parent.iterdir()] == [model.name]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_when_all_is_done_changes_nothing(number: signal.Signals, model: Path) -> None:
     """Python takes its handlers down before it ends, and the process would die of the signal."""
@@ -328,7 +340,7 @@ def test_the_first_milliseconds(model: Path) -> None:
             process.send_signal(signal.SIGINT)
             _, err = process.communicate(timeout=60)
         if process.returncode:
-            assert process.returncode == 130
+            assert process.returncode == 130, err
             assert err.splitlines()[-1].startswith("sn-graph: interrupted")
             assert "Traceback" not in err
             assert "sn-graph: error" not in err
