@@ -24,7 +24,7 @@ from sn_graph.choices import (
     StateModeChoice,
 )
 from sn_graph.errors import EnvironmentUnavailable, ModelError, UsageError
-from sn_graph.model import Model, ModelSource, checkpoint, remote
+from sn_graph.model import Model, ModelSource, checkpoint, remote, watched
 from sn_graph.model.checkpoint import is_checkpoint
 from sn_graph.passes import PassResult, make_pass
 from sn_graph.plan import Plan, PlanOptions, build_plan, carried_plan, record_of, require_whole
@@ -555,6 +555,7 @@ def certify(
     Raises:
         ModelError: The model can't be used, the question is open, or a size must be known that is not.
         UsageError: An argument is not valid.
+        EnvironmentUnavailable: The model's file was changed meanwhile.
 
     Source: Fazlyab et al., 2019, https://arxiv.org/abs/1906.04893, and docs/certify.md.
 
@@ -575,11 +576,12 @@ def certify(
         raise UsageError(f"no constant is at most {at_most:g}", do="give a number that is not negative")
     names = [input] if isinstance(input, str) else list(input or ())
     model = Model.open(source)
-    found, network, candidates = certify_network(
-        model, inputs=names, output=output, level=wanted, budget=budget, dims=dims, progress=progress
-    )
-    if network is not None and candidates:
-        found = _confirmed(model, network, found, candidates, budget)
+    with watched(model):
+        found, network, candidates = certify_network(
+            model, inputs=names, output=output, level=wanted, budget=budget, dims=dims, progress=progress
+        )
+        if network is not None and candidates:
+            found = _confirmed(model, network, found, candidates, budget)
     return replace(found, at_most=at_most)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from onnx import TensorProto, helper
 import sn_graph as sn
 from sn_graph.certify import upwards
 from sn_graph.certify.certificate import downwards
-from sn_graph.errors import UsageError
+from sn_graph.errors import EnvironmentUnavailable, UsageError
 from tests.support.builders import drawn
 from tests.support.certified import nodes, one_node
 
@@ -67,6 +68,18 @@ def test_a_batch_that_is_fixed_has_a_witness_of_its_shape() -> None:
     assert found.witness is not None
     assert found.witness.x0["x"].shape == (3, 4)
     assert found.attained == pytest.approx(found.proven, rel=1e-3)
+
+
+def test_a_file_that_changes_meanwhile_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    whole = nodes(("MatMul", ["x", "w"], "y"), x=(3, 4), held={"w": drawn(4, 4)}).SerializeToString()
+    path.write_bytes(whole)
+
+    def change(*_: object) -> None:
+        path.write_bytes(whole + b"\0")
+
+    with pytest.raises(EnvironmentUnavailable, match=r"model\.onnx"):
+        sn.certify(path, budget=1.0, progress=change)
 
 
 @pytest.mark.parametrize("options", [{"level": "best"}, {"budget": 0.0}, {"budget": math.nan}, {"at_most": -1.0}])
