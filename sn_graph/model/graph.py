@@ -247,9 +247,7 @@ class Graph:
             _check_names((proto.name, proto.op_type, proto.domain, proto.overload, *proto.input, *proto.output))
             _check_names(tuple(attribute.name for attribute in proto.attribute))
             node = Node(proto, scope, position, self._count)
-            if (
-                not proto.output and node.domain in _MAKING and not any(subgraphs(proto))
-            ):  # bodies may be run for naught
+            if not proto.output and _has_to_make(node):
                 raise ModelError(
                     "the file is corrupt",
                     f"node '{node.path}' ({node.op_type}) makes nothing",
@@ -382,6 +380,11 @@ class Graph:
         self._put[node.scope] += 1
         put: onnx.NodeProto = nodes[place]
         return put
+
+
+def _has_to_make(node: Node) -> bool:
+    """Say whether a node without outputs is a mistake: bodies may be run for naught, and others' operators too."""
+    return node.domain in _MAKING and not any(subgraphs(node.proto))
 
 
 def constant_tensor(node: Node) -> onnx.TensorProto | None:

@@ -3,7 +3,6 @@
 import os
 import stat
 from io import BufferedReader
-from pathlib import Path
 
 # To open a file for reading: a pipe without a writer would else be waited for.
 READING = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
@@ -28,5 +27,5 @@ def require_ordinary(there: os.stat_result) -> None:
 
 def read_ordinary(path: str | os.PathLike[str]) -> bytes:
     """Return what an ordinary file holds. Raises OSError as `open_ordinary` does."""
-    with open_ordinary(Path(path)) as file:
+    with open_ordinary(path) as file:
         return file.read()

@@ -7,7 +7,7 @@ onnxruntime gives the same outputs for the folded file and for the original with
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,13 +45,14 @@ def prove_fold(result: PassResult, source: Model, written: Path, terms: Terms) -
     drawn = random_ops(source)
     if drawn:
         return Proof("structure", f"it draws random numbers ({', '.join(drawn)}), so no two runs agree")
-    reference = _reference(source, original, folded, expected, result.rescaled)
     try:
         feeds = make_feeds(source, inputs=terms.inputs, dims=terms.dims)
-        list(lean_side(source, "the original").run(feeds))
+        unscaled = lean_side(source, "the original")
+        list(unscaled.run(feeds))
     except ModelError as error:
         return Proof("structure", f"the original can't be run, so there is nothing to compare with: {error.reason}")
     terms.progress("verifying", 3, _STEPS)
+    reference = _reference(unscaled, original, folded, expected, result.rescaled)
     # Without optimizations both sides run the same kernels, so that only the weights can make a difference.
     side = lean_side(Model.open(written), "the folded model")
     proof = prove_outputs(source, result.plan, reference, side, feeds, terms, "the folded model")
@@ -96,7 +97,7 @@ def _load(source: Model) -> onnx.ModelProto:
 
 
 def _reference(
-    source: Model,
+    unscaled: Side,
     original: _Loaded,
     folded: _Loaded,
     expected: Mapping[Key, NDArray[Any]],
@@ -107,7 +108,8 @@ def _reference(
     names = {entry.name for entry in rescaled}
     in_place = all(entry.scope == "" and entry.name == entry.original for entry in rescaled)
     if in_place and names <= {tensor.name for tensor in original.proto.graph.initializer}:
-        return with_overrides(lean_side(source, label), {name: array for (_, name), array in expected.items()})
+        arrays = {name: array for (_, name), array in expected.items()}
+        return with_overrides(replace(unscaled, label=label), arrays)
     # No override reaches Constant nodes, functions and split weights: the folded structure, the original's data.
     for key, tensor in folded.constants.items():
         if key in expected:
